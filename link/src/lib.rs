@@ -1,0 +1,51 @@
+//! The link between the planes: lock-free rings over memory that two processes map, the messages that cross them, and
+//! the doorbells that wake a sleeper. Policy does not belong here: who may send what is decided by the ends' owners.
+//!
+//! From the bottom up:
+//! - `shm`: the sealed memfd and its mapping;
+//! - [`layout`]: where each ring lies in it;
+//! - [`ring`]: one producer, one consumer, each treating the other as an enemy;
+//! - [`sleep`] and `bell`: how a consumer sleeps and is woken;
+//! - [`message`]: what crosses;
+//! - `channel`: typed ends of one ring;
+//! - `ends`: all channels of one thread.
+//!
+//! ```text
+//! supervisor ──ToControl──▶ control process ──WorkerCommand, Datagram──▶ worker
+//!            ◀─FromControl─                 ◀─WorkerEvent, Datagram─────
+//! ```
+
+#![deny(unsafe_code)]
+
+pub mod message;
+pub mod ring;
+pub mod sleep;
+pub mod sync;
+
+// The model checker looks at the ring's logic; its atomics cannot lie in shared memory.
+#[cfg(not(loom))]
+mod bell;
+#[cfg(not(loom))]
+mod channel;
+#[cfg(not(loom))]
+mod ends;
+#[cfg(not(loom))]
+pub mod layout;
+#[cfg(not(loom))]
+#[allow(unsafe_code)]
+mod shm;
+
+pub use message::*;
+
+#[cfg(not(loom))]
+pub use bell::{Bell, EventBell, FutexBell};
+#[cfg(not(loom))]
+pub use channel::{
+    CommandReceiver, CommandSender, DatagramReceiver, DatagramSender, LinkError, QueueBound,
+};
+#[cfg(not(loom))]
+pub use ends::{ControlEnd, Shared, SupervisorEnd, WorkerEnd, create};
+#[cfg(not(loom))]
+pub use layout::MAX_WORKERS;
+#[cfg(not(loom))]
+pub use shm::{Mapping, Region};
