@@ -1,0 +1,291 @@
+//! What ends a session, and what must not.
+
+use std::time::Duration;
+
+use controlplane::{Cipher, Credentials, Digest, Ending, Event, Secret, Wrap};
+
+use crate::util::{Network, Pair, Pki, Side, client_path, client_setup, server_setup, static_key};
+
+fn login(username: &str, password: &str) -> Credentials {
+    Credentials { username: username.into(), password: Secret(password.into()) }
+}
+
+fn pair() -> Pair {
+    let pki = Pki::new("ca");
+    Pair::new(client_setup(&pki), server_setup(&pki), 20)
+}
+
+#[test]
+fn nobody_there_is_unanswered_after_the_hand_window() {
+    let mut pair = pair();
+    pair.network = Network::DEAD;
+    pair.connect(None);
+    pair.run_for(59);
+    assert_eq!(pair.ended(Side::Client), None);
+    pair.run_for(2);
+    assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
+    let resets: Vec<_> = pair.sent.iter().map(|(_, at, bytes)| (*at, bytes[0])).collect();
+    assert!(resets.len() >= 29, "{}", resets.len());
+    for two in resets.windows(2) {
+        assert_eq!(two[1].1, 0x38);
+        assert!(two[1].0.since(two[0].0) <= Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_is_a_handshake_timeout() {
+    let mut pair = pair();
+    pair.connect(None);
+    pair.run_until(1, |p| p.client_events.iter().any(|e| matches!(e, Event::State { state: controlplane::State::Auth, .. })));
+    pair.network = Network::DEAD;
+    pair.drop_in_flight();
+    pair.run_for(61);
+    assert!(
+        matches!(pair.ended(Side::Client), Some(Ending::HandshakeTimeout { awaiting }) if awaiting.contains("TLS")),
+        "{:?}",
+        pair.ended(Side::Client)
+    );
+}
+
+#[test]
+fn another_tls_crypt_key_is_silence() {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    let mut server = server_setup(&pki);
+    client.wrap = Wrap::TlsCrypt { key: static_key() };
+    let mut other = static_key();
+    other.0.iter_mut().for_each(|b| *b ^= 1);
+    server.wrap = Wrap::TlsCrypt { key: other };
+    let mut pair = Pair::new(client, server, 21);
+    pair.connect(None);
+    pair.run_for(61);
+    assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
+    assert!(pair.server.take_dropped().iter().any(|(reason, n)| reason == "bad_tag" && *n > 10));
+}
+
+#[test]
+fn the_same_key_direction_on_both_sides_is_silence() {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    let mut server = server_setup(&pki);
+    let wrap = Wrap::TlsAuth { key: static_key(), direction: Some(1), digest: Digest::Sha1 };
+    client.wrap = wrap.clone();
+    server.wrap = wrap;
+    let mut pair = Pair::new(client, server, 22);
+    pair.connect(None);
+    pair.run_for(61);
+    assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
+}
+
+#[test]
+fn logins_are_checked() {
+    let pki = Pki::new("ca");
+    let mut server = server_setup(&pki);
+    server.users = Some(vec![login("ann", "secret"), login("bob", "other")]);
+    for (given, good) in [
+        (Some(login("ann", "secret")), true),
+        (Some(login("bob", "other")), true),
+        (Some(login("ann", "other")), false),
+        (Some(login("ann", "secre")), false),
+        (None, false),
+    ] {
+        let mut pair = Pair::new(client_setup(&pki), server.clone(), 23);
+        pair.connect(given);
+        pair.run_for(8);
+        assert_eq!(pair.established().is_some(), good);
+        let refused = matches!(
+            pair.ended(Side::Client),
+            Some(Ending::AuthFailed { retry_after: None, session_token: false, .. })
+        );
+        assert_eq!(refused, !good);
+        assert_eq!(pair.server.sessions(), usize::from(good));
+    }
+}
+
+#[test]
+fn no_shared_cipher_is_said_by_the_server() {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    client.data_ciphers = vec![Cipher::ChaCha20Poly1305];
+    let mut server = server_setup(&pki);
+    server.data_ciphers = vec![Cipher::Aes128Gcm];
+    let mut pair = Pair::new(client, server, 24);
+    pair.connect(None);
+    pair.run_for(5);
+    assert!(
+        matches!(pair.ended(Side::Client), Some(Ending::AuthFailed { reason, .. }) if reason.contains("no shared cipher"))
+    );
+}
+
+#[test]
+fn a_pushed_cipher_or_flag_that_was_not_offered_is_incompatible() {
+    let pki = Pki::new("ca");
+    for option in ["cipher AES-128-CBC", "protocol-flags tls-ekm aead-epoch"] {
+        // The server's own choice comes after; an old `cipher` would be overwritten, so only the flag stays.
+        let mut server = server_setup(&pki);
+        server.push.push(option.into());
+        let mut client = client_setup(&pki);
+        if option.starts_with("cipher") {
+            // Without IV_CIPHERS the server pushes none itself: what was configured stands.
+            client.pull = true;
+            client.data_ciphers = vec![Cipher::Aes256Gcm];
+            server.data_ciphers = vec![Cipher::Aes256Gcm];
+            continue;
+        }
+        let mut pair = Pair::new(client, server, 25);
+        pair.connect(None);
+        pair.run_for(5);
+        assert!(
+            matches!(pair.ended(Side::Client), Some(Ending::Incompatible(why)) if why.contains("aead-epoch")),
+            "{option}: {:?}",
+            pair.ended(Side::Client)
+        );
+    }
+}
+
+#[test]
+fn messages_that_end_a_session() {
+    let cases: [(&str, fn(&Ending) -> bool); 5] = [
+        ("RESTART", |e| matches!(e, Ending::Restart { next_remote: false, .. })),
+        ("RESTART,[N]:go", |e| matches!(e, Ending::Restart { next_remote: true, message } if message == "go")),
+        ("HALT,closed", |e| matches!(e, Ending::Halt(why) if why == "closed")),
+        ("EXIT", |e| *e == Ending::PeerExited),
+        ("AUTH_FAILED,SESSION: token expired", |e| matches!(e, Ending::AuthFailed { session_token: true, .. })),
+    ];
+    for (text, expected) in cases {
+        let mut pair = pair();
+        pair.establish();
+        pair.server.dismiss(pair.now, &mut pair.rng, 1, text);
+        pair.run_for(8);
+        let ending = pair.ended(Side::Client).unwrap();
+        assert!(expected(&ending), "{text}: {ending:?}");
+        assert_eq!(pair.server.sessions(), 0);
+        let last_client = pair.sent.iter().rev().find(|(from, _, _)| *from == Side::Client).unwrap();
+        assert_eq!(last_client.2[0] >> 3, 5, "the message is acknowledged before the session ends");
+    }
+}
+
+#[test]
+fn other_messages_do_not_end_a_session() {
+    for text in ["INFO,hello", "INFO_PRE,WEB_AUTH::x", "NONSENSE", "PUSH_REPLY,route 1.2.3.4", "RESTARTED", "EXIT\tNOW"] {
+        let mut pair = pair();
+        pair.establish();
+        pair.server.dismiss(pair.now, &mut pair.rng, 1, text);
+        pair.run_for(8);
+        assert_eq!(pair.ended(Side::Client), None, "{text}");
+        let info = pair.client_events.iter().any(|e| matches!(e, Event::Info { .. }));
+        assert_eq!(info, text.starts_with("INFO"));
+    }
+}
+
+#[test]
+fn a_token_replaces_the_password() {
+    let pki = Pki::new("ca");
+    let mut server = server_setup(&pki);
+    server.push.push("auth-token SESS_ID_AT_abc".into());
+    server.push.push("auth-token-user YW5u".into());
+    let mut pair = Pair::new(client_setup(&pki), server, 26);
+    pair.connect(Some(login("x", "y")));
+    pair.run_for(3);
+    assert!(pair.client_events.iter().any(|e| matches!(
+        e,
+        Event::AuthToken { token, username: Some(u), .. } if token.0 == b"SESS_ID_AT_abc" && u == "ann"
+    )));
+    let record = pair.last_record().unwrap();
+    assert_eq!(record.auth_token, Some(Secret(b"SESS_ID_AT_abc".to_vec())));
+    assert_eq!(record.auth_token_user.as_deref(), Some("ann"));
+    assert_eq!(pair.established().unwrap().pushed.options.len(), 2, "the token is not an option for others");
+}
+
+#[test]
+fn garbage_and_strangers_change_nothing() {
+    for wrap in [Wrap::None, Wrap::TlsCrypt { key: static_key() }] {
+        let pki = Pki::new("ca");
+        let mut client = client_setup(&pki);
+        let mut server = server_setup(&pki);
+        client.wrap = wrap.clone();
+        server.wrap = wrap.clone();
+        let mut pair = Pair::new(client, server, 27);
+        pair.establish();
+        let before = pair.client_events.len();
+        let samples: Vec<Vec<u8>> = pair.sent.iter().map(|(_, _, bytes)| bytes.clone()).collect();
+        for bytes in &samples {
+            // Reflected, truncated, damaged: from the right address.
+            for len in 0..bytes.len().min(60) {
+                pair.deliver(Side::Client, &bytes[..len]);
+            }
+            for bit in 0..80 {
+                let mut damaged = bytes.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                pair.deliver(Side::Client, &damaged);
+            }
+        }
+        // A hard reset of another server session.
+        let mut reset = vec![0x40];
+        reset.extend_from_slice(&[7; 8]);
+        reset.extend_from_slice(&[0, 0, 0, 0, 0]);
+        pair.deliver(Side::Client, &reset);
+        pair.drain();
+        pair.run_for(5);
+        assert_eq!(pair.ended(Side::Client), None);
+        let others: Vec<_> = pair.client_events[before..]
+            .iter()
+            .filter(|e| !matches!(e, Event::PeerAlive { .. } | Event::Record(_)))
+            .collect();
+        if wrap != Wrap::None {
+            assert!(others.is_empty(), "{others:?}");
+        }
+        assert!(!pair.client.take_dropped().is_empty());
+        assert!(pair.client.take_dropped().is_empty(), "counters start anew");
+    }
+}
+
+#[test]
+fn a_packet_from_another_address_is_not_taken() {
+    let mut pair = pair();
+    pair.network = Network::DEAD;
+    pair.connect(None);
+    let reset = pair.sent[0].2.clone();
+    pair.server.handle_datagram(pair.now, &mut pair.rng, &crate::util::server_path(), &reset);
+    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else { panic!() };
+    let mut elsewhere = client_path();
+    elsewhere.remote.set_port(1195);
+    pair.client.handle_datagram(pair.now, &mut pair.rng, &elsewhere, &reply);
+    assert_eq!(pair.client.take_dropped(), [("wrong_address".to_owned(), 1)]);
+    pair.client.handle_datagram(pair.now, &mut pair.rng, &client_path(), &reply);
+    assert_eq!(pair.client.take_dropped(), []);
+}
+
+#[test]
+fn a_reset_that_does_not_echo_our_session_id_is_not_taken() {
+    let mut pair = pair();
+    pair.network = Network::DEAD;
+    pair.connect(None);
+    let reset = pair.sent[0].2.clone();
+    pair.deliver(Side::Server, &reset);
+    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else { panic!() };
+    let mut spoofed = reply.clone();
+    spoofed[14] ^= 1; // in the echoed session id
+    pair.deliver(Side::Client, &spoofed);
+    let mut no_ack = reply[..9].to_vec();
+    no_ack.extend_from_slice(&[0, 0, 0, 0, 0]);
+    pair.deliver(Side::Client, &no_ack);
+    pair.drain();
+    let auth = |p: &Pair| {
+        p.client_events.iter().any(|e| matches!(e, Event::State { state: controlplane::State::Auth, .. }))
+    };
+    assert!(!auth(&pair));
+    pair.deliver(Side::Client, &reply);
+    pair.drain();
+    assert!(auth(&pair));
+}
+
+#[test]
+fn forget_is_silent() {
+    let mut pair = pair();
+    pair.establish();
+    let events = pair.client_events.len();
+    pair.client.forget(1);
+    pair.run_for(30);
+    assert_eq!(pair.client_events.len(), events);
+}

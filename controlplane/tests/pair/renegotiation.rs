@@ -1,0 +1,232 @@
+//! Renegotiation from either side, its rules for keys, and its failures.
+
+use std::time::Duration;
+
+use controlplane::{Ending, Event, KeyEvent, KeyName, UsageReason, Wrap};
+
+use crate::util::{Network, Pair, Pki, Side, client_setup, server_setup, static_key};
+
+fn pair(seed: u64) -> Pair {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    let mut server = server_setup(&pki);
+    client.wrap = Wrap::TlsCrypt { key: static_key() };
+    server.wrap = Wrap::TlsCrypt { key: static_key() };
+    let mut pair = Pair::new(client, server, seed);
+    pair.establish();
+    pair
+}
+
+fn start(pair: &mut Pair, side: Side) {
+    match side {
+        Side::Client => pair.client.renegotiate(pair.now, &mut pair.rng, 1),
+        Side::Server => pair.server.renegotiate(pair.now, &mut pair.rng, 1),
+    }
+    pair.drain();
+}
+
+fn both_have(pair: &mut Pair, count: usize) -> bool {
+    pair.run_until(70, |p| p.renegotiated(Side::Client).len() >= count && p.renegotiated(Side::Server).len() >= count)
+}
+
+#[test]
+fn twenty_in_a_row_from_each_side_and_both_at_once() {
+    let starters: [&[Side]; 3] = [&[Side::Client], &[Side::Server], &[Side::Client, Side::Server]];
+    for sides in starters {
+        let mut pair = pair(30);
+        for n in 1..=20 {
+            for side in sides {
+                start(&mut pair, *side);
+            }
+            assert!(both_have(&mut pair, n), "{sides:?} {n}: {}", pair.story());
+            pair.run_for(1);
+        }
+        let key_ids: Vec<u8> = pair.renegotiated(Side::Client).iter().map(|k| k.key_id).collect();
+        assert_eq!(key_ids, [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6], "{sides:?}");
+        let numbers: Vec<u32> = pair.renegotiated(Side::Server).iter().map(|k| k.negotiation).collect();
+        assert_eq!(numbers, (1..=20).collect::<Vec<_>>(), "one negotiation each, also when both begin");
+        pair.assert_keys_agree();
+        assert_eq!(pair.ended(Side::Client), None);
+    }
+}
+
+#[test]
+fn it_works_on_a_bad_network_from_both_sides() {
+    for seed in 0..20 {
+        let mut pair = pair(seed);
+        pair.network = Network::BAD;
+        start(&mut pair, Side::Client);
+        if seed % 2 == 0 {
+            start(&mut pair, Side::Server);
+        }
+        assert!(both_have(&mut pair, 1), "seed {seed}: {}", pair.story());
+        pair.assert_keys_agree();
+    }
+}
+
+#[test]
+fn the_client_acknowledges_the_servers_key_message_only_after_the_key_is_installed() {
+    let mut pair = pair(31);
+    pair.confirm_keys = false;
+    start(&mut pair, Side::Client);
+    pair.run_until(10, |p| p.keys(Side::Server).len() == 2);
+    let key = pair.keys(Side::Server)[1].name;
+    pair.confirm(Side::Server, key);
+    pair.run_until(10, |p| p.keys(Side::Client).len() == 2);
+    let from = pair.sent.len();
+    pair.run_for(20);
+    let client_packets = pair.sent[from..].iter().filter(|(s, _, _)| *s == Side::Client).count();
+    let server_packets = pair.sent[from..].iter().filter(|(s, _, _)| *s == Side::Server).count();
+    assert_eq!(client_packets, 0, "no acknowledgement goes out");
+    assert!(server_packets >= 4, "the server repeats its key message");
+    assert!(pair.renegotiated(Side::Server).is_empty() && pair.renegotiated(Side::Client).is_empty());
+    let key = pair.keys(Side::Client)[1].name;
+    pair.confirm(Side::Client, key);
+    assert!(both_have(&mut pair, 1));
+}
+
+#[test]
+fn the_server_sends_its_key_message_only_after_the_key_is_installed() {
+    let mut pair = pair(32);
+    pair.confirm_keys = false;
+    start(&mut pair, Side::Server);
+    pair.run_for(10);
+    assert_eq!(pair.keys(Side::Server).len(), 2);
+    assert_eq!(pair.keys(Side::Client).len(), 1, "the client cannot make the key yet");
+}
+
+#[test]
+fn a_new_key_sends_after_the_hand_window_counted_from_its_reset() {
+    let mut pair = pair(33);
+    let begun = pair.now.at;
+    start(&mut pair, Side::Client);
+    assert!(both_have(&mut pair, 1));
+    let key = &pair.keys(Side::Client)[1];
+    assert_eq!(key.send_from_ns, (begun + Duration::from_secs(60)).0);
+    assert!(key.retire_previous_ns >= (begun + Duration::from_secs(3600)).0);
+}
+
+#[test]
+fn half_of_reneg_sec_bounds_the_switch() {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    client.reneg_sec = 20;
+    let mut pair = Pair::new(client, server_setup(&pki), 34);
+    pair.establish();
+    let begun = pair.now.at;
+    start(&mut pair, Side::Client);
+    assert!(both_have(&mut pair, 1));
+    assert_eq!(pair.keys(Side::Client)[1].send_from_ns, (begun + Duration::from_secs(10)).0);
+}
+
+fn send_with(pair: &Pair) -> Vec<KeyName> {
+    pair.client_events.iter().filter_map(|e| if let Event::SendWith(n) = e { Some(*n) } else { None }).collect()
+}
+
+#[test]
+fn the_next_renegotiation_switches_to_the_newest_key() {
+    let mut pair = pair(35);
+    start(&mut pair, Side::Client);
+    assert!(both_have(&mut pair, 1));
+    assert_eq!(send_with(&pair), [], "the first key sends already");
+    start(&mut pair, Side::Server);
+    assert!(both_have(&mut pair, 2));
+    assert_eq!(send_with(&pair), [pair.keys(Side::Client)[1].name]);
+    // Once the worker says that it switched, there is nothing to say.
+    let newest = pair.keys(Side::Client)[2].name;
+    pair.key_event(Side::Client, KeyEvent::KeySending(newest));
+    start(&mut pair, Side::Client);
+    assert!(both_have(&mut pair, 3));
+    assert_eq!(send_with(&pair).len(), 1);
+}
+
+#[test]
+fn keys_age_by_reneg_sec_with_jitter() {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    client.reneg_sec = 1000;
+    let mut pair = Pair::new(client, server_setup(&pki), 36);
+    pair.establish();
+    pair.run_for(890);
+    assert!(pair.renegotiated(Side::Client).is_empty());
+    pair.run_for(115);
+    assert_eq!(pair.renegotiated(Side::Client).len(), 1);
+    pair.run_for(1005);
+    assert_eq!(pair.renegotiated(Side::Client).len(), 2);
+    pair.assert_keys_agree();
+}
+
+#[test]
+fn usage_of_the_newest_key_asks_for_the_next() {
+    let mut pair = pair(37);
+    let first = pair.keys(Side::Client)[0].name;
+    pair.key_event(Side::Client, KeyEvent::KeyUsage(KeyName { generation: 9, ..first }, UsageReason::Bytes));
+    pair.run_for(5);
+    assert!(pair.renegotiated(Side::Client).is_empty(), "another generation");
+    pair.key_event(Side::Client, KeyEvent::KeyUsage(first, UsageReason::Bytes));
+    assert!(both_have(&mut pair, 1));
+    pair.key_event(Side::Client, KeyEvent::KeyUsage(first, UsageReason::Bytes));
+    pair.run_for(5);
+    assert_eq!(pair.renegotiated(Side::Client).len(), 1, "an old key does not ask");
+}
+
+#[test]
+fn a_renegotiation_without_answer_fails_is_tried_again_with_the_same_key_id_and_succeeds() {
+    let mut pair = pair(38);
+    pair.network = Network::DEAD;
+    start(&mut pair, Side::Client);
+    pair.run_for(65);
+    assert!(pair.client_events.iter().any(|e| matches!(e, Event::RenegotiationFailed { .. })));
+    assert_eq!(pair.ended(Side::Client), None, "the old key goes on");
+    pair.network = Network::GOOD;
+    assert!(both_have(&mut pair, 1), "{}", pair.story());
+    let name = pair.renegotiated(Side::Client)[0];
+    assert_eq!((name.key_id, name.negotiation), (1, 2), "the key-id is the server's, the number never repeats");
+}
+
+#[test]
+fn a_session_ends_when_its_last_key_expires_without_a_successor() {
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    client.tran_window = 200;
+    let mut pair = Pair::new(client, server_setup(&pki), 39);
+    pair.establish();
+    pair.network = Network::DEAD;
+    start(&mut pair, Side::Client);
+    pair.run_for(199);
+    assert_eq!(pair.ended(Side::Client), None);
+    pair.run_for(2);
+    assert!(matches!(pair.ended(Side::Client), Some(Ending::HandshakeTimeout { .. })));
+}
+
+#[test]
+fn a_refused_key_fails_the_renegotiation_only() {
+    let mut pair = pair(40);
+    pair.confirm_keys = false;
+    start(&mut pair, Side::Client);
+    pair.run_until(10, |p| p.keys(Side::Server).len() == 2);
+    let key = pair.keys(Side::Server)[1].name;
+    pair.confirm(Side::Server, key);
+    pair.run_until(10, |p| p.keys(Side::Client).len() == 2);
+    let key = pair.keys(Side::Client)[1].name;
+    pair.key_event(Side::Client, KeyEvent::KeyRefused(key, controlplane::KeyRefusal::BadKey));
+    pair.drain();
+    assert!(pair.client_events.iter().any(|e| matches!(e, Event::RenegotiationFailed { .. })));
+    assert_eq!(pair.ended(Side::Client), None);
+}
+
+#[test]
+fn the_wraps_counter_runs_on_across_renegotiations() {
+    let mut pair = pair(41);
+    start(&mut pair, Side::Client);
+    assert!(both_have(&mut pair, 1));
+    for side in [Side::Client, Side::Server] {
+        let ids: Vec<u32> = pair
+            .sent
+            .iter()
+            .filter(|(from, _, _)| *from == side)
+            .map(|(_, _, b)| u32::from_be_bytes([b[9], b[10], b[11], b[12]]))
+            .collect();
+        assert!(ids.windows(2).all(|two| two[0] < two[1]), "{side:?} {ids:?}");
+    }
+}
