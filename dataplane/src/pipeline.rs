@@ -1,0 +1,1377 @@
+//! The two hot functions, [`Pipeline::outbound`] and [`Pipeline::inbound`], and the commands that change what they do.
+//! No system call, no clock, no lock, no allocation on the packet path, no log line.
+//!
+//! Stages outbound (TUN → network), one TUN read at a time:
+//! 1. `plan`: virtio header and inner headers are consistent; how many packets it becomes
+//! 2. destination → peer ([`routes`](crate::peers::routes))
+//! 3. MSS of a SYN is clamped ([`mssfix`](crate::datachannel::mssfix))
+//! 4. one reservation of packet ids for all of them ([`keyring`](crate::datachannel::keyring))
+//! 5. per packet: headers and checksum ([`split`](crate::tun::split)), then sealed straight into the outgoing batch
+//!
+//! Stages inbound (network → TUN), one train of datagrams at a time:
+//! 1. first byte → data, control or drop ([`packetmuxer`](crate::packetmuxer))
+//! 2. peer by peer-id or address, key by key-id
+//! 3. replay window: peek; open straight into the batch towards TUN; replay window: commit
+//! 4. keepalive and exit stop here
+//! 5. source address allowed; MSS of a SYN clamped
+//! 6. joined to its flow's super-packet ([`coalesce`](crate::tun::coalesce))
+
+use std::sync::Arc;
+
+use link::message::{InstallKey, KeyName, KeyRefusal, MAX_DATAGRAM, Path, WorkerEvent};
+
+use crate::datachannel::header::{DataHeader, Parts};
+use crate::datachannel::keyring::Usage;
+use crate::datachannel::mssfix::{self, MssLimits};
+use crate::datachannel::ping::{self, InBand};
+use crate::drop_reason::DropReason;
+use crate::networkio::gro::Train;
+use crate::networkio::gso::{MAX_UDP_PAYLOAD, WireBatch};
+use crate::packetmuxer::{self, Kind};
+use crate::peers::routes::RouteTable;
+use crate::peers::table::{Peer, PeerTable};
+use crate::tun::coalesce::TunBatch;
+use crate::tun::ip;
+use crate::tun::split;
+use crate::workers::stats::WorkerStats;
+
+/// What the pipeline hands to its worker: all of it goes to a ring, none of it is on the packet path.
+pub trait Up {
+    /// A control datagram (anything that is not P_DATA). `known`: its source is the address of a peer.
+    fn control(&mut self, path: Path, bytes: &[u8], known: bool);
+    /// For the control process.
+    fn event(&mut self, event: WorkerEvent);
+    /// For the supervisor.
+    fn report(&mut self, report: PeerReport);
+}
+
+/// What the supervisor hears about a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerReport {
+    /// Nothing authenticated came for `ping_restart_s`. Said once per silence.
+    Silent {
+        /// The worker's handle of the peer.
+        peer: u32,
+        /// How long it has been quiet, in nanoseconds.
+        quiet_ns: u64,
+    },
+    /// The peer said that it goes away (OCC exit).
+    OccExit {
+        /// The worker's handle of the peer.
+        peer: u32,
+    },
+    /// The first authenticated data packet since the last [`Pipeline::listen_for`].
+    FirstHeard {
+        /// The worker's handle of the peer.
+        peer: u32,
+    },
+}
+
+/// Which inner source addresses a peer may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceRule {
+    /// Any (a client trusts its server with every address).
+    #[default]
+    Any,
+    /// Only those that the route table sends to this peer (a gateway's clients).
+    Routed,
+}
+
+/// Everything about a peer but its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSetup {
+    /// The worker's handle: a small number, dense (0 on a client, the peer-id on a gateway).
+    pub peer: u32,
+    /// Where its packets come from and go to.
+    pub path: Path,
+    /// The peer-id that its P_DATA_V2 packets carry; `None`: only P_DATA_V1 (and peer-id 0xFFFFFF) from its address.
+    pub wire_peer_id: Option<u32>,
+    /// `replay-window n`: packets, 0 to 65,536; 0 means strictly in order. 8,192 by default.
+    pub replay_window: u32,
+    /// `replay-window n t`: seconds, 0 is off; 15 by default.
+    pub replay_time_s: u32,
+    /// `mssfix`; `None` is off.
+    pub mssfix: Option<MssLimits>,
+    /// `ping`: send a keepalive after so many seconds without sending; 0 is off.
+    pub ping_s: u32,
+    /// `ping-restart`: report silence after so many seconds without hearing; 0 is off.
+    pub ping_restart_s: u32,
+    /// Whether an authenticated packet from another address moves the peer there.
+    pub float: bool,
+    /// Which inner source addresses it may use.
+    pub source: SourceRule,
+}
+
+/// What is the same for all peers of a worker.
+#[derive(Clone, Debug, Default)]
+pub struct PipelineConfig {
+    /// Which inner destination belongs to which peer; a client's is [`RouteTable::all_to`].
+    pub routes: RouteTable,
+}
+
+/// [`Pipeline::outbound`] did nothing: send what is in the batch, clear it, and call again with the same frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchFull;
+
+/// One worker's packet path. Times are CLOCK_BOOTTIME in nanoseconds.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The peers.
+    pub peers: PeerTable,
+    routes: RouteTable,
+    stats: Arc<WorkerStats>,
+    /// Something changed that only [`tick`](Self::tick) can tell or act on.
+    wants_tick: bool,
+}
+
+const NS_PER_S: u64 = 1_000_000_000;
+/// When a keepalive found no room in the batch: how long to wait before the next attempt.
+const RETRY_NS: u64 = 1_000_000;
+
+impl Pipeline {
+    /// A pipeline without peers.
+    pub fn new(stats: Arc<WorkerStats>, config: PipelineConfig) -> Self {
+        Pipeline {
+            peers: PeerTable::default(),
+            routes: config.routes,
+            stats,
+            wants_tick: false,
+        }
+    }
+
+    /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
+    /// the frame's contents are used up.
+    ///
+    /// # Errors
+    /// [`BatchFull`]: nothing was done and the frame is as it was. Send and clear `out`, then call again with the same frame.
+    pub fn outbound(
+        &mut self,
+        now_ns: u64,
+        frame: &mut [u8],
+        out: &mut WireBatch,
+    ) -> Result<(), BatchFull> {
+        match self.try_outbound(now_ns, frame, out) {
+            Ok(()) => Ok(()),
+            Err(Stop::BatchFull) => Err(BatchFull),
+            Err(Stop::Drop(reason, packets)) => {
+                self.stats.outbound.batches.add(1);
+                self.stats.drop_many(reason, packets);
+                // A key that has reached its hard limit may ask for its successor with its last word.
+                self.wants_tick |= reason == DropReason::KeyExhausted;
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn try_outbound(
+        &mut self,
+        now_ns: u64,
+        frame: &mut [u8],
+        out: &mut WireBatch,
+    ) -> Result<(), Stop> {
+        let plan = split::plan(frame).map_err(|reason| Stop::Drop(reason, 1))?;
+        let packets = plan.count() as u64;
+        let stop = |reason| Stop::Drop(reason, packets);
+        let packet = &mut frame[crate::tun::virtio::VNET_HDR_LEN..];
+        let peer = self
+            .routes
+            .lookup(|| plan.ip.destination(packet))
+            .and_then(|peer| self.peers.get_mut(peer));
+        let peer = peer.ok_or(stop(DropReason::NoRoute))?;
+
+        let overhead = peer.keys.overhead().ok_or(stop(DropReason::NoKey))?;
+        let usage = plan.usage();
+        let wire_bytes = usage.bytes as usize + plan.count() * overhead;
+        if plan.longest() + overhead > MAX_UDP_PAYLOAD {
+            return Err(stop(DropReason::TooLarge));
+        }
+        if !out.fits(plan.count(), wire_bytes) {
+            return Err(if out.is_empty() {
+                stop(DropReason::TooLarge)
+            } else {
+                Stop::BatchFull
+            });
+        }
+        if let Some(limits) = &peer.setup.mssfix {
+            mssfix::clamp(packet, &plan.ip, limits, plan.checksum_is_partial());
+        }
+
+        let mut sealer = peer.keys.reserve(usage).map_err(stop)?;
+        let mut segments = plan.segments(frame);
+        while let Some(packet) = segments.next() {
+            let Some(mut room) = out.reserve(packet.len() + overhead) else {
+                break;
+            };
+            if sealer.seal(packet, room.bytes()) {
+                room.commit(&peer.setup.path);
+            }
+        }
+        peer.last_sent_ns = now_ns;
+        self.wants_tick |= peer.keys.has_events();
+        let stats = &self.stats.outbound;
+        stats.batches.add(1);
+        stats.inner_packets.add(packets);
+        stats.inner_bytes.add(usage.bytes);
+        stats.wire_packets.add(packets);
+        stats.wire_bytes.add(wire_bytes as u64);
+        Ok(())
+    }
+
+    /// One train. Data packets go to `tun`, everything else up. Call it only while [`TunBatch::wants_flush`] is false.
+    pub fn inbound(&mut self, now_ns: u64, train: Train<'_>, tun: &mut TunBatch, up: &mut dyn Up) {
+        let Train {
+            bytes,
+            segment,
+            path,
+        } = train;
+        self.stats.inbound.batches.add(1);
+        let mut sums = InboundSums::default();
+        let mut owner = None;
+        for datagram in bytes.chunks(segment.max(1)) {
+            let outcome = match packetmuxer::classify(datagram) {
+                Ok(Kind::Data(header, parts)) => {
+                    sums.wire_packets += 1;
+                    sums.wire_bytes += datagram.len() as u64;
+                    self.owner(now_ns, &header, &path, &mut owner)
+                        .and_then(|at| self.data(now_ns, at, &path, &header, &parts, tun, up))
+                        .map(|bytes| sums.add_inner(bytes))
+                }
+                Ok(Kind::Control) => self.control(path, datagram, up),
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = outcome {
+                self.stats.drop_one(reason);
+            }
+        }
+        sums.flush(&self.stats);
+    }
+
+    fn control(&mut self, path: Path, datagram: &[u8], up: &mut dyn Up) -> Result<(), DropReason> {
+        if datagram.len() > MAX_DATAGRAM {
+            return Err(DropReason::ControlTooLong);
+        }
+        self.stats.control_received.add(1);
+        up.control(
+            path,
+            datagram,
+            self.peers.by_address(&path.remote).is_some(),
+        );
+        Ok(())
+    }
+
+    /// Whose packet this is; looked up once for packets of one train with the same peer-id.
+    #[inline]
+    fn owner(
+        &mut self,
+        now_ns: u64,
+        header: &DataHeader,
+        path: &Path,
+        known: &mut Option<Owner>,
+    ) -> Result<Owner, DropReason> {
+        if let Some(owner) = known
+            && owner.peer_id == header.peer_id
+        {
+            return Ok(*owner);
+        }
+        let peer = packetmuxer::owner(&self.peers, header, &path.remote)?;
+        let found = self.peers.get_mut(peer).ok_or(DropReason::UnknownPeer)?;
+        let moved =
+            found.setup.path.remote != path.remote || found.setup.path.stream != path.stream;
+        if moved && !found.setup.float {
+            return Err(DropReason::WrongAddress);
+        }
+        found.keys.begin_batch(now_ns);
+        let owner = Owner {
+            peer_id: header.peer_id,
+            peer,
+            moved,
+        };
+        *known = Some(owner);
+        Ok(owner)
+    }
+
+    /// One data packet. How many inner bytes went to TUN: 0 when it was an in-band message.
+    #[inline]
+    #[allow(clippy::too_many_arguments)] // one call site; a struct of them would only be taken apart again
+    fn data(
+        &mut self,
+        now_ns: u64,
+        owner: Owner,
+        path: &Path,
+        header: &DataHeader,
+        parts: &Parts<'_>,
+        tun: &mut TunBatch,
+        up: &mut dyn Up,
+    ) -> Result<usize, DropReason> {
+        let peer = self
+            .peers
+            .get_mut(owner.peer)
+            .ok_or(DropReason::UnknownPeer)?;
+        let len = parts.ciphertext.len();
+        let landed = tun.land(len).ok_or(DropReason::TunFull)?;
+        let highest = match peer.keys.open(now_ns, header, parts, landed) {
+            Ok(highest) => highest,
+            Err(reason) => {
+                tun.discard();
+                return Err(reason);
+            }
+        };
+        peer.last_heard_ns = now_ns;
+        peer.silence_reported = false;
+        if peer.keys.has_events() || peer.listening {
+            announce(peer, up);
+        }
+        if owner.moved && highest {
+            self.float(owner.peer, path, up);
+        }
+        match ping::classify(tun.landed()) {
+            InBand::Packet => self.deliver(owner.peer, len, tun),
+            in_band => {
+                tun.discard();
+                self.in_band(owner.peer, in_band, up)
+            }
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, peer: u32, len: usize, tun: &mut TunBatch) -> Result<usize, DropReason> {
+        let outcome = self.checked(peer, tun.landed());
+        match outcome {
+            Ok(info) if tun.accept(&info) => Ok(len),
+            Ok(_) => Err(DropReason::TunFull),
+            Err(reason) => {
+                tun.discard();
+                Err(reason)
+            }
+        }
+    }
+
+    /// The inner packet is well formed and its source allowed; its MSS is clamped.
+    #[inline]
+    fn checked(&self, peer: u32, packet: &mut [u8]) -> Result<ip::IpInfo, DropReason> {
+        let info = ip::parse(packet).ok_or(DropReason::MalformedInner)?;
+        let setup = &self.peers.get(peer).ok_or(DropReason::UnknownPeer)?.setup;
+        if setup.source == SourceRule::Routed
+            && self.routes.lookup(|| info.source(packet)) != Some(peer)
+        {
+            return Err(DropReason::SourceNotAllowed);
+        }
+        if let Some(limits) = &setup.mssfix {
+            mssfix::clamp(packet, &info, limits, false);
+        }
+        Ok(info)
+    }
+
+    #[cold]
+    fn in_band(
+        &mut self,
+        peer: u32,
+        message: InBand,
+        up: &mut dyn Up,
+    ) -> Result<usize, DropReason> {
+        match message {
+            InBand::Ping => self.stats.pings_received.add(1),
+            InBand::Exit => up.report(PeerReport::OccExit { peer }),
+            InBand::OtherOcc | InBand::Packet => return Err(DropReason::IgnoredOcc),
+        }
+        Ok(0)
+    }
+
+    #[cold]
+    fn float(&mut self, peer: u32, path: &Path, up: &mut dyn Up) {
+        let there = self
+            .peers
+            .get(peer)
+            .is_some_and(|peer| peer.setup.path.remote == path.remote);
+        if !there && self.peers.set_path(peer, *path) {
+            up.event(WorkerEvent::Floated { peer, path: *path });
+        }
+    }
+
+    /// Something waits that only [`tick`](Self::tick) can tell: call it in this round of the loop.
+    pub fn wants_tick(&self) -> bool {
+        self.wants_tick
+    }
+
+    /// What time does: keepalives into `out`, silence reports, keys that retire or start to send, events that the packet path left.
+    /// Returns when to call it next; `u64::MAX`: not before something else happens.
+    pub fn tick(&mut self, now_ns: u64, out: &mut WireBatch, up: &mut dyn Up) -> u64 {
+        self.wants_tick = false;
+        let mut deadline = u64::MAX;
+        for peer in self.peers.iter_mut() {
+            peer.keys.advance(now_ns);
+            announce_keys(peer, up);
+            deadline = deadline
+                .min(peer.keys.next_deadline())
+                .min(keep_alive(now_ns, peer, out, &self.stats))
+                .min(listen(now_ns, peer, up));
+        }
+        deadline
+    }
+
+    /// Installs a key and says what came of it: [`WorkerEvent::KeyInstalled`] or [`WorkerEvent::KeyRefused`].
+    pub fn install_key(&mut self, now_ns: u64, key: InstallKey, up: &mut dyn Up) {
+        let installed = match self.peers.get_mut(key.name.peer) {
+            Some(peer) => peer.keys.install(now_ns, &key),
+            None => Err(KeyRefusal::UnknownPeer),
+        };
+        match installed {
+            Ok(()) => up.event(WorkerEvent::KeyInstalled(key.name)),
+            Err(refusal) => up.event(WorkerEvent::KeyRefused(key.name, refusal)),
+        }
+        self.changed_keys(key.name.peer, up);
+    }
+
+    /// Sends with this key from now on.
+    pub fn send_with(&mut self, name: KeyName, up: &mut dyn Up) {
+        if let Some(peer) = self.peers.get_mut(name.peer) {
+            peer.keys.send_with(name);
+        }
+        self.changed_keys(name.peer, up);
+    }
+
+    /// Forgets every key of this generation of the peer.
+    pub fn drop_keys(&mut self, peer: u32, generation: u32, up: &mut dyn Up) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.keys.drop_keys(generation);
+        }
+        self.changed_keys(peer, up);
+    }
+
+    fn changed_keys(&mut self, peer: u32, up: &mut dyn Up) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            announce_keys(peer, up);
+        }
+        self.wants_tick = true;
+    }
+
+    /// A control packet of this peer was verified: it is alive.
+    pub fn peer_alive(&mut self, now_ns: u64, peer: u32) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.last_heard_ns = peer.last_heard_ns.max(now_ns);
+            peer.silence_reported = false;
+            self.wants_tick = true;
+        }
+    }
+
+    /// A control datagram was sent to this peer: no keepalive is due for a while.
+    pub fn note_sent(&mut self, now_ns: u64, peer: u32) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.last_sent_ns = peer.last_sent_ns.max(now_ns);
+        }
+    }
+
+    /// Adds a peer, in the place of any that had its handle; that one's keys are gone. A handle that is not below
+    /// [`MAX_PEERS`](crate::peers::table::MAX_PEERS) is ignored: its keys will be refused with [`KeyRefusal::UnknownPeer`].
+    pub fn add_peer(&mut self, now_ns: u64, setup: PeerSetup) {
+        self.wants_tick = true;
+        self.peers.insert(now_ns, setup);
+    }
+
+    /// Replaces a peer's settings; keys and timers stay. The replay window takes effect with the next key; a silence that was
+    /// reported counts anew from now on. False: no such peer.
+    pub fn update_peer(&mut self, now_ns: u64, setup: PeerSetup) -> bool {
+        self.wants_tick = true;
+        if let Some(peer) = self.peers.get_mut(setup.peer)
+            && std::mem::take(&mut peer.silence_reported)
+        {
+            peer.last_heard_ns = now_ns;
+        }
+        self.peers.update(setup)
+    }
+
+    /// Forgets a peer and its keys. False: no such peer.
+    pub fn remove_peer(&mut self, peer: u32) -> bool {
+        self.peers.remove(peer)
+    }
+
+    /// Moves a peer to another address. False: no such peer.
+    pub fn set_path(&mut self, peer: u32, path: Path) -> bool {
+        self.peers.set_path(peer, path)
+    }
+
+    /// Replaces the table of inner addresses.
+    pub fn set_routes(&mut self, routes: RouteTable) {
+        self.routes = routes;
+    }
+
+    /// Reports [`PeerReport::FirstHeard`] at the peer's next authenticated data packet.
+    pub fn listen_for(&mut self, peer: u32) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.listening = true;
+        }
+    }
+
+    /// Tells the peer that we go away (explicit exit notify, for when the control process cannot). False: no key, or no room in `out`.
+    pub fn occ_exit(&mut self, now_ns: u64, peer: u32, out: &mut WireBatch) -> bool {
+        self.peers
+            .get_mut(peer)
+            .is_some_and(|peer| send_in_band(now_ns, peer, &ping::EXIT, out).is_ok())
+    }
+
+    /// Sends a keepalive now. False: no key, or no room in `out`.
+    pub fn ping_now(&mut self, now_ns: u64, peer: u32, out: &mut WireBatch) -> bool {
+        let sent = self
+            .peers
+            .get_mut(peer)
+            .is_some_and(|peer| send_in_band(now_ns, peer, &ping::PING, out).is_ok());
+        self.stats.pings_sent.add(u64::from(sent));
+        sent
+    }
+}
+
+/// Why [`Pipeline::try_outbound`] stopped.
+enum Stop {
+    BatchFull,
+    /// So many packets are dropped.
+    Drop(DropReason, u64),
+}
+
+/// Whose packets a train carries.
+#[derive(Clone, Copy, Debug)]
+struct Owner {
+    peer_id: Option<u32>,
+    peer: u32,
+    /// They come from another address than the peer's.
+    moved: bool,
+}
+
+/// Counters of one train, added to the worker's once.
+#[derive(Default)]
+struct InboundSums {
+    wire_packets: u64,
+    wire_bytes: u64,
+    inner_packets: u64,
+    inner_bytes: u64,
+}
+
+impl InboundSums {
+    #[inline]
+    fn add_inner(&mut self, bytes: usize) {
+        self.inner_packets += u64::from(bytes != 0);
+        self.inner_bytes += bytes as u64;
+    }
+
+    fn flush(self, stats: &WorkerStats) {
+        stats.inbound.wire_packets.add(self.wire_packets);
+        stats.inbound.wire_bytes.add(self.wire_bytes);
+        stats.inbound.inner_packets.add(self.inner_packets);
+        stats.inbound.inner_bytes.add(self.inner_bytes);
+    }
+}
+
+#[cold]
+fn announce(peer: &mut Peer, up: &mut dyn Up) {
+    announce_keys(peer, up);
+    if std::mem::take(&mut peer.listening) {
+        up.report(PeerReport::FirstHeard {
+            peer: peer.setup.peer,
+        });
+    }
+}
+
+fn announce_keys(peer: &mut Peer, up: &mut dyn Up) {
+    while let Some(event) = peer.keys.poll_event() {
+        up.event(event);
+    }
+}
+
+/// Sends the keepalive that is due; when the next one is.
+fn keep_alive(now_ns: u64, peer: &mut Peer, out: &mut WireBatch, stats: &WorkerStats) -> u64 {
+    if peer.setup.ping_s == 0 {
+        return u64::MAX;
+    }
+    let interval = u64::from(peer.setup.ping_s) * NS_PER_S;
+    let due = peer.last_sent_ns.saturating_add(interval);
+    if now_ns < due {
+        return due;
+    }
+    match send_in_band(now_ns, peer, &ping::PING, out) {
+        Ok(()) => stats.pings_sent.add(1),
+        Err(DropReason::TooLarge) => return now_ns + RETRY_NS,
+        // Without a key there is nobody to keep alive yet; a new key comes with a tick of its own.
+        Err(_) => return now_ns.saturating_add(interval),
+    }
+    now_ns.saturating_add(interval)
+}
+
+/// Reports a silence that has become too long; when it would.
+fn listen(now_ns: u64, peer: &mut Peer, up: &mut dyn Up) -> u64 {
+    if peer.setup.ping_restart_s == 0 || peer.silence_reported {
+        return u64::MAX;
+    }
+    let due = peer
+        .last_heard_ns
+        .saturating_add(u64::from(peer.setup.ping_restart_s) * NS_PER_S);
+    if now_ns < due {
+        return due;
+    }
+    peer.silence_reported = true;
+    up.report(PeerReport::Silent {
+        peer: peer.setup.peer,
+        quiet_ns: now_ns - peer.last_heard_ns,
+    });
+    u64::MAX
+}
+
+/// Seals one in-band message.
+fn send_in_band(
+    now_ns: u64,
+    peer: &mut Peer,
+    message: &[u8],
+    out: &mut WireBatch,
+) -> Result<(), DropReason> {
+    let overhead = peer.keys.overhead().ok_or(DropReason::NoKey)?;
+    let mut room = out
+        .reserve(overhead + message.len())
+        .ok_or(DropReason::TooLarge)?;
+    let mut sealer = peer.keys.reserve(Usage::packet(message.len()))?;
+    if !sealer.seal(message, room.bytes()) {
+        return Err(DropReason::KeyExhausted);
+    }
+    room.commit(&peer.setup.path);
+    peer.last_sent_ns = now_ns;
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::datachannel::keyring::tests::{LIMITS, SECOND, key};
+    use crate::tun::coalesce::TunOffload;
+    use crate::tun::test_packets::{Packet, SYN};
+    use crate::tun::virtio::VNET_HDR_LEN;
+    use link::message::{Cipher, DirectionKey, KeyLimits, Secret, UsageReason};
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+
+    pub(crate) fn path(port: u16) -> Path {
+        Path {
+            worker: 0,
+            local: None,
+            ifindex: 0,
+            remote: SocketAddr::from(([192, 0, 2, 1], port)),
+            stream: None,
+        }
+    }
+
+    pub(crate) fn setup() -> PeerSetup {
+        PeerSetup {
+            peer: 0,
+            path: path(1194),
+            wire_peer_id: Some(5),
+            replay_window: 8192,
+            replay_time_s: 15,
+            mssfix: None,
+            ping_s: 0,
+            ping_restart_s: 0,
+            float: false,
+            source: SourceRule::Any,
+        }
+    }
+
+    const ALL: TunOffload = TunOffload {
+        csum: true,
+        tso4: true,
+        tso6: true,
+        uso4: true,
+        uso6: true,
+    };
+
+    #[derive(Default)]
+    struct Heard {
+        control: Vec<(Vec<u8>, bool)>,
+        events: Vec<WorkerEvent>,
+        reports: Vec<PeerReport>,
+    }
+
+    impl Up for Heard {
+        fn control(&mut self, _: Path, bytes: &[u8], known: bool) {
+            self.control.push((bytes.to_vec(), known));
+        }
+        fn event(&mut self, event: WorkerEvent) {
+            self.events.push(event);
+        }
+        fn report(&mut self, report: PeerReport) {
+            self.reports.push(report);
+        }
+    }
+
+    /// A pipeline with its batches.
+    struct End {
+        pipeline: Pipeline,
+        stats: Arc<WorkerStats>,
+        out: WireBatch,
+        tun: TunBatch,
+        heard: Heard,
+    }
+
+    impl End {
+        fn new(setup: PeerSetup) -> Self {
+            let mut end = End::without_key(setup, RouteTable::all_to(0));
+            end.install(key(0, 0));
+            end.heard.events.clear();
+            end
+        }
+
+        fn without_key(setup: PeerSetup, routes: RouteTable) -> Self {
+            let stats = Arc::new(WorkerStats::default());
+            let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes });
+            pipeline.add_peer(0, setup);
+            let out = WireBatch::new(256 * 1024, 64, true);
+            End {
+                pipeline,
+                stats,
+                out,
+                tun: TunBatch::new(ALL),
+                heard: Heard::default(),
+            }
+        }
+
+        fn install(&mut self, key: InstallKey) {
+            self.pipeline.install_key(0, key, &mut self.heard);
+        }
+
+        /// Sends a TUN read; the datagrams that leave, run by run.
+        fn send(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+            self.out.clear();
+            assert_eq!(
+                self.pipeline
+                    .outbound(1, &mut frame.to_vec(), &mut self.out),
+                Ok(())
+            );
+            self.datagrams()
+        }
+
+        fn datagrams(&self) -> Vec<Vec<u8>> {
+            let runs = self.out.runs().iter();
+            runs.flat_map(|run| {
+                self.out.bytes()[run.start..run.start + run.len].chunks(run.segment)
+            })
+            .map(<[u8]>::to_vec)
+            .collect()
+        }
+
+        fn receive(&mut self, datagram: &[u8]) {
+            self.receive_at(1, path(1194), datagram, datagram.len());
+        }
+
+        fn receive_at(&mut self, now_ns: u64, path: Path, bytes: &[u8], segment: usize) {
+            let train = Train {
+                bytes: &mut bytes.to_vec(),
+                segment,
+                path,
+            };
+            self.pipeline
+                .inbound(now_ns, train, &mut self.tun, &mut self.heard);
+        }
+
+        /// What TUN gets, without virtio headers.
+        fn packets(&mut self) -> Vec<Vec<u8>> {
+            let packets = self
+                .tun
+                .frames()
+                .map(|frame| frame[VNET_HDR_LEN..].to_vec())
+                .collect();
+            self.tun.clear();
+            packets
+        }
+
+        fn tick(&mut self, now_ns: u64) -> u64 {
+            self.out.clear();
+            self.pipeline.tick(now_ns, &mut self.out, &mut self.heard)
+        }
+
+        fn dropped(&self, reason: DropReason) -> u64 {
+            let snapshot = self.stats.snapshot();
+            assert_eq!(
+                snapshot.dropped_total(),
+                snapshot.dropped(reason),
+                "nothing else was dropped"
+            );
+            snapshot.dropped(reason)
+        }
+    }
+
+    /// Both ends with the same keys.
+    fn pair() -> (End, End) {
+        (End::new(setup()), End::new(setup()))
+    }
+
+    fn with_cipher(cipher: Cipher, wire_peer_id: Option<u32>) -> InstallKey {
+        let direction = DirectionKey {
+            key: Secret(vec![9; cipher.key_len()]),
+            implicit_iv: Secret(vec![3; 8]),
+        };
+        InstallKey {
+            cipher,
+            seal: direction.clone(),
+            open: direction,
+            wire_peer_id,
+            ..key(0, 0)
+        }
+    }
+
+    #[test]
+    fn a_packet_crosses_with_every_cipher_and_both_headers() {
+        let ciphers = [
+            Cipher::Aes128Gcm,
+            Cipher::Aes192Gcm,
+            Cipher::Aes256Gcm,
+            Cipher::ChaCha20Poly1305,
+        ];
+        for cipher in ciphers
+            .into_iter()
+            .filter(|&cipher| crate::datachannel::aead::supports(cipher))
+        {
+            for (wire_peer_id, overhead) in [(Some(5), 24), (None, 21)] {
+                let mut ends = [0, 1].map(|_| End::without_key(setup(), RouteTable::all_to(0)));
+                for end in &mut ends {
+                    end.install(with_cipher(cipher, wire_peer_id));
+                }
+                let packet = Packet::default();
+                let wire = ends[0].send(&packet.frame());
+                assert_eq!(
+                    (wire.len(), wire[0].len()),
+                    (1, packet.bytes().len() + overhead)
+                );
+                ends[1].receive(&wire[0]);
+                assert_eq!(ends[1].packets(), [packet.bytes()]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_super_packet_crosses_as_one_run_and_one_frame() {
+        let (mut a, mut b) = pair();
+        for packet in [
+            Packet::with_payload(60_000),
+            Packet {
+                v6: true,
+                ..Packet::with_payload(60_000)
+            },
+        ] {
+            let wire = a.send(&packet.super_frame(1400));
+            assert_eq!(wire.len(), 43);
+            assert_eq!(a.out.runs().len(), 1);
+            let run = a.out.runs()[0];
+            assert_eq!(
+                (run.path, run.count, run.segment),
+                (path(1194), 43, packet.headers() + 1400 + 24)
+            );
+            let bytes = a.out.bytes().to_vec();
+            b.receive_at(1, path(1194), &bytes, run.segment);
+            assert_eq!(b.packets(), [packet.partial_bytes()]);
+        }
+        let (sent, received) = (a.stats.snapshot().outbound, b.stats.snapshot().inbound);
+        assert_eq!(
+            (sent.batches, sent.inner_packets, sent.wire_packets),
+            (2, 86, 86)
+        );
+        assert_eq!(sent.wire_bytes, sent.inner_bytes + 86 * 24);
+        assert_eq!(
+            (
+                received.batches,
+                received.inner_packets,
+                received.inner_bytes
+            ),
+            (2, 86, sent.inner_bytes)
+        );
+        assert_eq!(received.wire_bytes, sent.wire_bytes);
+    }
+
+    #[test]
+    fn a_full_batch_leaves_the_frame_as_it_was() {
+        let (mut a, mut b) = pair();
+        let packet = Packet::with_payload(60_000);
+        let mut sent = 0;
+        loop {
+            let mut frame = packet.super_frame(1000);
+            match a.pipeline.outbound(1, &mut frame, &mut a.out) {
+                Ok(()) => sent += 60,
+                Err(BatchFull) => {
+                    assert_eq!(frame, packet.super_frame(1000));
+                    assert!(a.out.bytes().len() + 60 * 1064 > 256 * 1024);
+                    break;
+                }
+            }
+        }
+        let wire = a.send(&packet.super_frame(1000));
+        let id = u32::from_be_bytes(wire[0][4..8].try_into().unwrap());
+        assert_eq!(id, sent + 1, "no packet id was used for it");
+        for datagram in &wire {
+            b.receive(datagram);
+        }
+        assert_eq!(b.packets(), [packet.partial_bytes()]);
+        assert_eq!(a.stats.snapshot().dropped_total(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_counted_packet_by_packet() {
+        let mut end = End::without_key(setup(), RouteTable::all_to(0));
+        assert!(
+            end.send(&Packet::with_payload(1000).super_frame(100))
+                .is_empty()
+        );
+        assert_eq!(end.dropped(DropReason::NoKey), 10);
+
+        let mut end = End::without_key(setup(), RouteTable::default());
+        assert!(end.send(&Packet::default().frame()).is_empty());
+        assert_eq!(end.dropped(DropReason::NoRoute), 1);
+
+        let mut end = End::new(setup());
+        assert!(end.send(&[0; 50]).is_empty());
+        assert_eq!(end.dropped(DropReason::NotIp), 1);
+
+        let mut end = End::new(setup());
+        assert!(
+            end.send(&Packet::with_payload(65_507 - 24 - 40 + 1).frame())
+                .is_empty()
+        );
+        assert_eq!(end.dropped(DropReason::TooLarge), 1);
+        assert_eq!(
+            end.send(&Packet::with_payload(65_507 - 24 - 40).frame())[0].len(),
+            65_507
+        );
+
+        let limits = KeyLimits {
+            hard_packet_id: 3,
+            ..LIMITS
+        };
+        let mut end = End::without_key(setup(), RouteTable::all_to(0));
+        end.install(InstallKey {
+            limits,
+            ..key(0, 0)
+        });
+        assert!(
+            end.send(&Packet::with_payload(1000).super_frame(100))
+                .is_empty()
+        );
+        assert_eq!(end.dropped(DropReason::KeyExhausted), 10);
+        assert!(end.pipeline.wants_tick());
+        end.tick(1);
+        assert_eq!(
+            end.heard.events.last(),
+            Some(&WorkerEvent::KeyUsage(
+                key(0, 0).name,
+                UsageReason::PacketId
+            ))
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_received_is_counted_by_reason() {
+        let (mut a, _) = pair();
+        let wire = a.send(&Packet::default().frame()).remove(0);
+        let change = |at: usize, to: u8| {
+            let mut changed = wire.clone();
+            changed[at] = to;
+            changed
+        };
+        for (reason, datagram) in [
+            (DropReason::UnknownOpcode, change(0, 1)),
+            (DropReason::TooShort, wire[..24].to_vec()),
+            (DropReason::UnknownPeer, change(3, 6)),
+            (DropReason::UnknownKey, change(0, wire[0] | 1)),
+            (DropReason::AuthenticationFailed, change(8, wire[8] ^ 1)),
+            (DropReason::Replayed, change(7, 0)),
+            (DropReason::ControlTooLong, vec![4 << 3; MAX_DATAGRAM + 1]),
+        ] {
+            let mut b = End::new(setup());
+            b.receive(&datagram);
+            assert_eq!(b.dropped(reason), 1, "{reason:?}");
+            assert!(b.packets().is_empty() && b.heard.control.is_empty());
+            b.receive(&wire);
+            assert_eq!(
+                b.packets(),
+                [Packet::default().bytes()],
+                "the right one still passes"
+            );
+            b.receive(&wire);
+            assert_eq!(
+                b.stats.dropped(DropReason::Replayed),
+                1 + u64::from(reason == DropReason::Replayed)
+            );
+        }
+    }
+
+    #[test]
+    fn an_authenticated_payload_that_is_no_packet_is_dropped() {
+        let (mut a, mut b) = pair();
+        for payload in [&[0x45u8, 0, 0][..], &[0x10; 30], &ping::OCC_MAGIC] {
+            a.out.clear();
+            let peer = a.pipeline.peers.get_mut(0).unwrap();
+            send_in_band(1, peer, payload, &mut a.out).unwrap();
+            b.receive(&a.datagrams()[0]);
+        }
+        assert!(b.packets().is_empty());
+        assert_eq!(b.stats.dropped(DropReason::MalformedInner), 2);
+        assert_eq!(b.stats.dropped(DropReason::IgnoredOcc), 1);
+    }
+
+    #[test]
+    fn control_packets_go_up_with_what_is_known_of_their_source() {
+        let mut end = End::new(setup());
+        let datagram = [7 << 3; 30];
+        end.receive(&datagram);
+        end.receive_at(1, path(9), &datagram, 30);
+        assert_eq!(
+            end.heard.control,
+            [(datagram.to_vec(), true), (datagram.to_vec(), false)]
+        );
+        assert_eq!(end.stats.snapshot().control_received, 2);
+        assert_eq!(end.stats.snapshot().inbound.wire_packets, 0);
+    }
+
+    #[test]
+    fn a_train_of_everything_is_taken_apart() {
+        let (mut a, mut b) = pair();
+        let wire = a.send(&Packet::with_payload(300).super_frame(100));
+        let mut bytes = wire[0].clone();
+        bytes.extend(vec![4 << 3; wire[0].len()]);
+        bytes.extend(&wire[1]);
+        bytes.extend([5 << 3; 10]);
+        b.receive_at(1, path(1194), &bytes, wire[0].len());
+        assert_eq!(b.heard.control.len(), 2);
+        assert_eq!(b.packets().len(), 1);
+        let mut end = End::new(setup());
+        end.receive_at(1, path(1194), &[5 << 3; 10], 0);
+        assert_eq!(
+            end.heard.control.len(),
+            10,
+            "a segment size of 0 is taken as 1"
+        );
+    }
+
+    #[test]
+    fn a_packet_from_another_address_is_dropped_unless_the_peer_may_float() {
+        let (mut a, mut b) = pair();
+        let first = a.send(&Packet::default().frame()).remove(0);
+        let second = a.send(&Packet::default().frame()).remove(0);
+        b.receive_at(1, path(9), &first, first.len());
+        assert_eq!(b.dropped(DropReason::WrongAddress), 1);
+
+        let mut b = End::new(PeerSetup {
+            float: true,
+            ..setup()
+        });
+        let mut forged = second.clone();
+        forged[20] ^= 1;
+        b.receive_at(1, path(9), &forged, forged.len());
+        assert_eq!(b.pipeline.peers.get(0).unwrap().setup.path, path(1194));
+        b.receive_at(1, path(9), &second, second.len());
+        assert_eq!(b.pipeline.peers.get(0).unwrap().setup.path, path(9));
+        assert_eq!(
+            b.heard.events,
+            [WorkerEvent::Floated {
+                peer: 0,
+                path: path(9)
+            }]
+        );
+        b.receive_at(1, path(8), &first, first.len());
+        assert_eq!(
+            b.pipeline.peers.get(0).unwrap().setup.path,
+            path(9),
+            "a late packet moves nobody"
+        );
+        assert_eq!(b.heard.events.len(), 1);
+        assert_eq!(b.pipeline.peers.by_address(&path(9).remote), Some(0));
+    }
+
+    #[test]
+    fn a_source_address_that_is_not_the_peers_is_dropped() {
+        let routes = |address: &str| {
+            let route = crate::peers::routes::Route {
+                address: address.parse().unwrap(),
+                prefix_len: 32,
+                peer: 0,
+            };
+            RouteTable::new(&[route])
+        };
+        for (address, allowed) in [("10.0.0.9", true), ("10.0.0.8", false)] {
+            let (mut a, mut b) = pair();
+            b.pipeline.update_peer(
+                1,
+                PeerSetup {
+                    source: SourceRule::Routed,
+                    ..setup()
+                },
+            );
+            b.pipeline.set_routes(routes(address));
+            let wire = a.send(&Packet::default().frame()).remove(0);
+            b.receive(&wire);
+            assert_eq!(b.packets().len(), usize::from(allowed));
+            assert_eq!(b.dropped(DropReason::SourceNotAllowed), u64::from(!allowed));
+        }
+    }
+
+    #[test]
+    fn the_mss_is_clamped_in_both_directions() {
+        let limits = MssLimits { v4: 1400, v6: 1380 };
+        let clamping = PeerSetup {
+            mssfix: Some(limits),
+            ..setup()
+        };
+        let syn = Packet {
+            flags: SYN,
+            options: vec![2, 4, 0x05, 0xb4],
+            ..Packet::with_payload(0)
+        };
+        let clamped = Packet {
+            options: vec![2, 4, 0x05, 0x78],
+            ..syn.clone()
+        };
+        let partial = [&syn.checksum_header().to_bytes()[..], &syn.partial_bytes()].concat();
+        for (sender, receiver, frame) in [
+            (clamping.clone(), setup(), syn.frame()),
+            (setup(), clamping.clone(), syn.frame()),
+            (clamping.clone(), setup(), partial.clone()),
+            (clamping.clone(), clamping, partial),
+        ] {
+            let (mut a, mut b) = (End::new(sender), End::new(receiver));
+            let wire = a.send(&frame).remove(0);
+            b.receive(&wire);
+            assert_eq!(b.packets(), [clamped.bytes()]);
+        }
+        let (mut a, mut b) = pair();
+        let wire = a.send(&syn.frame()).remove(0);
+        b.receive(&wire);
+        assert_eq!(b.packets(), [syn.bytes()], "off");
+    }
+
+    #[test]
+    fn a_keepalive_is_sent_when_nothing_else_was() {
+        let (mut a, mut b) = (
+            End::new(PeerSetup {
+                ping_s: 10,
+                ..setup()
+            }),
+            End::new(setup()),
+        );
+        assert_eq!(a.tick(0), 10 * SECOND);
+        a.out.clear();
+        a.pipeline
+            .outbound(3 * SECOND, &mut Packet::default().frame(), &mut a.out)
+            .unwrap();
+        assert_eq!(a.tick(10 * SECOND), 13 * SECOND);
+        assert!(a.out.is_empty());
+        a.pipeline.note_sent(5 * SECOND, 0);
+        assert_eq!(a.tick(13 * SECOND), 15 * SECOND);
+        assert!(a.out.is_empty());
+        assert_eq!(a.tick(15 * SECOND), 25 * SECOND);
+        b.receive(&a.datagrams()[0]);
+        assert!(b.packets().is_empty());
+        assert_eq!(
+            (
+                a.stats.snapshot().pings_sent,
+                b.stats.snapshot().pings_received
+            ),
+            (1, 1)
+        );
+        assert_eq!(b.stats.snapshot().inbound.inner_packets, 0);
+        assert_eq!(b.stats.snapshot().dropped_total(), 0);
+    }
+
+    #[test]
+    fn without_a_key_or_a_setting_no_keepalive_is_sent() {
+        let mut end = End::without_key(
+            PeerSetup {
+                ping_s: 10,
+                ..setup()
+            },
+            RouteTable::all_to(0),
+        );
+        assert_eq!(end.tick(10 * SECOND), 20 * SECOND);
+        assert!(end.out.is_empty());
+        assert!(
+            !end.pipeline.ping_now(1, 0, &mut end.out)
+                && !end.pipeline.occ_exit(1, 0, &mut end.out)
+        );
+        let mut end = End::new(setup());
+        assert_eq!(end.tick(1000 * SECOND), u64::MAX);
+        assert!(end.out.is_empty());
+        assert!(
+            end.pipeline.ping_now(1, 0, &mut end.out) && !end.pipeline.ping_now(1, 9, &mut end.out)
+        );
+        assert_eq!(end.stats.snapshot().pings_sent, 1);
+    }
+
+    #[test]
+    fn a_keepalive_that_finds_no_room_is_tried_again_soon() {
+        let mut end = End::new(PeerSetup {
+            ping_s: 10,
+            ..setup()
+        });
+        while end.out.reserve(MAX_UDP_PAYLOAD).is_some_and(|room| {
+            room.commit(&path(1));
+            true
+        }) {}
+        while let Some(room) = end.out.reserve(1) {
+            room.commit(&path(1));
+        }
+        let deadline = end.pipeline.tick(10 * SECOND, &mut end.out, &mut end.heard);
+        assert_eq!(deadline, 10 * SECOND + RETRY_NS);
+        assert_eq!(end.tick(deadline), deadline + 10 * SECOND);
+        assert_eq!(end.datagrams().len(), 1);
+    }
+
+    #[test]
+    fn silence_is_reported_once_until_the_peer_is_heard_again() {
+        let (mut a, mut b) = (
+            End::new(setup()),
+            End::new(PeerSetup {
+                ping_restart_s: 60,
+                ..setup()
+            }),
+        );
+        assert_eq!(b.tick(59 * SECOND), 60 * SECOND);
+        b.pipeline.peer_alive(10 * SECOND, 0);
+        assert_eq!(b.tick(60 * SECOND), 70 * SECOND);
+        assert!(b.heard.reports.is_empty());
+        assert_eq!(b.tick(71 * SECOND), u64::MAX);
+        assert_eq!(
+            b.heard.reports,
+            [PeerReport::Silent {
+                peer: 0,
+                quiet_ns: 61 * SECOND
+            }]
+        );
+        b.tick(200 * SECOND);
+        assert_eq!(b.heard.reports.len(), 1);
+
+        let wire = a.send(&Packet::default().frame()).remove(0);
+        let mut forged = wire.clone();
+        forged[20] ^= 1;
+        b.receive_at(200 * SECOND, path(1194), &forged, forged.len());
+        assert_eq!(
+            b.tick(201 * SECOND),
+            u64::MAX,
+            "a forged packet is no sign of life"
+        );
+        b.receive_at(202 * SECOND, path(1194), &wire, wire.len());
+        assert_eq!(b.tick(203 * SECOND), 262 * SECOND);
+        b.tick(262 * SECOND);
+        assert_eq!(b.heard.reports.len(), 2);
+    }
+
+    #[test]
+    fn the_peers_exit_is_reported() {
+        let (mut a, mut b) = pair();
+        assert!(a.pipeline.occ_exit(1, 0, &mut a.out));
+        b.receive(&a.datagrams()[0]);
+        assert_eq!(b.heard.reports, [PeerReport::OccExit { peer: 0 }]);
+        assert!(b.packets().is_empty());
+    }
+
+    #[test]
+    fn the_first_packet_is_reported_when_someone_listens() {
+        let (mut a, mut b) = pair();
+        for round in 0..2 {
+            let wire = a.send(&Packet::default().frame()).remove(0);
+            b.receive(&wire);
+            assert_eq!(b.heard.reports.len(), round);
+            b.pipeline.listen_for(0);
+            b.receive(&wire);
+            assert_eq!(b.heard.reports.len(), round, "a replay is not heard");
+            let wire = [
+                a.send(&Packet::default().frame()),
+                a.send(&Packet::default().frame()),
+            ]
+            .concat();
+            b.receive(&wire[0]);
+            b.receive(&wire[1]);
+            assert_eq!(
+                b.heard.reports,
+                vec![PeerReport::FirstHeard { peer: 0 }; round + 1]
+            );
+        }
+    }
+
+    #[test]
+    fn commands_on_keys_are_answered() {
+        let mut end = End::without_key(setup(), RouteTable::all_to(0));
+        let (first, second) = (key(0, 0), key(0, 1));
+        end.install(first.clone());
+        end.install(first.clone());
+        let mut stranger = key(0, 0);
+        stranger.name.peer = 8;
+        end.install(stranger.clone());
+        end.install(second.clone());
+        end.pipeline.send_with(second.name, &mut end.heard);
+        end.pipeline.drop_keys(0, 0, &mut end.heard);
+        assert_eq!(
+            end.heard.events,
+            [
+                WorkerEvent::KeyInstalled(first.name),
+                WorkerEvent::KeySending(first.name),
+                WorkerEvent::KeyRefused(first.name, KeyRefusal::NotNewer),
+                WorkerEvent::KeyRefused(stranger.name, KeyRefusal::UnknownPeer),
+                WorkerEvent::KeyInstalled(second.name),
+                WorkerEvent::KeySending(second.name),
+            ]
+        );
+        assert!(end.send(&Packet::default().frame()).is_empty());
+        assert_eq!(end.dropped(DropReason::NoKey), 1);
+    }
+
+    #[test]
+    fn the_tick_promotes_a_key_in_time_and_returns_when() {
+        let mut end = End::new(setup());
+        end.install(InstallKey {
+            send_from_ns: 5 * SECOND,
+            retire_previous_ns: 9 * SECOND,
+            ..key(0, 1)
+        });
+        end.heard.events.clear();
+        assert!(end.pipeline.wants_tick());
+        assert_eq!(end.tick(SECOND), 5 * SECOND);
+        assert!(!end.pipeline.wants_tick() && end.heard.events.is_empty());
+        assert_eq!(end.tick(5 * SECOND), 9 * SECOND);
+        assert_eq!(end.heard.events, [WorkerEvent::KeySending(key(0, 1).name)]);
+        assert_eq!(end.tick(9 * SECOND), u64::MAX);
+    }
+
+    #[test]
+    fn a_packet_on_the_new_key_moves_the_sending_direction() {
+        let (mut a, mut b) = pair();
+        a.install(key(0, 1));
+        b.install(key(0, 1));
+        a.pipeline.send_with(key(0, 1).name, &mut a.heard);
+        b.heard.events.clear();
+        b.receive(&a.send(&Packet::default().frame())[0]);
+        assert_eq!(b.heard.events, [WorkerEvent::KeySending(key(0, 1).name)]);
+        assert_eq!(b.send(&Packet::default().frame())[0][0] & 7, 1);
+    }
+
+    #[test]
+    fn a_removed_peer_is_unknown() {
+        let (mut a, mut b) = pair();
+        let wire = a.send(&Packet::default().frame()).remove(0);
+        assert!(b.pipeline.remove_peer(0) && !b.pipeline.remove_peer(0));
+        assert!(!b.pipeline.update_peer(1, setup()) && !b.pipeline.set_path(0, path(1)));
+        b.receive(&wire);
+        assert_eq!(b.dropped(DropReason::UnknownPeer), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_datagram_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), segment in 0usize..400, first in 0u8..16) {
+            let mut end = End::new(setup());
+            let mut bytes = bytes;
+            if let Some(byte) = bytes.first_mut() { *byte = first << 3; }
+            end.receive_at(1, path(1194), &bytes, segment);
+            prop_assert!(end.packets().is_empty());
+        }
+
+        #[test]
+        fn no_authenticated_payload_makes_it_panic(mut payload in prop::collection::vec(any::<u8>(), 1..300), version in 0u8..3) {
+            if version > 0 { payload[0] = version << 5 | 5 }
+            let mut a = End::new(setup());
+            let mut b = End::new(PeerSetup { mssfix: Some(MssLimits { v4: 1, v6: 1 }), ..setup() });
+            send_in_band(1, a.pipeline.peers.get_mut(0).unwrap(), &payload, &mut a.out).unwrap();
+            b.receive(&a.datagrams()[0]);
+            let _ = b.packets();
+        }
+    }
+}

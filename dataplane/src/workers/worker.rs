@@ -1,0 +1,408 @@
+//! One worker: one thread, one engine, one loop. A turn takes in what completed, runs the pipeline over it, and sends
+//! what came of it; it never waits to fill a batch, and it sleeps only when a turn found nothing to do.
+//!
+//! A turn, in order:
+//! 1. trains from the socket → pipeline → one write per frame to the TUN
+//! 2. frames from the TUN → pipeline → one send for all of them
+//! 3. orders, when their bell rang
+//! 4. commands and datagrams of the control process
+//! 5. what is due by the clock
+//!
+//! A full ring, a full socket and a full TUN drop and count: nothing here waits for anybody.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use link::message::{Datagram, MAX_DATAGRAM, Path, WorkerCommand, WorkerEvent};
+use link::{LinkError, WorkerEnd};
+
+use crate::drop_reason::DropReason;
+use crate::networkio::gso::WireBatch;
+use crate::pipeline::{BatchFull, PeerReport, Pipeline, Up};
+use crate::sys::bell::Bell;
+use crate::sys::socket::WireSocket;
+use crate::sys::{self, Engine, EngineInfo, Observer, Step, Trouble, clock};
+use crate::tun::coalesce::{TunBatch, TunOffload};
+use crate::workers::manager::{OffloadChoice, Report, WorkerConfig, WorkerOrder, WorkerReport};
+use crate::workers::stats::WorkerStats;
+
+/// A batch of wire packets is sent once it holds so many bytes: about what one UDP_SEGMENT call carries.
+const FLUSH_BYTES: usize = 60_000;
+/// A batch takes one more super-packet, sealed, when it is just below that.
+const WIRE_BYTES: usize = FLUSH_BYTES + 3 * 65_536;
+/// UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9; more gains nothing.
+const MAX_SEGMENTS: usize = 64;
+/// Commands, and datagrams, of the control process in one turn.
+const LINK_BUDGET: usize = 64;
+
+/// A worker, on its own thread.
+pub(crate) struct Worker<'r> {
+    engine: Box<dyn Engine>,
+    pipeline: Pipeline,
+    wire: WireBatch,
+    tun: TunBatch,
+    up: Upward<'r>,
+    notes: Notes<'r>,
+    orders: Receiver<WorkerOrder>,
+    bell: Bell,
+    offload: OffloadChoice,
+    /// A link that replaces the present one at the end of the turn.
+    next_link: Option<Box<WorkerEnd>>,
+    stopping: bool,
+    now_ns: u64,
+    next_tick_ns: u64,
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Busy,
+    Idle,
+    Stop,
+}
+
+impl<'r> Worker<'r> {
+    /// Sets up the engine; to be called on the worker's thread.
+    pub(crate) fn new(
+        config: WorkerConfig,
+        link: WorkerEnd,
+        orders: Receiver<WorkerOrder>,
+        bell: Bell,
+        stats: Arc<WorkerStats>,
+        report: &'r Report,
+    ) -> io::Result<Self> {
+        let mut engine = sys::engine(config.io, bell.try_clone()?)?;
+        engine.watch_link(Some(Bell::same_as(link.bell_fd())?))?;
+        engine.set_gso(config.offload.udp_gso);
+        Ok(Self {
+            engine,
+            pipeline: Pipeline::new(Arc::clone(&stats), config.config),
+            wire: WireBatch::new(WIRE_BYTES, MAX_SEGMENTS, config.offload.udp_gso),
+            tun: TunBatch::new(TunOffload::default()),
+            up: Upward { link: Some(link), failed: None, stats: Arc::clone(&stats), report },
+            notes: Notes { stats, report, socket: None, tun: None, path_mtu: false },
+            orders,
+            bell,
+            offload: config.offload,
+            next_link: None,
+            stopping: false,
+            now_ns: clock::boottime_ns(),
+            next_tick_ns: 0,
+        })
+    }
+
+    pub(crate) fn engine_info(&self) -> &EngineInfo {
+        self.engine.info()
+    }
+
+    /// The loop. Returns when it was told to stop, or its handle is gone.
+    pub(crate) fn run(&mut self) {
+        loop {
+            self.now_ns = clock::boottime_ns();
+            match self.turn() {
+                Turn::Busy => {}
+                Turn::Idle => self.sleep(),
+                Turn::Stop => return,
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Turn {
+        let mut busy = self.inbound();
+        busy |= self.outbound();
+        let mut ordered = self.heed_orders();
+        let commanded = self.serve_link();
+        if let Some(link) = self.next_link.take() {
+            self.attach_link(*link);
+            ordered = true;
+        }
+        if self.stopping {
+            return Turn::Stop;
+        }
+        if commanded || ordered || self.now_ns >= self.next_tick_ns || self.pipeline.wants_tick() {
+            self.tick();
+        }
+        self.flush_wire();
+        if busy || commanded || ordered { Turn::Busy } else { Turn::Idle }
+    }
+
+    fn inbound(&mut self) -> bool {
+        let (pipeline, tun, up, now) = (&mut self.pipeline, &mut self.tun, &mut self.up, self.now_ns);
+        let trains = self.engine.receive(&mut self.notes, &mut |train| {
+            pipeline.inbound(now, train, tun, up);
+            if tun.wants_flush() { Step::Stop } else { Step::More }
+        });
+        if trains == 0 {
+            return false;
+        }
+        self.notes.heard();
+        if !self.tun.is_empty() {
+            self.engine.write_tun(&mut self.notes, &mut self.tun);
+        }
+        true
+    }
+
+    fn outbound(&mut self) -> bool {
+        let (pipeline, wire, up, now) = (&mut self.pipeline, &mut self.wire, &self.up, self.now_ns);
+        let frames = self.engine.read_tun(&mut self.notes, &mut |frame| match pipeline.outbound(now, frame, wire) {
+            Ok(()) if wire.bytes().len() < FLUSH_BYTES => Step::More,
+            Ok(()) => Step::Stop,
+            Err(BatchFull) if !wire.is_empty() => Step::Again,
+            Err(BatchFull) => {
+                // It would not fit next time either.
+                up.stats.drop_many(DropReason::TooLarge, 1);
+                Step::More
+            }
+        });
+        let sent = !self.wire.is_empty();
+        self.flush_wire();
+        frames > 0 || sent
+    }
+
+    fn flush_wire(&mut self) {
+        if self.wire.is_empty() {
+            return;
+        }
+        self.engine.send(&mut self.notes, &mut self.wire);
+        if std::mem::take(&mut self.notes.path_mtu) {
+            self.fit_path_mtu();
+        }
+    }
+
+    /// Packets above the path MTU travel without UDP_SEGMENT, which refuses them.
+    fn fit_path_mtu(&mut self) {
+        if let Some(bytes) = self.engine.max_payload() {
+            self.wire.set_max_segment(bytes);
+        }
+    }
+
+    /// What the control process wants. True when there was something.
+    fn serve_link(&mut self) -> bool {
+        match self.serve() {
+            Ok(any) => any,
+            Err(error) => {
+                self.drop_link(error);
+                true
+            }
+        }
+    }
+
+    fn serve(&mut self) -> Result<bool, LinkError> {
+        let mut any = false;
+        for _ in 0..LINK_BUDGET {
+            let Some(command) = self.next_command()? else { break };
+            any = true;
+            // An order given before the command was sent is carried out before it: a peer is there before its key.
+            self.heed_orders();
+            self.obey(command);
+        }
+        let Some(link) = self.up.link.as_mut() else { return Ok(any) };
+        for _ in 0..LINK_BUDGET {
+            let Some(datagram) = link.recv_datagram()? else { break };
+            any = true;
+            self.engine.send_datagram(&mut self.notes, &datagram.path, datagram.bytes);
+        }
+        link.flush()?;
+        self.up.failed.take().map_or(Ok(any), Err)
+    }
+
+    fn next_command(&mut self) -> Result<Option<WorkerCommand>, LinkError> {
+        self.up.link.as_mut().map_or(Ok(None), WorkerEnd::recv_command)
+    }
+
+    fn obey(&mut self, command: WorkerCommand) {
+        match command {
+            WorkerCommand::InstallKey(key) => self.pipeline.install_key(self.now_ns, key, &mut self.up),
+            WorkerCommand::SendWith(name) => self.pipeline.send_with(name, &mut self.up),
+            WorkerCommand::DropKeys { peer, generation } => self.pipeline.drop_keys(peer, generation, &mut self.up),
+            WorkerCommand::PeerAlive { peer } => self.pipeline.peer_alive(self.now_ns, peer),
+        }
+    }
+
+    fn drop_link(&mut self, error: LinkError) {
+        self.up.link = None;
+        // Without a link there is nothing to be woken for; an engine that cannot forget a bell only wakes too often.
+        let _ = self.engine.watch_link(None);
+        (self.up.report)(WorkerReport::LinkCorrupt(error.to_string()));
+    }
+
+    /// Carries out what was ordered; true when there was something.
+    fn heed_orders(&mut self) -> bool {
+        if !self.bell.rang() {
+            return false;
+        }
+        loop {
+            match self.orders.try_recv() {
+                Ok(WorkerOrder::Stop) | Err(TryRecvError::Disconnected) => {
+                    self.stopping = true;
+                    return true;
+                }
+                Ok(order) => self.carry_out(order),
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: WorkerOrder) {
+        let now = self.now_ns;
+        match order {
+            // Between two commands of the old link is no place to leave it.
+            WorkerOrder::AttachLink(link) => self.next_link = Some(link),
+            WorkerOrder::AttachSocket { socket, path } => self.attach_socket(socket, path),
+            WorkerOrder::DetachSocket => self.engine.detach_socket(),
+            WorkerOrder::AttachTun(tun) => self.attach_tun(tun),
+            WorkerOrder::DetachTun => self.engine.detach_tun(),
+            WorkerOrder::AddPeer(setup) => self.pipeline.add_peer(now, *setup),
+            // Orders about a peer that is gone meanwhile have nothing to change.
+            WorkerOrder::UpdatePeer(setup) => drop(self.pipeline.update_peer(now, *setup)),
+            WorkerOrder::SetPath { peer, path } => drop(self.pipeline.set_path(peer, path)),
+            WorkerOrder::SetRoutes(routes) => self.pipeline.set_routes(*routes),
+            WorkerOrder::RemovePeer { peer } => drop(self.pipeline.remove_peer(peer)),
+            WorkerOrder::OccExit { peer } => drop(self.pipeline.occ_exit(now, peer, &mut self.wire)),
+            WorkerOrder::PingNow { peer } => drop(self.pipeline.ping_now(now, peer, &mut self.wire)),
+            WorkerOrder::ReportWhenHeard { peer } => self.pipeline.listen_for(peer),
+            WorkerOrder::Stop => {}
+        }
+        // Orders that follow may detach the socket: what this one wants sent goes first.
+        self.flush_wire();
+    }
+
+    fn attach_link(&mut self, link: WorkerEnd) {
+        // Keys that the old control process sent are installed before it is forgotten.
+        while self.serve_link() {}
+        self.up.link = None;
+        match Bell::same_as(link.bell_fd()).and_then(|bell| self.engine.watch_link(Some(bell))) {
+            Ok(()) => self.up.link = Some(link),
+            Err(error) => (self.up.report)(WorkerReport::LinkCorrupt(format!("its bell cannot be watched: {error}"))),
+        }
+    }
+
+    fn attach_socket(&mut self, mut socket: WireSocket, path: Path) {
+        let gso = self.offload.udp_gso && socket.gso();
+        if !self.offload.udp_gro {
+            socket.set_gro(false);
+        }
+        self.engine.set_gso(gso);
+        self.wire.set_gso(gso);
+        self.notes.socket = None;
+        if let Err(error) = self.engine.attach_socket(socket, path) {
+            self.notes.trouble(Trouble::Socket(error.raw_os_error().unwrap_or(0)));
+        }
+        self.fit_path_mtu();
+    }
+
+    fn attach_tun(&mut self, tun: sys::tundev::TunQueue) {
+        let offload = if self.offload.tun { tun.offload() } else { TunOffload::default() };
+        self.tun.set_offload(offload);
+        self.notes.tun = None;
+        if let Err(error) = self.engine.attach_tun(tun) {
+            self.notes.trouble(Trouble::Tun(error.raw_os_error().unwrap_or(0)));
+        }
+    }
+
+    fn tick(&mut self) {
+        self.next_tick_ns = self.pipeline.tick(self.now_ns, &mut self.wire, &mut self.up);
+    }
+
+    fn sleep(&mut self) {
+        if let Some(link) = self.up.link.as_mut()
+            && !link.prepare_sleep()
+        {
+            return;
+        }
+        self.engine.sleep(self.next_tick_ns);
+        if let Some(link) = self.up.link.as_ref() {
+            link.awake();
+        }
+    }
+}
+
+/// What the pipeline wants to tell, on its way to the rings and to the supervisor.
+struct Upward<'r> {
+    link: Option<WorkerEnd>,
+    failed: Option<LinkError>,
+    stats: Arc<WorkerStats>,
+    report: &'r Report,
+}
+
+impl Up for Upward<'_> {
+    fn control(&mut self, path: Path, bytes: &[u8], known: bool) {
+        if bytes.len() > MAX_DATAGRAM {
+            return self.stats.drop_many(DropReason::ControlTooLong, 1);
+        }
+        // Without a control process this is loss on the wire, which its protocol expects.
+        let taken = self.link.as_mut().is_some_and(|link| link.send_datagram(known, &Datagram { path, bytes }));
+        if !taken {
+            self.stats.drop_many(DropReason::ControlRingFull, 1);
+        }
+    }
+
+    fn event(&mut self, event: WorkerEvent) {
+        if let Some(link) = self.link.as_mut()
+            && let Err(error) = link.send_event(&event)
+        {
+            self.failed = Some(error);
+        }
+    }
+
+    fn report(&mut self, report: PeerReport) {
+        (self.report)(WorkerReport::Peer(report));
+    }
+}
+
+/// Counts what the engine tells, and reports an error once until something went well again.
+struct Notes<'r> {
+    stats: Arc<WorkerStats>,
+    report: &'r Report,
+    socket: Option<i32>,
+    tun: Option<i32>,
+    /// The kernel learned another path MTU.
+    path_mtu: bool,
+}
+
+impl Notes<'_> {
+    /// Something came from the network.
+    fn heard(&mut self) {
+        self.socket = None;
+    }
+}
+
+impl Observer for Notes<'_> {
+    fn dropped(&mut self, reason: DropReason, packets: u64) {
+        self.stats.drop_many(reason, packets);
+    }
+
+    fn sent(&mut self, segments: u64, _bytes: u64) {
+        self.stats.outbound.writes.add(1);
+        self.stats.outbound.written.add(segments);
+    }
+
+    fn written(&mut self, packets: u64) {
+        self.stats.inbound.writes.add(1);
+        self.stats.inbound.written.add(packets);
+        self.tun = None;
+    }
+
+    fn trouble(&mut self, trouble: Trouble) {
+        match trouble {
+            Trouble::GsoLost => (self.report)(WorkerReport::OffloadLost("udp-gso")),
+            Trouble::PathMtu => self.path_mtu = true,
+            // An interface that is down answers EIO to every write.
+            Trouble::Tun(libc::EIO) => {}
+            Trouble::Socket(errno) if self.socket != Some(errno) => {
+                self.socket = Some(errno);
+                (self.report)(WorkerReport::SocketError { errno, text: text(errno) });
+            }
+            Trouble::Tun(errno) if self.tun != Some(errno) => {
+                self.tun = Some(errno);
+                (self.report)(WorkerReport::TunError { errno, text: text(errno) });
+            }
+            Trouble::Socket(_) | Trouble::Tun(_) => {}
+        }
+    }
+}
+
+fn text(errno: i32) -> String {
+    io::Error::from_raw_os_error(errno).to_string()
+}
