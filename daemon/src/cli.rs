@@ -1,0 +1,132 @@
+//! The command line: what a user may type, and the names of what it becomes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::observe::log::{Format, Level};
+
+/// An OpenVPN-compatible VPN daemon for Linux.
+#[derive(Debug, Parser)]
+#[command(name = "minivpn", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Log lines on standard error: text or one JSON object a line
+    #[arg(long, global = true, value_enum, default_value = "text", env = "MINIVPN_LOG_FORMAT")]
+    pub log_format: Format,
+    /// How much to log
+    #[arg(long, global = true, value_enum, default_value = "info", env = "MINIVPN_LOG_LEVEL")]
+    pub log_level: Level,
+    /// Print nothing but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 other, 2 usage or configuration, 3 authentication refused, 4 unreachable, \
+5 TLS or certificate, 6 privilege or TUN device, 7 routes or DNS";
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Connect to an OpenVPN server and carry traffic until interrupted
+    Connect(Connect),
+    /// Look at configuration files
+    Config {
+        /// What to do with it
+        #[command(subcommand)]
+        command: Config,
+    },
+}
+
+/// `minivpn config …`
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// List every problem of a profile with its line, what is wrong and what to write instead
+    Lint {
+        /// The profile (.ovpn)
+        file: PathBuf,
+    },
+}
+
+/// `minivpn connect …`
+#[derive(Clone, Debug, Args)]
+pub struct Connect {
+    /// The profile (.ovpn)
+    pub file: PathBuf,
+    /// How the data plane reads and writes
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io: Io,
+    /// Pin the worker to this processor
+    #[arg(long, value_name = "CPU")]
+    pub cpu: Option<usize>,
+    /// Segmentation offloads of the TUN device
+    #[arg(long, value_enum, default_value = "on")]
+    pub tun_offload: Switch,
+    /// Send trains of datagrams in one call (UDP_SEGMENT)
+    #[arg(long, value_enum, default_value = "on")]
+    pub udp_gso: Switch,
+    /// Receive trains of datagrams in one call (UDP_GRO)
+    #[arg(long, value_enum, default_value = "on")]
+    pub udp_gro: Switch,
+    /// Where the journal of host changes is kept
+    #[arg(long, value_name = "DIR", default_value = "/run/minivpn")]
+    pub run_dir: PathBuf,
+    /// Act as an older peer: clear these IV_PROTO bits
+    #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
+    pub iv_proto_mask: u32,
+}
+
+/// `--io`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    /// io_uring where the host allows it, system calls otherwise
+    Auto,
+    /// io_uring, or fail
+    #[value(alias = "io_uring")]
+    Uring,
+    /// Plain system calls
+    Syscall,
+}
+
+/// An offload's switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Use it where the kernel has it
+    On,
+    /// Do not use it
+    Off,
+}
+
+impl Switch {
+    /// True for `on`.
+    pub fn is_on(self) -> bool {
+        self == Switch::On
+    }
+}
+
+fn number(text: &str) -> Result<u32, std::num::ParseIntError> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn masks_are_read_in_decimal_and_hexadecimal() {
+        assert_eq!(number("10"), Ok(10));
+        assert_eq!(number("0x0a"), Ok(10));
+        assert!(number("ten").is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Connecting: the next address, a fresh socket, a session on it; and what follows when it fails.
+
+use std::time::Duration;
+
+use controlplane::Ending;
+use dataplane::workers::manager::WorkerOrder;
+
+use super::endings::{self, Verdict};
+use super::remotes::Next;
+use super::run::{Client, Phase, Session};
+use super::{established, transport};
+use crate::clock;
+use crate::config::agreed::{Family, Remote};
+use crate::exit::{Exit, Fatal};
+use crate::host::resolve::{self, FamilyHint};
+use crate::messages::ToControl;
+use crate::observe::console::State;
+
+/// Between two rounds over remotes of which none answered: unanswered resets are at most 2 s apart.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
+/// A name that is not resolved by then is passed over in this round.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
+/// Addresses named in the sentence of exit code 4.
+const TRIED_SHOWN: usize = 8;
+
+impl Client {
+    /// Tries the next address, passing over those to which no packet can even be sent.
+    pub(super) async fn attempt(&mut self) {
+        loop {
+            match self.remotes.next() {
+                Next::Resolve(remote) => {
+                    let remote = remote.clone();
+                    self.resolve(&remote).await;
+                }
+                Next::Try(remote, address) => {
+                    let remote = remote.clone();
+                    self.note_tried(address.to_string());
+                    match transport::open(&self.profile, &remote, address) {
+                        Ok(transport) => return self.begin(remote, transport),
+                        Err(error) => self.note_failure(format!("{address}: {error}")),
+                    }
+                }
+                Next::RoundOver(rounds) => return self.round_over(rounds),
+            }
+        }
+    }
+
+    async fn resolve(&mut self, remote: &Remote) {
+        let name = format!("{}:{}", remote.host, remote.port);
+        self.console.state(State::Resolve, &name);
+        let family = match remote.family {
+            Family::Any => FamilyHint::Any,
+            Family::V4 => FamilyHint::V4,
+            Family::V6 => FamilyHint::V6,
+        };
+        match resolve::resolve(&remote.host, remote.port, family, RESOLVE_WITHIN).await {
+            Ok(addresses) => self.remotes.resolved(addresses),
+            Err(error) => {
+                self.note_tried(name);
+                self.note_failure(error.to_string());
+                self.remotes.resolved([]);
+            }
+        }
+    }
+
+    fn begin(&mut self, remote: Remote, transport: transport::Transport) {
+        self.generation = self.generation.saturating_add(1);
+        let transport::Transport { socket, path, local } = transport;
+        tracing::debug!("trying {} from {local}", path.remote);
+        self.order(WorkerOrder::AttachSocket { socket, path });
+        self.order(WorkerOrder::AddPeer(Box::new(established::unestablished_peer(&self.profile, path))));
+        let credentials = self.wallet.credentials();
+        self.timers.forget_session();
+        self.timers.answer = Some(clock::now().at + Duration::from_secs(u64::from(remote.connect_timeout)));
+        self.session = Some(Session {
+            generation: self.generation,
+            address: path.remote,
+            remote,
+            path,
+            local,
+            phase: Phase::Unanswered,
+            record: None,
+            with_token: self.wallet.has_token(),
+        });
+        self.control.send(&ToControl::Connect { generation: self.generation, path, credentials });
+    }
+
+    fn round_over(&mut self, rounds: u32) {
+        let limit = self.profile.connect_retry_max.unwrap_or(1);
+        if !self.had_success && rounds >= limit {
+            return self.end(Err(endings::unreachable(&self.tried, &self.last_failure, &self.profile.wrap)));
+        }
+        self.timers.attempt = Some(clock::now().at + BETWEEN_ROUNDS);
+    }
+
+    /// A session ended, or could not be made.
+    pub(super) fn on_ending(&mut self, ending: Ending) {
+        let session = self.session.take();
+        self.timers.forget_session();
+        let lived = match &session {
+            Some(Session { phase: Phase::Up(since), .. }) => Some(clock::now().at.since(*since)),
+            _ => None,
+        };
+        if let Some(session) = &session {
+            self.control.send(&ToControl::Forget { generation: session.generation });
+        }
+        self.backoff.connection_lived(lived.unwrap_or_default());
+        let with_token = session.as_ref().is_some_and(|session| session.with_token);
+        match endings::judge(ending, self.profile.auth_retry, with_token, lived.is_some()) {
+            Verdict::Fatal(fatal) => self.end(Err(fatal)),
+            Verdict::Left { exit_sent } => self.on_left(exit_sent),
+            Verdict::NextAddress(why) => {
+                self.note_failure(why);
+                self.timers.attempt = Some(clock::now().at);
+            }
+            Verdict::WithPassword => {
+                self.wallet.drop_token();
+                self.retry("the server wants the password again", Duration::ZERO);
+            }
+            Verdict::AskPassword(why) => {
+                tracing::warn!("{why}");
+                match self.wallet.ask_again(&self.profile.credentials) {
+                    Ok(()) => self.retry("with another password", Duration::ZERO),
+                    Err(fatal) => self.end(Err(Fatal::new(Exit::Auth, fatal.sentence))),
+                }
+            }
+            Verdict::Again { why, at_least, next_remote } => self.again(&why, at_least, next_remote, lived),
+        }
+    }
+
+    fn again(&mut self, why: &str, at_least: Duration, next_remote: bool, lived: Option<Duration>) {
+        self.note_failure(why.to_owned());
+        if next_remote {
+            self.remotes.leave();
+        } else if self.had_success {
+            self.remotes.again();
+        }
+        // A server that restarts after it served us is met at once; one that fails again and again is left in peace.
+        let pause = match lived {
+            Some(_) if self.backoff.is_fresh() => {
+                self.backoff.next(&mut self.rng);
+                Duration::ZERO
+            }
+            _ => self.backoff.next(&mut self.rng),
+        };
+        self.retry(why, pause.max(at_least));
+    }
+
+    fn retry(&mut self, why: &str, pause: Duration) {
+        if self.had_success {
+            self.console.state(State::Reconnecting, why);
+        }
+        tracing::info!("{why}; trying again in {:.1} s", pause.as_secs_f64());
+        self.timers.attempt = Some(clock::now().at + pause);
+    }
+
+    /// Leaves the session without a word and makes a new one with the same server at once.
+    pub(super) fn start_over(&mut self, why: &str) {
+        if let Some(session) = self.session.take() {
+            self.control.send(&ToControl::Forget { generation: session.generation });
+        }
+        self.timers.forget_session();
+        self.remotes.again();
+        self.retry(why, Duration::ZERO);
+    }
+
+    pub(super) fn note_failure(&mut self, why: String) {
+        tracing::info!("{why}");
+        self.last_failure = why;
+    }
+
+    fn note_tried(&mut self, address: String) {
+        if self.tried.len() < TRIED_SHOWN && !self.tried.contains(&address) {
+            self.tried.push(address);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! User name and password of a client: from the profile or a person; a session token that the server gave replaces the
+//! password until the server refuses the token.
+
+use std::io::{IsTerminal, Write};
+
+use controlplane::{Credentials, Secret};
+
+use crate::config::agreed::CredentialSource;
+use crate::exit::{Exit, Fatal};
+
+/// What the next connection authenticates with.
+#[derive(Debug, Default)]
+pub(super) struct Wallet {
+    password: Option<Credentials>,
+    token: Option<Credentials>,
+}
+
+impl Wallet {
+    /// Asks a person for what the profile leaves open.
+    ///
+    /// # Errors
+    /// [`Exit::Config`] when somebody has to be asked and there is no terminal.
+    pub(super) fn open(source: &CredentialSource) -> Result<Wallet, Fatal> {
+        Ok(Wallet { password: obtain(source)?, token: None })
+    }
+
+    /// For the next connection: the token when there is one.
+    pub(super) fn credentials(&self) -> Option<Credentials> {
+        self.token.as_ref().or(self.password.as_ref()).cloned()
+    }
+
+    /// Whether the next connection uses a token.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// The server gave a token: it stands in for the password from now on.
+    pub(super) fn take_token(&mut self, token: Secret, username: Option<String>) {
+        let known = self.password.as_ref().map(|c| c.username.clone());
+        let username = username.or(known).unwrap_or_default();
+        self.token = Some(Credentials { username, password: token });
+    }
+
+    /// The server refused the token (or the session it belonged to). True when there was one: the password is next.
+    pub(super) fn drop_token(&mut self) -> bool {
+        self.token.take().is_some()
+    }
+
+    /// `auth-retry interact`: the password was refused; ask again.
+    ///
+    /// # Errors
+    /// As [`Wallet::open`].
+    pub(super) fn ask_again(&mut self, source: &CredentialSource) -> Result<(), Fatal> {
+        let source = match source {
+            CredentialSource::Given(known) => CredentialSource::PromptPassword { username: known.username.clone() },
+            other => other.clone(),
+        };
+        self.password = obtain(&source)?;
+        Ok(())
+    }
+}
+
+fn obtain(source: &CredentialSource) -> Result<Option<Credentials>, Fatal> {
+    Ok(match source {
+        CredentialSource::None => None,
+        CredentialSource::Given(credentials) => Some(credentials.clone()),
+        CredentialSource::Prompt => {
+            let username = ask_name()?;
+            let password = ask_password(&username)?;
+            Some(Credentials { username, password })
+        }
+        CredentialSource::PromptPassword { username } => {
+            let password = ask_password(username)?;
+            Some(Credentials { username: username.clone(), password })
+        }
+    })
+}
+
+fn ask_name() -> Result<String, Fatal> {
+    require_terminal()?;
+    eprint!("User name: ");
+    let mut line = String::new();
+    let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut line));
+    match read {
+        Ok(n) if n > 0 => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
+        _ => Err(Fatal::new(Exit::Config, NO_TERMINAL)),
+    }
+}
+
+fn ask_password(username: &str) -> Result<Secret, Fatal> {
+    require_terminal()?;
+    rpassword::prompt_password(format!("Password of {username}: "))
+        .map(|text| Secret(text.into_bytes()))
+        .map_err(|error| Fatal::new(Exit::Config, format!("the password could not be read: {error}")))
+}
+
+const NO_TERMINAL: &str = "the profile asks for a user name and password, and there is no terminal to ask on: \
+write them on two lines of a file (mode 0600) and name it with `auth-user-pass FILE`";
+
+fn require_terminal() -> Result<(), Fatal> {
+    if std::io::stdin().is_terminal() { Ok(()) } else { Err(Fatal::new(Exit::Config, NO_TERMINAL)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wallet() -> Wallet {
+        let given = Credentials { username: "alice".into(), password: Secret(b"pw".to_vec()) };
+        Wallet::open(&CredentialSource::Given(given)).unwrap()
+    }
+
+    #[test]
+    fn a_token_replaces_the_password_and_keeps_the_name() {
+        let mut wallet = wallet();
+        wallet.take_token(Secret(b"token".to_vec()), None);
+        let next = wallet.credentials().unwrap();
+        assert_eq!((next.username.as_str(), next.password.0.as_slice()), ("alice", b"token".as_slice()));
+    }
+
+    #[test]
+    fn a_refused_token_gives_way_to_the_password_once() {
+        let mut wallet = wallet();
+        wallet.take_token(Secret(b"token".to_vec()), Some("bob".into()));
+        assert_eq!(wallet.credentials().unwrap().username, "bob");
+        assert!(wallet.drop_token());
+        assert!(!wallet.drop_token());
+        assert_eq!(wallet.credentials().unwrap().password.0, b"pw");
+    }
+}

@@ -1,0 +1,141 @@
+//! What each way a session can end means to a client: try again, when and where, or end with which exit code and which
+//! sentence.
+
+use std::time::Duration;
+
+use controlplane::Ending;
+
+use crate::config::agreed::AuthRetry;
+use crate::exit::{Exit, Fatal};
+
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The process ends.
+    Fatal(Fatal),
+    /// Nobody answered: the next address, at once.
+    NextAddress(String),
+    /// Something answered and it failed: again after the backoff, and not before `at_least`.
+    Again {
+        /// For people.
+        why: String,
+        /// What the server asked for.
+        at_least: Duration,
+        /// Leave this remote.
+        next_remote: bool,
+    },
+    /// The session token was refused: with the password, at once.
+    WithPassword,
+    /// The password was refused and somebody may be asked: then again.
+    AskPassword(String),
+    /// We left, as asked.
+    Left {
+        /// EXIT went over the control channel; otherwise OCC exit is due.
+        exit_sent: bool,
+    },
+}
+
+/// Judges an ending. `had_token` says whether a session token was used; `was_up` whether this session carried traffic.
+pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_up: bool) -> Verdict {
+    let again = |why: String| Verdict::Again { why, at_least: Duration::ZERO, next_remote: false };
+    match ending {
+        Ending::AuthFailed { session_token, .. } if session_token || had_token => Verdict::WithPassword,
+        Ending::AuthFailed { reason, retry_after: Some(seconds), .. } => Verdict::Again {
+            why: format!("the server refuses us for now: {reason}"),
+            at_least: Duration::from_secs(u64::from(seconds)),
+            next_remote: false,
+        },
+        Ending::AuthFailed { reason, .. } => refused(&reason, auth_retry),
+        Ending::Tls(sentence) => Verdict::Fatal(Fatal::new(Exit::Tls, sentence)),
+        Ending::Incompatible(sentence) => Verdict::Fatal(Fatal::new(Exit::Config, sentence)),
+        Ending::Unanswered if was_up => again("the server does not answer any more".into()),
+        Ending::Unanswered => Verdict::NextAddress("no answer".into()),
+        Ending::HandshakeTimeout { awaiting } => again(format!(
+            "the server answered, but {awaiting} did not come in time: it may refuse our certificate, or the path drops large packets"
+        )),
+        Ending::Restart { message, next_remote } => {
+            Verdict::Again { why: format!("the server asks us to reconnect {message}"), at_least: Duration::ZERO, next_remote }
+        }
+        Ending::Halt(message) => Verdict::Fatal(Fatal::new(Exit::Other, format!("the server told us to stop: {message}"))),
+        Ending::PeerExited => again("the server has left".into()),
+        Ending::Disconnected { exit_sent } => Verdict::Left { exit_sent },
+        Ending::Internal(why) => again(why),
+    }
+}
+
+fn refused(reason: &str, auth_retry: AuthRetry) -> Verdict {
+    let words = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    match auth_retry {
+        AuthRetry::None => Verdict::Fatal(Fatal::new(
+            Exit::Auth,
+            format!("AUTH_FAILED: the server refused our user name or password{words}: correct them in the file of `auth-user-pass`"),
+        )),
+        AuthRetry::NoInteract => Verdict::Again {
+            why: format!("AUTH_FAILED{words}"),
+            at_least: Duration::from_secs(10),
+            next_remote: false,
+        },
+        AuthRetry::Interact => Verdict::AskPassword(format!("AUTH_FAILED{words}")),
+    }
+}
+
+/// The sentence of exit code 4: nobody let us in. A server drops what it cannot verify without an answer, so silence has
+/// several causes, and all are named.
+pub(super) fn unreachable(tried: &[String], last: &str, wrap: &controlplane::Wrap) -> Fatal {
+    let key = match wrap {
+        controlplane::Wrap::None => "the server may want a tls-auth or tls-crypt key that the profile does not have",
+        controlplane::Wrap::TlsAuth { .. } => "the tls-auth key, its key-direction or `auth` may differ from the server's",
+        controlplane::Wrap::TlsCrypt { .. } => "the tls-crypt key may differ from the server's",
+    };
+    let tried = if tried.is_empty() { "no address".to_owned() } else { tried.join(", ") };
+    Fatal::new(
+        Exit::Unreachable,
+        format!("no server let us in (tried {tried}; last: {last}). Check the address and the port, and that UDP gets there; {key}; or the server refuses our certificate"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth(reason: &str, retry_after: Option<u32>, session_token: bool) -> Ending {
+        Ending::AuthFailed { reason: reason.into(), retry_after, session_token }
+    }
+
+    #[test]
+    fn a_wrong_password_ends_with_three_unless_told_to_try_again() {
+        let Verdict::Fatal(fatal) = judge(auth("no", None, false), AuthRetry::None, false, false) else { panic!() };
+        assert_eq!(fatal.exit, Exit::Auth);
+        assert!(matches!(judge(auth("", None, false), AuthRetry::NoInteract, false, false), Verdict::Again { .. }));
+        assert!(matches!(judge(auth("", None, false), AuthRetry::Interact, false, false), Verdict::AskPassword(_)));
+    }
+
+    #[test]
+    fn a_refused_token_is_followed_by_the_password() {
+        assert_eq!(judge(auth("", None, true), AuthRetry::None, false, true), Verdict::WithPassword);
+        assert_eq!(judge(auth("", None, false), AuthRetry::None, true, true), Verdict::WithPassword);
+    }
+
+    #[test]
+    fn a_temporary_refusal_waits_as_long_as_the_server_says() {
+        let Verdict::Again { at_least, .. } = judge(auth("busy", Some(42), false), AuthRetry::None, false, false) else { panic!() };
+        assert_eq!(at_least, Duration::from_secs(42));
+    }
+
+    #[test]
+    fn tls_failures_are_five_and_disagreements_two() {
+        for (ending, exit) in [(Ending::Tls("x".into()), Exit::Tls), (Ending::Incompatible("x".into()), Exit::Config)] {
+            let Verdict::Fatal(fatal) = judge(ending, AuthRetry::None, false, true) else { panic!() };
+            assert_eq!(fatal.exit, exit);
+        }
+    }
+
+    #[test]
+    fn silence_names_every_candidate() {
+        let fatal = unreachable(&["192.0.2.1:1194".into()], "no answer", &controlplane::Wrap::TlsCrypt { key: controlplane::Secret(vec![]) });
+        assert_eq!(fatal.exit, Exit::Unreachable);
+        for word in ["address", "port", "tls-crypt key", "certificate", "192.0.2.1:1194"] {
+            assert!(fatal.sentence.contains(word), "{word}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! A session is established: what the server pushed is judged, the host is set up, the worker is told, and then the
+//! sentence that everybody waits for is printed.
+
+use controlplane::{Ending, Established};
+use dataplane::datachannel::mssfix::{self, MssLimits};
+use dataplane::pipeline::{PeerSetup, SourceRule};
+use dataplane::workers::manager::WorkerOrder;
+
+use super::run::{Client, PEER, Phase, Session};
+use super::tunnel::{self, Tunnel};
+use crate::clock;
+use crate::config::agreed::{ClientProfile, MssFix};
+use crate::config::pushed;
+use crate::config::tunnel::{Ipv4Setup, Silence, TunnelSettings};
+use crate::exit::Fatal;
+use crate::observe::console::State;
+
+/// A peer that has no keys yet: nothing is expected of it, the control plane has its own timers.
+pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> PeerSetup {
+    PeerSetup {
+        peer: PEER,
+        path,
+        wire_peer_id: None,
+        replay_window: profile.replay_window.packets,
+        replay_time_s: profile.replay_window.seconds,
+        mssfix: None,
+        ping_s: 0,
+        ping_restart_s: 0,
+        float: false,
+        source: SourceRule::Any,
+    }
+}
+
+impl Client {
+    /// Brings the tunnel up.
+    pub(super) async fn on_established(&mut self, established: Established) {
+        tracing::info!(
+            "{} with {}, data channel {}, peer-id {}",
+            established.tls,
+            established.peer_subject,
+            established.cipher.name(),
+            established.peer_id.map_or("none".to_owned(), |id| id.to_string())
+        );
+        let pushed = pushed::read(&self.profile, &established.pushed.options);
+        for warning in &pushed.warnings {
+            tracing::warn!("{warning}");
+        }
+        if let Some(why) = pushed.refusal {
+            return self.on_ending(Ending::Incompatible(why));
+        }
+        let settings = pushed.settings;
+        if let Err(fatal) = self.set_up_host(&settings).await {
+            return self.end(Err(fatal));
+        }
+        self.carry(&settings, &established);
+    }
+
+    async fn set_up_host(&mut self, settings: &TunnelSettings) -> Result<(), Fatal> {
+        let Some(session) = &self.session else { return Ok(()) };
+        let server = session.address.ip();
+        if self.tunnel.as_ref().is_some_and(|tunnel| tunnel.fits(settings, server)) {
+            return Ok(());
+        }
+        self.console.state(State::AssignIp, &addresses(settings));
+        let old = self.tunnel.take();
+        let name = match old {
+            Some(tunnel) => {
+                let name = tunnel.name().to_owned();
+                tunnel.take_down(&mut self.host).await;
+                name
+            }
+            None => {
+                let queue = tunnel::open_device(&self.profile.device, self.options.tun_offload.is_on())?;
+                let name = queue.name().to_owned();
+                self.order(WorkerOrder::AttachTun(queue));
+                name
+            }
+        };
+        self.console.state(State::AddRoutes, &name);
+        let queue = self.profile.device.txqueuelen;
+        let tunnel = Tunnel::raise(&name, settings.clone(), server, queue, &mut self.host).await?;
+        self.watch.ignore(Some(tunnel.index()));
+        self.tunnel = Some(tunnel);
+        Ok(())
+    }
+
+    /// Tells the worker what its peer is like, and everybody that traffic flows.
+    fn carry(&mut self, settings: &TunnelSettings, established: &Established) {
+        let now = clock::now().at;
+        let totals = self.totals();
+        let Some(session) = &mut self.session else { return };
+        session.phase = Phase::Up(now);
+        let setup = PeerSetup {
+            wire_peer_id: established.peer_id,
+            mssfix: mss_limits(session, settings.tun_mtu, established),
+            ping_s: settings.ping.unwrap_or(0),
+            ping_restart_s: match settings.silence {
+                Some(Silence::Restart(seconds) | Silence::Exit(seconds)) => seconds,
+                None => 0,
+            },
+            ..unestablished_peer(&self.profile, session.path)
+        };
+        let seconds = |n: u32| now + std::time::Duration::from_secs(u64::from(n));
+        self.timers.answer = None;
+        self.timers.session_end = settings.session_timeout.map(seconds);
+        self.timers.inactive = settings.inactive.map(|inactive| seconds(inactive.seconds));
+        let server = session.address.to_string();
+        self.order(WorkerOrder::UpdatePeer(Box::new(setup)));
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.next_activity_check(totals.received.saturating_add(totals.sent));
+            let detail = format!("{} on {} via {server}", addresses(settings), tunnel.name());
+            self.console.state(State::Connected, &detail);
+        }
+        self.had_success = true;
+        self.console.completed();
+    }
+}
+
+/// What a SYN may announce so that its answers fit (`mssfix`), by the transport's family and the cipher.
+fn mss_limits(session: &Session, tun_mtu: u16, established: &Established) -> Option<MssLimits> {
+    let fix = match session.remote.mssfix(tun_mtu) {
+        MssFix::Off => return None,
+        MssFix::Mtu(size) => mssfix::MssFix::Mtu(size),
+        MssFix::Payload(size) => mssfix::MssFix::Payload(size),
+        MssFix::Fixed(size) => mssfix::MssFix::Fixed(size),
+    };
+    let data_overhead = if established.peer_id.is_some() { OVERHEAD_V2 } else { OVERHEAD_V1 };
+    let transport = mssfix::Transport { v6: session.address.is_ipv6(), stream: false, data_overhead };
+    Some(mssfix::mss_limits(fix, transport))
+}
+
+/// P_DATA_V2 with an AEAD cipher: opcode and peer-id 4, packet id 4, tag 16 bytes.
+const OVERHEAD_V2: usize = 24;
+/// P_DATA_V1: opcode 1, packet id 4, tag 16 bytes.
+const OVERHEAD_V1: usize = 21;
+
+fn addresses(settings: &TunnelSettings) -> String {
+    let v4 = settings.ipv4().ok().flatten().map(|setup| match setup {
+        Ipv4Setup::Subnet { address, prefix } => format!("{address}/{prefix}"),
+        Ipv4Setup::PointToPoint { local, peer } => format!("{local} peer {peer}"),
+    });
+    let v6 = settings.ifconfig_ipv6.map(|setup| format!("{}/{}", setup.local, setup.prefix));
+    v4.into_iter().chain(v6).collect::<Vec<_>>().join(" ")
+}

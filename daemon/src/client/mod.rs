@@ -1,0 +1,35 @@
+//! `minivpn connect`: the client's supervisor. It owns everything that needs a privilege, never sees a key, and decides
+//! when to connect, where, and what of the server's wishes is applied to the host.
+//!
+//! | file | purpose |
+//! |---|---|
+//! | `start.rs` | from the command line to a running supervisor: profile, privileges, journal, worker |
+//! | `run.rs` | the event loop: everything that can happen, and the timers |
+//! | `attempt.rs` | connecting: the next address, a session on it, what follows a failure |
+//! | `established.rs` | the pushed settings are judged, the host is set up, traffic flows |
+//! | `moving.rs` | the host's address changed, the machine was suspended, ICMP spoke |
+//! | `leaving.rs` | the server is told, the host is put back |
+//! | `signals.rs` | what each signal asks for |
+//! | `control.rs` | the control process as the supervisor sees it: start, restart, messages, resume records |
+//! | `transport.rs` | sockets towards a remote, and moving to a new one |
+//! | `tunnel.rs` | the TUN device, addresses and routes of one connection, and their undo |
+//! | `credentials.rs` | user name and password: from the profile or a person, replaced by a session token |
+//! | `endings.rs` | what each way a session can end means: try again, when, or which exit code |
+//! | `remotes.rs`, `backoff.rs` | who is tried next, and after which pause |
+
+mod attempt;
+mod backoff;
+mod control;
+mod credentials;
+mod endings;
+mod established;
+mod leaving;
+mod moving;
+mod remotes;
+mod run;
+mod signals;
+mod start;
+mod transport;
+mod tunnel;
+
+pub use start::main;

@@ -1,0 +1,310 @@
+//! The event loop of a client: everything that can happen, and where it is dealt with. What is done about it stands in
+//! `attempt.rs` (connecting), `established.rs` (the tunnel comes up), `moving.rs` (the host changed) and `leaving.rs`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use controlplane::{Event, Instant, ResumeRecord, SystemRandom};
+use dataplane::pipeline::PeerReport;
+use dataplane::workers::manager::{WorkerHandle, WorkerOrder, WorkerReport};
+use tokio::sync::mpsc;
+
+use super::backoff::Backoff;
+use super::control::{Control, FromChild};
+use super::credentials::Wallet;
+use super::remotes::Remotes;
+use super::signals::{Signal, Signals};
+use super::tunnel::{HostSide, Tunnel};
+use crate::cli::Connect;
+use crate::clock;
+use crate::config::agreed::{ClientProfile, Remote};
+use crate::exit::{Exit, Fatal};
+use crate::host::watch::Watch;
+use crate::messages::{FromControl, ToControl};
+use crate::observe::console::{Console, State, Totals};
+
+/// A client has one peer on its worker.
+pub(super) const PEER: u32 = 0;
+/// The live line, the clock that notices a suspend.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A client and all it owns.
+pub(super) struct Client {
+    pub(super) profile: ClientProfile,
+    pub(super) options: Connect,
+    pub(super) console: Console,
+    pub(super) control: Control,
+    pub(super) worker: WorkerHandle,
+    pub(super) reports: mpsc::Receiver<WorkerReport>,
+    pub(super) host: HostSide,
+    pub(super) watch: Watch,
+    pub(super) signals: Signals,
+    pub(super) remotes: Remotes,
+    pub(super) wallet: Wallet,
+    pub(super) backoff: Backoff,
+    pub(super) rng: SystemRandom,
+    pub(super) generation: u32,
+    pub(super) session: Option<Session>,
+    pub(super) tunnel: Option<Tunnel>,
+    pub(super) had_success: bool,
+    pub(super) tried: Vec<String>,
+    pub(super) last_failure: String,
+    pub(super) timers: Timers,
+    pub(super) suspended: Duration,
+    pub(super) ended: Option<Result<(), Fatal>>,
+}
+
+/// The session that is being made or carries traffic.
+pub(super) struct Session {
+    pub(super) generation: u32,
+    pub(super) remote: Remote,
+    pub(super) address: SocketAddr,
+    pub(super) path: link::Path,
+    pub(super) local: SocketAddr,
+    pub(super) phase: Phase,
+    pub(super) record: Option<Box<ResumeRecord>>,
+    pub(super) with_token: bool,
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Resets are being sent; nobody answered.
+    Unanswered,
+    /// The server answered.
+    Negotiating,
+    /// Traffic flows since then.
+    Up(Instant),
+}
+
+/// Every timer of the client, each a sentence. An empty one is off.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// The pause after a failure ends: try again.
+    pub(super) attempt: Option<Instant>,
+    /// A remote that did not answer by then (`connect-timeout`) is left.
+    pub(super) answer: Option<Instant>,
+    /// The host's network changed; it is looked at again once it has settled.
+    pub(super) settled: Option<Instant>,
+    /// After a rebind, an authenticated packet must come by then, or a new session is made.
+    pub(super) heard: Option<Instant>,
+    /// The server must have taken our goodbye by then.
+    pub(super) goodbye: Option<Instant>,
+    /// `session-timeout` ends the connection.
+    pub(super) session_end: Option<Instant>,
+    /// `inactive`: the totals are compared.
+    pub(super) inactive: Option<Instant>,
+    /// The live line is drawn and the clocks are compared.
+    pub(super) tick: Option<Instant>,
+}
+
+impl Timers {
+    fn all(&mut self) -> [(&mut Option<Instant>, Due); 8] {
+        [
+            (&mut self.goodbye, Due::Goodbye),
+            (&mut self.attempt, Due::Attempt),
+            (&mut self.answer, Due::Answer),
+            (&mut self.settled, Due::Settled),
+            (&mut self.heard, Due::Heard),
+            (&mut self.session_end, Due::SessionEnd),
+            (&mut self.inactive, Due::Inactive),
+            (&mut self.tick, Due::Tick),
+        ]
+    }
+
+    fn next(&mut self) -> Option<Instant> {
+        self.all().into_iter().filter_map(|(at, _)| *at).min()
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<Due> {
+        let (at, due) = self.all().into_iter().find(|(at, _)| at.is_some_and(|at| at <= now))?;
+        *at = None;
+        Some(due)
+    }
+
+    /// Those that belong to a session end with it.
+    pub(super) fn forget_session(&mut self) {
+        (self.answer, self.heard, self.session_end, self.inactive) = (None, None, None, None);
+    }
+}
+
+/// A timer that went off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Goodbye,
+    Attempt,
+    Answer,
+    Settled,
+    Heard,
+    SessionEnd,
+    Inactive,
+    Tick,
+}
+
+impl Client {
+    /// Connects and carries traffic until it is told to stop or cannot go on.
+    pub(super) async fn run(mut self) -> Result<(), Fatal> {
+        self.timers.tick = Some(clock::now().at + TICK);
+        self.timers.attempt = Some(clock::now().at);
+        while self.ended.is_none() {
+            let wait = self.timers.next().map_or(TICK, |at| at.since(clock::now().at)).min(TICK);
+            tokio::select! {
+                from = self.control.next() => self.on_control(from).await,
+                Some(report) = self.reports.recv() => self.on_report(report).await,
+                event = self.watch.next() => self.on_host_event(event),
+                signal = self.signals.next() => self.on_signal(signal),
+                () = tokio::time::sleep(wait) => {}
+            }
+            while let Some(due) = self.timers.take_due(clock::now().at) {
+                self.on_timer(due).await;
+            }
+        }
+        self.take_down().await;
+        self.ended.take().unwrap_or(Ok(()))
+    }
+
+    async fn on_control(&mut self, from: FromChild) {
+        match from {
+            FromChild::Message(FromControl::Ready) => tracing::debug!("the control process {} is ready", self.control.pid()),
+            FromChild::Message(FromControl::Refused(ending)) => self.on_ending(ending),
+            FromChild::Message(FromControl::Event(event)) => self.on_event(event).await,
+            FromChild::Message(FromControl::Dropped(counts)) => {
+                let list: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+                tracing::debug!("control datagrams not accepted: {}", list.join(", "));
+            }
+            FromChild::Died(why) => self.on_control_death(&why),
+        }
+    }
+
+    /// The data plane has not noticed. Its successor goes on with the session, or a new one is made.
+    fn on_control_death(&mut self, why: &str) {
+        tracing::warn!("the control process died ({why}); starting it anew, data flows on");
+        match self.control.restart() {
+            Ok(worker) => self.order(WorkerOrder::AttachLink(Box::new(worker))),
+            Err(fatal) => return self.end(Err(fatal)),
+        }
+        if self.timers.goodbye.is_some() {
+            return self.say_goodbye_by_worker();
+        }
+        let Some(session) = &mut self.session else { return };
+        let record = session.record.take().filter(|record| record.resumable && matches!(session.phase, Phase::Up(_)));
+        match record {
+            Some(record) => {
+                let resume = ToControl::Resume { record, path: session.path, credentials: self.wallet.credentials() };
+                self.control.send(&resume);
+            }
+            None => self.start_over("the control process died in the middle of a negotiation"),
+        }
+    }
+
+    async fn on_event(&mut self, event: Event) {
+        let current = self.session.as_ref().map(|session| session.generation);
+        match event {
+            Event::AuthToken { token, username, .. } => self.wallet.take_token(token, username),
+            Event::Info { text, .. } => tracing::info!("the server says: {text}"),
+            Event::State { generation, state } if Some(generation) == current => self.on_state(state),
+            Event::Established(established) if Some(established.generation) == current => self.on_established(*established).await,
+            Event::Record(record) if Some(record.generation) == current => {
+                if let Some(session) = &mut self.session {
+                    session.record = Some(record);
+                }
+            }
+            Event::Renegotiated { name } => {
+                self.timers.heard = None;
+                tracing::info!("renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
+            }
+            Event::RenegotiationFailed { why, .. } => tracing::warn!("a renegotiation failed ({why}); the old key goes on"),
+            Event::Ended { generation, ending } if Some(generation) == current => self.on_ending(ending),
+            // Of a session that was left in the meantime, or the workers' own.
+            _ => {}
+        }
+    }
+
+    fn on_state(&mut self, state: controlplane::State) {
+        let Some(session) = &mut self.session else { return };
+        let shown = match state {
+            controlplane::State::Wait => State::Wait,
+            controlplane::State::Auth => State::Auth,
+            controlplane::State::GetConfig => State::GetConfig,
+            controlplane::State::AuthPending => State::AuthPending,
+        };
+        if state != controlplane::State::Wait && session.phase == Phase::Unanswered {
+            session.phase = Phase::Negotiating;
+            self.timers.answer = None;
+        }
+        let address = session.address.to_string();
+        self.console.state(shown, &address);
+    }
+
+    async fn on_report(&mut self, report: WorkerReport) {
+        match report {
+            WorkerReport::EngineChosen(info) => tracing::info!("{info}"),
+            WorkerReport::Pinned(what) => tracing::info!("{what}"),
+            WorkerReport::OffloadLost(name) => tracing::warn!("the kernel refuses {name}: going on without it"),
+            WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.heard = None,
+            WorkerReport::Peer(PeerReport::OccExit { .. }) => self.on_ending(controlplane::Ending::PeerExited),
+            WorkerReport::Peer(PeerReport::Silent { quiet_ns, .. }) => self.on_silence(Duration::from_nanos(quiet_ns)),
+            WorkerReport::SocketError { errno, text } => self.on_socket_error(errno, &text),
+            WorkerReport::TunError { text, .. } => tracing::warn!("the TUN device answers: {text}"),
+            WorkerReport::LinkCorrupt(why) => tracing::warn!("the control process broke the link's protocol: {why}"),
+            WorkerReport::Died(why) => {
+                self.end(Err(Fatal::new(Exit::Other, format!("a worker died, and keys must not outlive it: {why}"))));
+            }
+        }
+    }
+
+    fn on_signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::Stop if self.timers.goodbye.is_some() => self.end(Ok(())),
+            Signal::Stop => self.leave(),
+            Signal::Reconnect => self.start_over("a signal asks for it"),
+            Signal::Statistics => tracing::info!("{:?}", self.worker.stats().snapshot()),
+        }
+    }
+
+    async fn on_timer(&mut self, due: Due) {
+        match due {
+            Due::Goodbye => self.say_goodbye_by_worker(),
+            Due::Attempt => self.attempt().await,
+            Due::Answer => self.on_ending(controlplane::Ending::Unanswered),
+            Due::Settled => self.look_at_host().await,
+            Due::Heard => self.start_over("nothing came from the server after our address changed"),
+            Due::SessionEnd => self.leave_because("session-timeout"),
+            Due::Inactive => self.look_at_activity(),
+            Due::Tick => self.tick(),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.timers.tick = Some(clock::now().at + TICK);
+        let suspended = clock::suspended();
+        if suspended.saturating_sub(self.suspended) > Duration::from_secs(2) {
+            tracing::info!("this machine was suspended for {} s", suspended.saturating_sub(self.suspended).as_secs());
+            self.control.wake();
+            self.after_suspend();
+        }
+        self.suspended = suspended;
+        if matches!(&self.session, Some(session) if matches!(session.phase, Phase::Up(_))) && self.console.wants_live() {
+            let totals = self.totals();
+            self.console.live(Duration::from_nanos(clock::now().at.0), totals);
+        }
+    }
+
+    /// Bytes inside the tunnel.
+    pub(super) fn totals(&self) -> Totals {
+        let snapshot = self.worker.stats().snapshot();
+        Totals { received: snapshot.inbound.inner_bytes, sent: snapshot.outbound.inner_bytes }
+    }
+
+    /// Tells the worker. A worker that is gone has said so in a report that is still to come.
+    pub(super) fn order(&self, order: WorkerOrder) {
+        if let Err(gone) = self.worker.send(order) {
+            tracing::error!("{gone}");
+        }
+    }
+
+    /// The run is over after this event.
+    pub(super) fn end(&mut self, how: Result<(), Fatal>) {
+        self.ended.get_or_insert(how);
+    }
+}

@@ -1,0 +1,175 @@
+//! From the command line to a running client: the profile is read, what is missing on the host is named, what a killed
+//! predecessor left is undone, privileges are dropped, the control process and the worker are started.
+
+use std::path::Path;
+
+use controlplane::SystemRandom;
+use dataplane::peers::routes::RouteTable;
+use dataplane::pipeline::PipelineConfig;
+use dataplane::sys::IoChoice;
+use dataplane::workers::manager::{self, OffloadChoice, WorkerConfig, WorkerHandle, WorkerReport};
+use tokio::sync::mpsc;
+
+use super::backoff::Backoff;
+use super::control::Control;
+use super::credentials::Wallet;
+use super::remotes::Remotes;
+use super::run::{Client, PEER, Timers};
+use super::signals::Signals;
+use super::tunnel::HostSide;
+use crate::cli::{Connect, Io};
+use crate::clock;
+use crate::config::{self, agreed::ClientProfile};
+use crate::exit::{Exit, Fatal};
+use crate::host::watch::Watch;
+use crate::host::privileges::{self, Keep};
+use crate::host::{Host, journal, journal::Journal};
+use crate::observe::console::Console;
+use crate::observe::log::Format;
+use crate::supervisor;
+
+/// A worker's reports that wait for the supervisor. They are rare; one more than this is dropped.
+const REPORTS: usize = 256;
+
+/// `minivpn connect FILE`.
+pub fn main(options: Connect, format: Format, quiet: bool) -> Exit {
+    match prepare_and_run(options, format, quiet) {
+        Ok(()) => Exit::Ok,
+        Err(fatal) => {
+            tracing::error!("{fatal}");
+            fatal.exit
+        }
+    }
+}
+
+fn prepare_and_run(options: Connect, format: Format, quiet: bool) -> Result<(), Fatal> {
+    let profile = load(&options.file)?;
+    let console = Console::new(format, quiet);
+    privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
+    let wallet = Wallet::open(&profile.credentials)?;
+    drop_privileges(&profile, &options)?;
+    let ran = supervisor::block_on(async move {
+        let client = assemble(profile, options, console, wallet).await?;
+        client.run().await
+    });
+    ran.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?
+}
+
+fn load(file: &Path) -> Result<ClientProfile, Fatal> {
+    match config::load(file) {
+        Ok((profile, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            Ok(profile)
+        }
+        Err(problems) => {
+            let errors: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Err(Fatal::new(Exit::Config, errors.join("\n")))
+        }
+    }
+}
+
+async fn assemble(profile: ClientProfile, options: Connect, console: Console, wallet: Wallet) -> Result<Client, Fatal> {
+    let side = host_side(&options).await?;
+    let mut setup = profile.client_setup();
+    setup.iv_proto_mask = options.iv_proto_mask;
+    let (control, link) = Control::start(setup)?;
+    let (worker, reports) = start_worker(&options, link)?;
+    let other = |what: &str, error: &dyn std::fmt::Display| Fatal::new(Exit::Other, format!("{what}: {error}"));
+    let mut rng = SystemRandom;
+    Ok(Client {
+        watch: Watch::open().map_err(|e| other("the host's network cannot be watched", &e))?,
+        signals: Signals::take().map_err(|e| other("signals cannot be taken", &e))?,
+        remotes: Remotes::new(&profile, &mut rng),
+        profile,
+        options,
+        console,
+        control,
+        worker,
+        reports,
+        host: side,
+        wallet,
+        backoff: Backoff::default(),
+        rng,
+        generation: 0,
+        session: None,
+        tunnel: None,
+        had_success: false,
+        tried: Vec::new(),
+        last_failure: String::new(),
+        timers: Timers::default(),
+        suspended: clock::suspended(),
+        ended: None,
+    })
+}
+
+/// Undoes what dead predecessors left, and opens a journal of our own.
+async fn host_side(options: &Connect) -> Result<HostSide, Fatal> {
+    let refused = |error: crate::host::HostError| Fatal::new(Exit::Routes, error.to_string());
+    let host = Host::open().map_err(refused)?;
+    let recovery = journal::recover(&options.run_dir, &host).await;
+    for undone in recovery.undone {
+        tracing::info!("left by a minivpn that was killed, now undone: {undone}");
+    }
+    for failure in recovery.failed {
+        tracing::warn!("left by a minivpn that was killed: {failure}");
+    }
+    let journal = match Journal::create(&options.run_dir, &instance(&options.file)) {
+        Ok(journal) => journal,
+        Err(error) => {
+            tracing::warn!("{error}: host changes could not be undone if this process were killed");
+            Journal::in_memory()
+        }
+    };
+    Ok(HostSide { host, journal })
+}
+
+/// The journal's name: of the profile, for people, and of the process, because a profile may be run twice.
+fn instance(file: &Path) -> String {
+    let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("client");
+    let plain: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
+    format!("{plain}-{}", std::process::id())
+}
+
+/// `user` and `group`. While there is one thread: capabilities belong to threads.
+fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<(), Fatal> {
+    if profile.user.is_none() && profile.group.is_none() {
+        return Ok(());
+    }
+    let refused = |error: &dyn std::fmt::Display| Fatal::new(Exit::Privilege, error.to_string());
+    let identity = privileges::identity(profile.user.as_deref(), profile.group.as_deref()).map_err(|e| refused(&e))?;
+    if let Err(error) = journal::hand_over(&options.run_dir, identity.uid, identity.gid) {
+        tracing::warn!("{} cannot be given to {}: {error}", options.run_dir.display(), identity.user);
+    }
+    let keep = Keep {
+        low_ports: profile.remotes.iter().any(|remote| remote.bind.port.is_some_and(|port| port < 1024)),
+        raw: profile.bind_dev.is_some(),
+    };
+    privileges::drop_to(&identity, keep).map_err(|e| refused(&e))
+}
+
+fn start_worker(options: &Connect, link: link::WorkerEnd) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
+    let (reports, incoming) = mpsc::channel(REPORTS);
+    let config = WorkerConfig {
+        index: 0,
+        cpu: options.cpu,
+        io: match options.io {
+            Io::Auto => IoChoice::Auto,
+            Io::Uring => IoChoice::Uring,
+            Io::Syscall => IoChoice::Syscall,
+        },
+        offload: OffloadChoice {
+            tun: options.tun_offload.is_on(),
+            udp_gso: options.udp_gso.is_on(),
+            udp_gro: options.udp_gro.is_on(),
+        },
+        config: PipelineConfig { routes: RouteTable::all_to(PEER) },
+    };
+    let handle = manager::spawn(config, link, move |report| {
+        // The supervisor is behind by hundreds of reports: it knows that something is wrong.
+        let _ = reports.try_send(report);
+    });
+    let handle = handle.map_err(|error| Fatal::new(Exit::Other, format!("the worker could not be started: {error}")))?;
+    Ok((handle, incoming))
+}

@@ -1,0 +1,108 @@
+//! One change of the host as a value that knows its undo: what is made, what was there before, what to say about it.
+//! How each kind is done stands in `link.rs` and `routes.rs`.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::link::{Address, LinkBefore, LinkState};
+use super::routes::Route;
+use super::{Host, HostError};
+
+/// A change that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The interface is up, with this MTU and queue length. Undone: as it was.
+    Link(LinkState),
+    /// The interface has this address. Undone: it has not.
+    Address(Address),
+    /// This route exists. Undone: it does not.
+    Route(Route),
+}
+
+impl Change {
+    /// What is being done, as a phrase.
+    pub fn doing(&self) -> String {
+        match self {
+            Change::Link(_) => format!("setting {self}"),
+            Change::Address(_) | Change::Route(_) => format!("adding {self}"),
+        }
+    }
+
+    /// What is being undone, as a phrase.
+    pub fn undoing(&self) -> String {
+        match self {
+            Change::Link(_) => format!("restoring {self}"),
+            Change::Address(_) | Change::Route(_) => format!("removing {self}"),
+        }
+    }
+
+    /// Whether this is the route to exactly this host.
+    pub fn is_host_route(&self, host: IpAddr) -> bool {
+        matches!(self, Change::Route(route) if route.is_to_host(host))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Link(link) => link.fmt(f),
+            Change::Address(address) => address.fmt(f),
+            Change::Route(route) => route.fmt(f),
+        }
+    }
+}
+
+/// A change with what its undo needs to know. This is what the journal holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The change.
+    pub change: Change,
+    /// The state of the interface before a [`Change::Link`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<LinkBefore>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was made, and is ours to undo.
+    Made,
+    /// It was there before us, and is not ours to undo.
+    AlreadyThere,
+}
+
+impl Host {
+    /// Looks up what the undo will need.
+    pub(crate) async fn record(&self, change: Change) -> Result<Record, HostError> {
+        let before = match &change {
+            Change::Link(link) => Some(self.link_before(&link.interface).await?),
+            Change::Address(_) | Change::Route(_) => None,
+        };
+        Ok(Record { change, before })
+    }
+
+    /// Makes a change.
+    pub(crate) async fn make(&self, record: &Record) -> Result<Outcome, HostError> {
+        let made = match &record.change {
+            Change::Link(link) => self.set_link(link).await.map(|()| Outcome::Made),
+            Change::Address(address) => self.add_address(address).await,
+            Change::Route(route) => self.add_route(route).await,
+        };
+        made.map_err(|source| HostError::Change { doing: record.change.doing(), source })
+    }
+
+    /// Undoes a change. What is gone already is no error; a namesake of the interface is left alone.
+    pub(crate) async fn unmake(&self, record: &Record) -> Result<(), HostError> {
+        let undone = match &record.change {
+            Change::Link(link) => match &record.before {
+                Some(before) => self.restore_link(&link.interface, before).await,
+                None => Ok(()),
+            },
+            Change::Address(address) => self.delete_address(address).await,
+            Change::Route(route) => self.delete_route(route).await,
+        };
+        undone.map_err(|source| HostError::Change { doing: record.change.undoing(), source })
+    }
+}

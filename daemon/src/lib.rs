@@ -1,0 +1,30 @@
+//! minivpn: an OpenVPN-compatible VPN daemon for Linux. This library is what the executable is made of.
+//!
+//! | module | what belongs in it |
+//! |---|---|
+//! | `cli`, `exit` | the command line and the process status |
+//! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
+//! | `client` | the supervisor of `minivpn connect` |
+//! | `supervisor` | its runtime |
+//! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
+//! | `messages` | what the two say to each other |
+//! | `host` | changes to the host, each of which knows its undo |
+//! | `observe` | log, states, live line |
+//! | `sys`, `clock` | the edges: descriptors and processes (the only `unsafe`), time |
+
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod control_plane;
+pub mod control_process;
+pub mod exit;
+pub mod host;
+pub mod messages;
+pub mod observe;
+pub mod sandbox;
+pub mod supervisor;
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,169 @@
+//! What the supervisor and the control process say to each other, and the two translations between the planes: the
+//! control plane's types become the link's, which the workers know, and back. Everything else crosses unchanged.
+
+use controlplane::{ClientSetup, Credentials, Ending, Event, KeyEvent, ResumeRecord};
+use serde::{Deserialize, Serialize};
+
+/// The supervisor's end of the link.
+pub type SupervisorEnd = link::SupervisorEnd<ToControl, FromControl>;
+/// The control plane's end of the link.
+pub type ControlEnd = link::ControlEnd<ToControl, FromControl>;
+
+/// What the supervisor tells the control process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToControl {
+    /// First message to a client's control process.
+    ConfigureClient(Box<ClientSetup>),
+    /// Begin a session with a hard reset.
+    Connect {
+        /// A number never given before in this run.
+        generation: u32,
+        /// Where.
+        path: link::Path,
+        /// User name and password, when the profile asks for them.
+        credentials: Option<Credentials>,
+    },
+    /// Go on, by a SOFT_RESET, with a session of a control process that died.
+    Resume {
+        /// The last record of the session.
+        record: Box<ResumeRecord>,
+        /// Where the peer is now.
+        path: link::Path,
+        /// As in `Connect`.
+        credentials: Option<Credentials>,
+    },
+    /// Our address changed, or the peer's: send to this path from now on.
+    Rebind {
+        /// The session.
+        generation: u32,
+        /// The new path.
+        path: link::Path,
+    },
+    /// Tell the peer that we leave, then answer [`Ending::Disconnected`].
+    Disconnect {
+        /// The session.
+        generation: u32,
+    },
+    /// Drop the session without a word: a new one will replace it.
+    Forget {
+        /// The session.
+        generation: u32,
+    },
+    /// Renegotiate the key now.
+    Renegotiate {
+        /// The session.
+        generation: u32,
+    },
+}
+
+/// What the control process tells the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromControl {
+    /// It is sandboxed and has taken its configuration.
+    Ready,
+    /// The configuration cannot be used (a key that does not parse, a certificate of ours that expired).
+    Refused(Ending),
+    /// Something happened to a session. Events that concern workers never come this way.
+    Event(Event),
+    /// Control datagrams that were not accepted: `(reason, count since the last message)`. At most one a second.
+    Dropped(Vec<(String, u64)>),
+}
+
+/// The control plane's path.
+pub fn path_in(path: &link::Path) -> controlplane::Path {
+    let link::Path { worker, local, ifindex, remote, stream } = *path;
+    controlplane::Path { worker, local, ifindex, remote, stream }
+}
+
+/// The link's path.
+pub fn path_out(path: &controlplane::Path) -> link::Path {
+    let controlplane::Path { worker, local, ifindex, remote, stream } = *path;
+    link::Path { worker, local, ifindex, remote, stream }
+}
+
+/// What a worker said, for the control plane; `None` for what does not concern keys.
+pub fn key_event(event: &link::WorkerEvent) -> Option<KeyEvent> {
+    Some(match *event {
+        link::WorkerEvent::KeyInstalled(name) => KeyEvent::KeyInstalled(name_in(name)),
+        link::WorkerEvent::KeyRefused(name, why) => KeyEvent::KeyRefused(name_in(name), refusal(why)),
+        link::WorkerEvent::KeySending(name) => KeyEvent::KeySending(name_in(name)),
+        link::WorkerEvent::KeyUsage(name, why) => KeyEvent::KeyUsage(name_in(name), usage(why)),
+        link::WorkerEvent::Floated { .. } => return None,
+    })
+}
+
+/// What concerns a worker in an event of the control plane, for the link; the event itself when it is the supervisor's.
+pub fn worker_command(event: Event) -> Result<link::WorkerCommand, Event> {
+    Ok(match event {
+        Event::InstallKey(key) => link::WorkerCommand::InstallKey(install_key(&key)),
+        Event::SendWith(name) => link::WorkerCommand::SendWith(name_out(name)),
+        Event::DropKeys { peer, generation } => link::WorkerCommand::DropKeys { peer, generation },
+        Event::PeerAlive { peer } => link::WorkerCommand::PeerAlive { peer },
+        other => return Err(other),
+    })
+}
+
+fn name_in(name: link::KeyName) -> controlplane::KeyName {
+    let link::KeyName { peer, generation, negotiation, key_id } = name;
+    controlplane::KeyName { peer, generation, negotiation, key_id }
+}
+
+fn name_out(name: controlplane::KeyName) -> link::KeyName {
+    let controlplane::KeyName { peer, generation, negotiation, key_id } = name;
+    link::KeyName { peer, generation, negotiation, key_id }
+}
+
+fn refusal(why: link::KeyRefusal) -> controlplane::KeyRefusal {
+    match why {
+        link::KeyRefusal::UnknownPeer => controlplane::KeyRefusal::UnknownPeer,
+        link::KeyRefusal::NotNewer => controlplane::KeyRefusal::NotNewer,
+        link::KeyRefusal::BadKey => controlplane::KeyRefusal::BadKey,
+    }
+}
+
+fn usage(why: link::UsageReason) -> controlplane::UsageReason {
+    match why {
+        link::UsageReason::PacketId => controlplane::UsageReason::PacketId,
+        link::UsageReason::Bytes => controlplane::UsageReason::Bytes,
+        link::UsageReason::Packets => controlplane::UsageReason::Packets,
+        link::UsageReason::AeadLimit => controlplane::UsageReason::AeadLimit,
+    }
+}
+
+fn install_key(key: &controlplane::InstallKey) -> link::InstallKey {
+    link::InstallKey {
+        name: name_out(key.name),
+        cipher: match key.cipher {
+            controlplane::Cipher::Aes128Gcm => link::Cipher::Aes128Gcm,
+            controlplane::Cipher::Aes192Gcm => link::Cipher::Aes192Gcm,
+            controlplane::Cipher::Aes256Gcm => link::Cipher::Aes256Gcm,
+            controlplane::Cipher::ChaCha20Poly1305 => link::Cipher::ChaCha20Poly1305,
+        },
+        seal: direction(&key.seal),
+        open: direction(&key.open),
+        wire_peer_id: key.wire_peer_id,
+        send_from_ns: key.send_from_ns,
+        retire_previous_ns: key.retire_previous_ns,
+        limits: limits(&key.limits),
+    }
+}
+
+fn direction(key: &controlplane::DirectionKey) -> link::DirectionKey {
+    link::DirectionKey {
+        key: link::Secret(key.key.0.clone()),
+        implicit_iv: link::Secret(key.implicit_iv.0.clone()),
+    }
+}
+
+fn limits(limits: &controlplane::KeyLimits) -> link::KeyLimits {
+    let controlplane::KeyLimits {
+        soft_packet_id,
+        hard_packet_id,
+        soft_bytes,
+        soft_packets,
+        soft_aead,
+        hard_aead,
+        hard_failures,
+    } = *limits;
+    link::KeyLimits { soft_packet_id, hard_packet_id, soft_bytes, soft_packets, soft_aead, hard_aead, hard_failures }
+}

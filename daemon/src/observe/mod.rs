@@ -1,0 +1,4 @@
+//! What a person or a program sees of a running minivpn: log lines, states, rates.
+
+pub mod console;
+pub mod log;
