@@ -1,7 +1,7 @@
 //! Data-channel keys: 256 bytes from the TLS exporter or from the old TLS 1.0 PRF, cut into the two directions.
 //! Everything here wipes itself.
 
-use zeroize::{Zeroizing, ZeroizeOnDrop};
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use crate::controlchannel::key_method::{ClientSource, ServerSource};
 use crate::crypto::tls1_prf;
@@ -40,7 +40,12 @@ impl KeyBlock {
     }
 
     /// By the TLS 1.0 PRF over what both sides said in their key messages (peers before 2.6).
-    pub fn from_prf(client: &ClientSource, server: &ServerSource, client_sid: SessionId, server_sid: SessionId) -> KeyBlock {
+    pub fn from_prf(
+        client: &ClientSource,
+        server: &ServerSource,
+        client_sid: SessionId,
+        server_sid: SessionId,
+    ) -> KeyBlock {
         let mut master = Zeroizing::new([0; 48]);
         let seed: [&[u8]; 3] = [b"OpenVPN master secret", &client.random1, &server.random1];
         tls1_prf(&client.pre_master, &seed, master.as_mut_slice());
@@ -60,7 +65,11 @@ impl KeyBlock {
     ///
     /// # Errors
     /// When a cipher key is all zero, which no honest derivation gives.
-    pub fn directions(&self, role: Role, cipher: Cipher) -> Result<(DirectionKey, DirectionKey), Error> {
+    pub fn directions(
+        &self,
+        role: Role,
+        cipher: Cipher,
+    ) -> Result<(DirectionKey, DirectionKey), Error> {
         let (to_server, to_client) = self.0.split_at(2 * PART);
         let to_server = direction(to_server, cipher)?;
         let to_client = direction(to_client, cipher)?;
@@ -78,7 +87,10 @@ fn direction(half: &[u8], cipher: Cipher) -> Result<DirectionKey, Error> {
         return Err(Error::PeerMisbehaved("the derived data key is all zero"));
     }
     let implicit_iv = hmac_part.get(..IMPLICIT_IV).unwrap_or_default();
-    Ok(DirectionKey { key: Secret(key.to_vec()), implicit_iv: Secret(implicit_iv.to_vec()) })
+    Ok(DirectionKey {
+        key: Secret(key.to_vec()),
+        implicit_iv: Secret(implicit_iv.to_vec()),
+    })
 }
 
 #[cfg(test)]
@@ -87,7 +99,10 @@ mod tests {
     use crate::crypto::sha256;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
+        (0..text.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
+            .collect()
     }
 
     fn sid(first: u8) -> SessionId {
@@ -100,7 +115,10 @@ mod tests {
             random1: [0x11; 32],
             random2: [0x22; 32],
         };
-        let server = ServerSource { random1: [0x33; 32], random2: [0x44; 32] };
+        let server = ServerSource {
+            random1: [0x33; 32],
+            random2: [0x44; 32],
+        };
         KeyBlock::from_prf(&client, &server, sid(0xc0), sid(0xd0))
     }
 
@@ -112,9 +130,15 @@ mod tests {
             hex("3ef77e00e7906c3e6aaa77a205ec690b411023eda96f70f82155d7ba391e07fd")
         );
         let (seal, open) = block.directions(Role::Client, Cipher::Aes256Gcm).unwrap();
-        assert_eq!(seal.key.0, hex("286f8d5d9e0f7fe4d5f7ac38b85163a33b0085dd93bf580b9e5c8781ca960ad2"));
+        assert_eq!(
+            seal.key.0,
+            hex("286f8d5d9e0f7fe4d5f7ac38b85163a33b0085dd93bf580b9e5c8781ca960ad2")
+        );
         assert_eq!(seal.implicit_iv.0, hex("94b272ded0bc7e3b"));
-        assert_eq!(open.key.0, hex("22823b8dab1d4c19eccfc987f5e17020dd20c0d56cfd26e95b447efbb7c3ef2f"));
+        assert_eq!(
+            open.key.0,
+            hex("22823b8dab1d4c19eccfc987f5e17020dd20c0d56cfd26e95b447efbb7c3ef2f")
+        );
         assert_eq!(open.implicit_iv.0, hex("c889d72a53b725ea"));
     }
 
@@ -131,8 +155,15 @@ mod tests {
 
     #[test]
     fn the_session_ids_belong_to_the_keys() {
-        let client = ClientSource { pre_master: [1; 48], random1: [2; 32], random2: [3; 32] };
-        let server = ServerSource { random1: [4; 32], random2: [5; 32] };
+        let client = ClientSource {
+            pre_master: [1; 48],
+            random1: [2; 32],
+            random2: [3; 32],
+        };
+        let server = ServerSource {
+            random1: [4; 32],
+            random2: [5; 32],
+        };
         let a = KeyBlock::from_prf(&client, &server, sid(0xc0), sid(0xd0));
         let b = KeyBlock::from_prf(&client, &server, sid(0xd0), sid(0xc0));
         assert_ne!(a.0, b.0);

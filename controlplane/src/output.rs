@@ -113,7 +113,6 @@ impl OutputQueue {
     pub(crate) fn pop(&mut self) -> Option<Output> {
         self.queue.pop_front()
     }
-
 }
 
 /// Datagrams that were not accepted, by reason.
@@ -137,6 +136,9 @@ impl Drops {
     pub(crate) fn take(&mut self) -> Vec<(String, u64)> {
         let counted = std::mem::take(self);
         let named = DropReason::ALL.iter().zip(counted.0);
-        named.filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.as_str().to_owned(), n)).collect()
+        named
+            .filter(|(_, n)| *n > 0)
+            .map(|(reason, n)| (reason.as_str().to_owned(), n))
+            .collect()
     }
 }

@@ -16,7 +16,8 @@ use command_fds::{CommandFdExt, FdMapping};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule,
 };
 
 use crate::sys;
@@ -52,8 +53,14 @@ pub fn spawn_control(shared: &link::Shared) -> io::Result<ControlChild> {
     spawn(shared.memfd(), shared.supervisor_bell(), &bells, Stdio::inherit())
 }
 
-fn spawn(memfd: BorrowedFd<'_>, supervisor_bell: BorrowedFd<'_>, bells: &[BorrowedFd<'_>], stderr: Stdio) -> io::Result<ControlChild> {
-    let mapping = |fd: BorrowedFd<'_>, child_fd| io::Result::Ok(FdMapping { parent_fd: fd.try_clone_to_owned()?, child_fd });
+fn spawn(
+    memfd: BorrowedFd<'_>,
+    supervisor_bell: BorrowedFd<'_>,
+    bells: &[BorrowedFd<'_>],
+    stderr: Stdio,
+) -> io::Result<ControlChild> {
+    let mapping =
+        |fd: BorrowedFd<'_>, child_fd| io::Result::Ok(FdMapping { parent_fd: fd.try_clone_to_owned()?, child_fd });
     let mut mappings: Vec<FdMapping> = vec![mapping(memfd, MEMFD)?, mapping(supervisor_bell, SUPERVISOR_BELL)?];
     for (bell, number) in bells.iter().zip(FIRST_WORKER_BELL..) {
         mappings.push(mapping(*bell, number)?);
@@ -116,7 +123,9 @@ impl Drop for ControlChild {
 
 fn ending(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
-        (Some(libc::SIGSYS), _) => "killed by signal 31 (SIGSYS): it tried a system call that its sandbox forbids".to_owned(),
+        (Some(libc::SIGSYS), _) => {
+            "killed by signal 31 (SIGSYS): it tried a system call that its sandbox forbids".to_owned()
+        }
         (Some(libc::SIGKILL), _) => "killed by signal 9 (SIGKILL)".to_owned(),
         (Some(libc::SIGSEGV), _) => "killed by signal 11 (SIGSEGV)".to_owned(),
         (Some(libc::SIGABRT), _) => "killed by signal 6 (SIGABRT): it aborted".to_owned(),
@@ -179,7 +188,8 @@ pub fn enter<T>(map: impl FnOnce(Inherited) -> io::Result<T>, warm_up: impl FnOn
     become_nobody(&mut loose);
     drop_capabilities().map_err(at("dropping capabilities"))?;
     die_with_parent(arguments.parent).map_err(at("binding to the supervisor's life"))?;
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).map_err(at("not being dumpable"))?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(at("not being dumpable"))?;
     rustix::thread::set_no_new_privs(true).map_err(at("renouncing new privileges"))?;
     loose.tell();
     warm_up();
@@ -195,7 +205,8 @@ struct Arguments {
 
 impl Arguments {
     fn read() -> io::Result<Self> {
-        let number = |at| std::env::args_os().nth(at).and_then(|word| word.to_str().and_then(|word| word.parse::<i32>().ok()));
+        let number =
+            |at| std::env::args_os().nth(at).and_then(|word| word.to_str().and_then(|word| word.parse::<i32>().ok()));
         let workers = number(2).and_then(|workers| usize::try_from(workers).ok());
         match (workers, number(3)) {
             (Some(workers), Some(parent)) => Ok(Self { workers, parent }),
@@ -212,7 +223,9 @@ impl Arguments {
     fn take_descriptors(&self) -> io::Result<Inherited> {
         let mut taken = sys::take_inherited(self.workers.saturating_add(2))?.into_iter();
         match (taken.next(), taken.next()) {
-            (Some(memfd), Some(supervisor_bell)) => Ok(Inherited { memfd, supervisor_bell, worker_bells: taken.collect() }),
+            (Some(memfd), Some(supervisor_bell)) => {
+                Ok(Inherited { memfd, supervisor_bell, worker_bells: taken.collect() })
+            }
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -229,7 +242,10 @@ impl Loosened {
 
     fn tell(&self) {
         if !self.0.is_empty() {
-            eprintln!("control process: without privileges the sandbox is only its system-call filter; left out: {}", self.0.join(", "));
+            eprintln!(
+                "control process: without privileges the sandbox is only its system-call filter; left out: {}",
+                self.0.join(", ")
+            );
         }
     }
 }
@@ -306,7 +322,8 @@ fn die_with_parent(parent: i32) -> io::Result<()> {
 /// Two filters, of which the stricter answer counts: one refuses what libraries try and can do without (EPERM), the other
 /// allows the list and kills for everything else.
 fn install_filter(bells_end: RawFd) -> io::Result<()> {
-    let soft = compile(refused().map_err(io::Error::other)?, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?;
+    let soft =
+        compile(refused().map_err(io::Error::other)?, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?;
     let mut list = allowed(bells_end).map_err(io::Error::other)?;
     list.extend(refused().map_err(io::Error::other)?);
     let hard = compile(list, SeccompAction::KillProcess, SeccompAction::Allow)?;
@@ -322,8 +339,8 @@ fn compile(rules: Rules, otherwise: SeccompAction, matched: SeccompAction) -> io
     filter.try_into().map_err(io::Error::other)
 }
 
-/// Refused without harm: allocators and the panic path ask these and go on without an answer. prctl must stay for the
-/// one question that installing a filter asks.
+/// Refused without harm: the allocator (it looks under /proc and /sys when it first needs much memory) and the panic path
+/// ask these and go on without an answer. prctl must stay for the one question that installing a filter asks.
 fn refused() -> Result<Rules, seccompiler::BackendError> {
     let mut rules = Rules::new();
     for call in [
@@ -333,11 +350,12 @@ fn refused() -> Result<Rules, seccompiler::BackendError> {
         libc::SYS_ioctl,
         libc::SYS_sched_getaffinity,
         libc::SYS_sysinfo,
+        libc::SYS_openat,
     ] {
         rules.insert(call, Vec::new());
     }
     #[cfg(target_arch = "x86_64")]
-    rules.insert(libc::SYS_access, Vec::new());
+    rules.extend([(libc::SYS_access, Vec::new()), (libc::SYS_open, Vec::new())]);
     let no_new_privs = u64::try_from(libc::PR_SET_NO_NEW_PRIVS).unwrap_or_default();
     rules.insert(libc::SYS_prctl, vec![rule(&[(0, Op::Ne, no_new_privs)])?]);
     Ok(rules)
@@ -373,6 +391,8 @@ fn allowed(bells_end: RawFd) -> Result<Rules, seccompiler::BackendError> {
     rules.insert(libc::SYS_read, bells().map(|bell| rule(&[descriptor(bell)])).collect::<Result<_, _>>()?);
     let writable = bells().chain([STDERR]);
     rules.insert(libc::SYS_write, writable.map(|bell| rule(&[descriptor(bell)])).collect::<Result<_, _>>()?);
+    // Builds with debug assertions ask whether a descriptor is open before they close it.
+    rules.insert(libc::SYS_fcntl, vec![rule(&[(1, Op::Eq, u64::try_from(libc::F_GETFD).unwrap_or_default())])?]);
     rules.insert(libc::SYS_writev, vec![rule(&[descriptor(STDERR)])?]);
     rules.extend(memory()?);
     rules.extend(abort()?);
@@ -449,7 +469,6 @@ pub(crate) mod tests {
 
     fn warm_up() {
         controlplane::Random::fill(&mut controlplane::SystemRandom, &mut [0; 32]);
-        controlplane::tlssession::warm_up();
     }
 
     fn attempt(inside: &Inside) -> Result<(), String> {
@@ -470,7 +489,11 @@ pub(crate) mod tests {
                 let time = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
                 let waited = futex::wait(&word, futex::Flags::empty(), 0, Some(&time));
                 let woken = futex::wake(&word, futex::Flags::empty(), 1);
-                if waited == Err(rustix::io::Errno::TIMEDOUT) && woken == Ok(0) { Ok(()) } else { Err(format!("{waited:?} {woken:?}")) }
+                if waited == Err(rustix::io::Errno::TIMEDOUT) && woken == Ok(0) {
+                    Ok(())
+                } else {
+                    Err(format!("{waited:?} {woken:?}"))
+                }
             }
             "sleep a moment" => {
                 std::thread::sleep(Duration::from_millis(1));
@@ -483,7 +506,11 @@ pub(crate) mod tests {
                 Ok(())
             }
             "ask the time" => {
-                let _ = (std::time::SystemTime::now(), std::time::Instant::now(), rustix::time::clock_gettime(rustix::time::ClockId::Boottime));
+                let _ = (
+                    std::time::SystemTime::now(),
+                    std::time::Instant::now(),
+                    rustix::time::clock_gettime(rustix::time::ClockId::Boottime),
+                );
                 Ok(())
             }
             "ask harmless questions" => {
@@ -500,17 +527,24 @@ pub(crate) mod tests {
             "start a program" => Err(text(Command::new("/bin/true").exec())),
             "start a process" => Command::new("/bin/true").status().map(drop).map_err(text),
             "start a thread" => std::thread::Builder::new().spawn(|| ()).map(drop).map_err(text),
-            "write to stdout" => rustix::io::write(std::io::stdout().as_fd(), b"x").map(drop).map_err(|error| text(error.into())),
-            "read stderr" => rustix::io::read(std::io::stderr().as_fd(), &mut [0_u8; 1]).map(drop).map_err(|error| text(error.into())),
+            "write to stdout" => {
+                rustix::io::write(std::io::stdout().as_fd(), b"x").map(drop).map_err(|error| text(error.into()))
+            }
+            "read stderr" => rustix::io::read(std::io::stderr().as_fd(), &mut [0_u8; 1])
+                .map(drop)
+                .map_err(|error| text(error.into())),
             "kill the parent" => {
                 let parent = rustix::process::getppid();
-                parent.map_or(Ok(()), |parent| rustix::process::kill_process(parent, Signal::TERM).map_err(|error| text(error.into())))
+                parent.map_or(Ok(()), |parent| {
+                    rustix::process::kill_process(parent, Signal::TERM).map_err(|error| text(error.into()))
+                })
             }
             "map code" => sys::tests::map_code().map_err(text),
             "make memory code" => sys::tests::make_code().map_err(text),
             "map a file" => sys::tests::map_file(&inside.bell).map_err(text),
             "become root" => sys::set_ids(0, 0).map_err(text),
-            "lift the filter" => rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable).map_err(|error| text(error.into())),
+            "be dumpable" => rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+                .map_err(|error| text(error.into())),
             other => Err(format!("the child does not know how to {other}")),
         }
     }
@@ -536,7 +570,15 @@ pub(crate) mod tests {
 
     #[test]
     fn what_tls_needs_works_inside() {
-        for what in ["nothing", "allocate 64 MiB", "draw random bytes", "sleep on a futex", "sleep a moment", "ask the time", "ask harmless questions"] {
+        for what in [
+            "nothing",
+            "allocate 64 MiB",
+            "draw random bytes",
+            "sleep on a futex",
+            "sleep a moment",
+            "ask the time",
+            "ask harmless questions",
+        ] {
             assert_eq!(try_inside(what), ("it exited with status 0".to_owned(), String::new()), "{what}");
         }
     }
@@ -555,8 +597,17 @@ pub(crate) mod tests {
     #[test]
     fn what_a_captured_process_would_try_kills_it() {
         for what in [
-            "open a file", "make a socket", "start a program", "start a process", "start a thread", "write to stdout",
-            "read stderr", "kill the parent", "map code", "make memory code", "map a file", "become root",
+            "make a socket",
+            "start a program",
+            "start a process",
+            "start a thread",
+            "write to stdout",
+            "read stderr",
+            "kill the parent",
+            "map code",
+            "make memory code",
+            "map a file",
+            "become root",
         ] {
             let (end, said) = try_inside(what);
             assert!(end.contains("SIGSYS"), "{what}: {end}: {said}");
@@ -565,9 +616,11 @@ pub(crate) mod tests {
 
     #[test]
     fn questions_that_libraries_ask_are_refused_only() {
-        let (end, said) = try_inside("lift the filter");
-        assert_eq!(end, "it exited with status 1", "{said}");
-        assert!(said.contains("not permitted"), "{said}");
+        for what in ["open a file", "be dumpable"] {
+            let (end, said) = try_inside(what);
+            assert_eq!(end, "it exited with status 1", "{what}: {said}");
+            assert!(said.contains("not permitted"), "{what}: {said}");
+        }
     }
 
     #[test]
@@ -588,14 +641,26 @@ pub(crate) mod tests {
         let mut child = start("live", &eventfd(), &eventfd());
         let pid = child.pid();
         let status = status_when_caged(pid);
-        for expected in ["Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2", "Threads:\t1"] {
+        for expected in [
+            "Uid:\t65534\t65534\t65534\t65534",
+            "Gid:\t65534\t65534\t65534\t65534",
+            "CapPrm:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "CapBnd:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+            "Threads:\t1",
+        ] {
             assert!(status.contains(expected), "{expected} in {status}");
         }
         for namespace in ["net", "ipc", "uts", "mnt"] {
             let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/{namespace}")).unwrap();
             assert_ne!(of(&pid.to_string()), of("self"), "{namespace}");
         }
-        let mut open: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut open: Vec<String> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         open.sort();
         assert_eq!(open, ["0", "1", "2", "4", "5"]);
         assert_eq!(std::fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");

@@ -1,5 +1,6 @@
 //! Nothing on the packet path allocates: every allocation that a worker's thread makes in the steady state is counted,
 //! and there may be none, on either engine.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 

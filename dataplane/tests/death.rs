@@ -1,5 +1,6 @@
 //! A worker that panics ends its process: packet ids and replay windows live only in the worker, so nobody may go on
 //! with its keys.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 

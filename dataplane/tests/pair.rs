@@ -1,12 +1,13 @@
 //! Pairs of workers over the loopback: what goes in comes out, what does not is counted, and neither a lost control
 //! process nor a strange packet disturbs it. Every situation runs on both engines.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 
-use common::{ENGINES, End, Dice, addresses, config, inner, name, pair, pair_without_keys, path_to, recv, start};
+use common::{Dice, ENGINES, End, addresses, config, inner, name, pair, pair_without_keys, path_to, recv, start};
 use dataplane::drop_reason::DropReason;
 use dataplane::pipeline::PeerReport;
 use dataplane::sys::IoChoice;
@@ -21,7 +22,7 @@ const WINDOW: u32 = 100;
 /// Sends packets of random sizes one way and checks each at the other end.
 fn flow(from: &UnixDatagram, to: &UnixDatagram, count: u32, seed: u64) {
     let (mut sizes, mut again) = (Dice(seed), Dice(seed));
-    let mut size = |dice: &mut Dice| 4 + dice.below(1_400);
+    let size = |dice: &mut Dice| 4 + dice.below(1_400);
     let check = |number: u32, size: usize| assert_eq!(recv(to), inner(number, size)[VNET_HDR_LEN..], "packet {number}");
     for number in 0..count {
         if number >= WINDOW {
@@ -288,13 +289,17 @@ fn a_stopped_worker_has_closed_its_socket_and_its_packets() {
 
 #[test]
 fn the_engine_that_was_asked_for_runs_and_the_thread_is_pinned() {
-    for (io, expected) in [(IoChoice::Syscall, "syscall"), (IoChoice::Uring, "io_uring"), (IoChoice::Auto, "io_uring")] {
+    for (io, expected) in [(IoChoice::Syscall, "syscall"), (IoChoice::Uring, "io_uring"), (IoChoice::Auto, "io_uring")]
+    {
         let mut config = config(io);
         config.cpu = Some(dataplane::sys::affinity::allowed()[0]);
         let (worker, _control, _supervisor, reports) = start(config, |_| ());
         assert_eq!(worker.engine().name, expected);
         let pinned = reports.recv().unwrap();
-        assert!(matches!(&pinned, WorkerReport::Pinned(text) if text.starts_with("worker-0 pinned to CPU ")), "{pinned:?}");
+        assert!(
+            matches!(&pinned, WorkerReport::Pinned(text) if text.starts_with("worker-0 pinned to CPU ")),
+            "{pinned:?}"
+        );
         let chosen = reports.recv().unwrap();
         assert!(matches!(&chosen, WorkerReport::EngineChosen(info) if info == worker.engine()), "{chosen:?}");
     }

@@ -1,5 +1,6 @@
 //! Two workers with real TUN interfaces, each in a namespace of its own, joined by UDP over the loopback of a third:
 //! what two hosts say to each other through the tunnel, on both engines, with and without offloads.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 #[path = "common/net.rs"]
@@ -92,7 +93,11 @@ fn datagrams_of_every_size_come_back_unchanged() {
         let tunnel = tunnel(engines, (true, true));
         for host in ["10.77.0", "fd77:"] {
             let address = move |last: u8, port: u16| -> SocketAddr {
-                let text = if host.contains('.') { format!("{host}.{last}:{port}") } else { format!("[{host}:{last}]:{port}") };
+                let text = if host.contains('.') {
+                    format!("{host}.{last}:{port}")
+                } else {
+                    format!("[{host}:{last}]:{port}")
+                };
                 text.parse().unwrap()
             };
             let far = tunnel.far_net.run(move || UdpSocket::bind(address(2, 7)).unwrap());

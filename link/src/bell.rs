@@ -46,10 +46,7 @@ impl EventBell {
     pub fn wait(&self, timeout: Option<Duration>) {
         let timeout = timeout.map(timespec);
         // Every error is a reason to look at the rings.
-        let _ = poll(
-            &mut [PollFd::new(&self.fd, PollFlags::IN)],
-            timeout.as_ref(),
-        );
+        let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], timeout.as_ref());
     }
 
     /// Silences it; returns whether it had rung. Not needed by an edge-triggered waiter.
@@ -94,12 +91,7 @@ impl FutexBell {
     pub fn wait(&self, seen: u32, timeout: Option<Duration>) {
         let timeout = timeout.map(timespec);
         // Every error is a reason to look at the rings: EAGAIN (it rang), ETIMEDOUT, EINTR.
-        let _ = futex::wait(
-            self.sleeper.futex(),
-            futex::Flags::empty(),
-            seen,
-            timeout.as_ref(),
-        );
+        let _ = futex::wait(self.sleeper.futex(), futex::Flags::empty(), seen, timeout.as_ref());
     }
 }
 
@@ -141,10 +133,7 @@ impl Remote {
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
-    }
+    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 
 #[cfg(test)]

@@ -136,8 +136,7 @@ impl<T: Serialize> CommandSender<T> {
         if self.queue.len() >= self.bound.messages || self.queued_bytes + len > self.bound.bytes {
             return Err(LinkError::Overflow);
         }
-        self.queue
-            .push_back(Zeroizing::new(self.scratch[..len].to_vec()));
+        self.queue.push_back(Zeroizing::new(self.scratch[..len].to_vec()));
         self.queued_bytes += len;
         self.flush().map(|_| ())
     }
@@ -177,12 +176,7 @@ pub struct CommandReceiver<T> {
 impl<T: DeserializeOwned> CommandReceiver<T> {
     pub(crate) fn new(region: Region, spec: RingSpec, producer: Remote) -> Self {
         let consumer = Consumer::new(region, spec.max_message);
-        CommandReceiver {
-            consumer,
-            producer,
-            scratch: Vec::new(),
-            _message: PhantomData,
-        }
+        CommandReceiver { consumer, producer, scratch: Vec::new(), _message: PhantomData }
     }
 
     /// The next command, or `None` when there is none.
@@ -285,11 +279,7 @@ impl DatagramReceiver {
     /// # Errors
     /// `Corrupt` or `Garbage`.
     pub fn recv(&mut self) -> Result<Option<Datagram<'_>>, LinkError> {
-        if self.fetch()? {
-            self.fetched().map(Some)
-        } else {
-            Ok(None)
-        }
+        if self.fetch()? { self.fetched().map(Some) } else { Ok(None) }
     }
 
     /// Whether [`DatagramReceiver::recv`] has something to say, be it an error.

@@ -16,12 +16,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bell::{Bell, EventBell, FutexBell, Remote};
-use crate::channel::{
-    CommandReceiver, CommandSender, DatagramReceiver, DatagramSender, LinkError, QueueBound,
-};
+use crate::channel::{CommandReceiver, CommandSender, DatagramReceiver, DatagramSender, LinkError, QueueBound};
 use crate::layout::{
-    self, CONTROL_SLEEPER, DOWN_COMMANDS, DOWN_DATAGRAMS, FROM_CONTROL, FROM_CONTROL_AT,
-    MAX_WORKERS, SUPERVISOR_SLEEPER, TO_CONTROL, TO_CONTROL_AT, UP_EVENTS, UP_KNOWN, UP_UNKNOWN,
+    self, CONTROL_SLEEPER, DOWN_COMMANDS, DOWN_DATAGRAMS, FROM_CONTROL, FROM_CONTROL_AT, MAX_WORKERS,
+    SUPERVISOR_SLEEPER, TO_CONTROL, TO_CONTROL_AT, UP_EVENTS, UP_KNOWN, UP_UNKNOWN,
 };
 use crate::message::{Datagram, WorkerCommand, WorkerEvent};
 use crate::shm::{Mapping, Region, Sleeper};
@@ -29,22 +27,10 @@ use crate::sleep;
 
 /// What may wait for a full ring. Commands of a gateway with thousands of peers come in bursts; a queue that is longer
 /// than this has a reader that stopped.
-const TO_CONTROL_QUEUE: QueueBound = QueueBound {
-    messages: 256,
-    bytes: 4 << 20,
-};
-const FROM_CONTROL_QUEUE: QueueBound = QueueBound {
-    messages: 4_096,
-    bytes: 4 << 20,
-};
-const EVENT_QUEUE: QueueBound = QueueBound {
-    messages: 16_384,
-    bytes: 1 << 20,
-};
-const COMMAND_QUEUE: QueueBound = QueueBound {
-    messages: 16_384,
-    bytes: 8 << 20,
-};
+const TO_CONTROL_QUEUE: QueueBound = QueueBound { messages: 256, bytes: 4 << 20 };
+const FROM_CONTROL_QUEUE: QueueBound = QueueBound { messages: 4_096, bytes: 4 << 20 };
+const EVENT_QUEUE: QueueBound = QueueBound { messages: 16_384, bytes: 1 << 20 };
+const COMMAND_QUEUE: QueueBound = QueueBound { messages: 16_384, bytes: 8 << 20 };
 
 /// What the control process needs to open its end: kept by whoever starts it.
 #[derive(Debug)]
@@ -66,33 +52,16 @@ pub fn create<To: Serialize, From: DeserializeOwned>(
     let (mapping, memfd) = Mapping::create(layout::total_bytes(workers))?;
     let mapping = Arc::new(mapping);
     let supervisor_bell = EventBell::new()?;
-    let worker_bells = (0..workers)
-        .map(|_| EventBell::new())
-        .collect::<io::Result<Vec<_>>>()?;
+    let worker_bells = (0..workers).map(|_| EventBell::new()).collect::<io::Result<Vec<_>>>()?;
     let supervisor = SupervisorEnd::new(&mapping, supervisor_bell.clone());
-    let ends = worker_bells
-        .iter()
-        .enumerate()
-        .map(|(index, bell)| WorkerEnd::new(&mapping, index, bell.clone()))
-        .collect();
-    Ok((
-        Shared {
-            mapping,
-            memfd,
-            supervisor_bell,
-            worker_bells,
-        },
-        supervisor,
-        ends,
-    ))
+    let ends =
+        worker_bells.iter().enumerate().map(|(index, bell)| WorkerEnd::new(&mapping, index, bell.clone())).collect();
+    Ok((Shared { mapping, memfd, supervisor_bell, worker_bells }, supervisor, ends))
 }
 
 fn check_workers(workers: usize) -> io::Result<()> {
     if workers == 0 || workers > MAX_WORKERS {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("a link has 1 to {MAX_WORKERS} workers"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a link has 1 to {MAX_WORKERS} workers")));
     }
     Ok(())
 }
@@ -240,26 +209,10 @@ impl WorkerEnd {
         WorkerEnd {
             index,
             up_known: DatagramSender::new(region(at.up_known, UP_KNOWN), UP_KNOWN, control.clone()),
-            up_unknown: DatagramSender::new(
-                region(at.up_unknown, UP_UNKNOWN),
-                UP_UNKNOWN,
-                control.clone(),
-            ),
-            up_events: CommandSender::new(
-                region(at.up_events, UP_EVENTS),
-                UP_EVENTS,
-                control.clone(),
-                EVENT_QUEUE,
-            ),
-            down_datagrams: DatagramReceiver::new(
-                region(at.down_datagrams, DOWN_DATAGRAMS),
-                DOWN_DATAGRAMS,
-            ),
-            down_commands: CommandReceiver::new(
-                region(at.down_commands, DOWN_COMMANDS),
-                DOWN_COMMANDS,
-                control,
-            ),
+            up_unknown: DatagramSender::new(region(at.up_unknown, UP_UNKNOWN), UP_UNKNOWN, control.clone()),
+            up_events: CommandSender::new(region(at.up_events, UP_EVENTS), UP_EVENTS, control.clone(), EVENT_QUEUE),
+            down_datagrams: DatagramReceiver::new(region(at.down_datagrams, DOWN_DATAGRAMS), DOWN_DATAGRAMS),
+            down_commands: CommandReceiver::new(region(at.down_commands, DOWN_COMMANDS), DOWN_COMMANDS, control),
             sleeper: Sleeper::new(mapping, at.sleeper),
             bell,
             failed: None,
@@ -273,11 +226,7 @@ impl WorkerEnd {
 
     /// Hands a control datagram up, as one of a `known` peer or of an unknown source. False: dropped and counted.
     pub fn send_datagram(&mut self, known: bool, datagram: &Datagram<'_>) -> bool {
-        let sender = if known {
-            &mut self.up_known
-        } else {
-            &mut self.up_unknown
-        };
+        let sender = if known { &mut self.up_known } else { &mut self.up_unknown };
         let sent = sender.send(datagram);
         if sender.is_corrupt() {
             self.failed = Some(LinkError::Corrupt);
@@ -324,9 +273,7 @@ impl WorkerEnd {
     pub fn prepare_sleep(&mut self) -> bool {
         sleep::announce(self.sleeper.need_wake());
         self.failed = self.failed.or(self.up_events.flush().err());
-        let may_sleep = self.failed.is_none()
-            && !self.down_datagrams.is_ready()
-            && !self.down_commands.is_ready();
+        let may_sleep = self.failed.is_none() && !self.down_datagrams.is_ready() && !self.down_commands.is_ready();
         if !may_sleep {
             self.awake();
         }
@@ -394,33 +341,15 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
     /// # Errors
     /// `InvalidInput` unless there are `1..=MAX_WORKERS` bells; `InvalidData` when the memory is not sealed or was not
     /// made for that many workers; otherwise what the system calls said.
-    pub fn open(
-        memfd: OwnedFd,
-        worker_bells: Vec<OwnedFd>,
-        supervisor_bell: OwnedFd,
-    ) -> io::Result<Self> {
+    pub fn open(memfd: OwnedFd, worker_bells: Vec<OwnedFd>, supervisor_bell: OwnedFd) -> io::Result<Self> {
         check_workers(worker_bells.len())?;
-        let mapping = Arc::new(Mapping::from_fd(
-            &memfd,
-            layout::total_bytes(worker_bells.len()),
-        )?);
+        let mapping = Arc::new(Mapping::from_fd(&memfd, layout::total_bytes(worker_bells.len()))?);
         let worker_bells = worker_bells.into_iter().map(EventBell::from_fd).collect();
-        Ok(ControlEnd::new(
-            &mapping,
-            worker_bells,
-            EventBell::from_fd(supervisor_bell),
-        ))
+        Ok(ControlEnd::new(&mapping, worker_bells, EventBell::from_fd(supervisor_bell)))
     }
 
-    fn new(
-        mapping: &Arc<Mapping>,
-        worker_bells: Vec<EventBell>,
-        supervisor_bell: EventBell,
-    ) -> ControlEnd<To, From> {
-        let supervisor = Remote::new(
-            Sleeper::new(mapping, SUPERVISOR_SLEEPER),
-            Bell::Event(supervisor_bell),
-        );
+    fn new(mapping: &Arc<Mapping>, worker_bells: Vec<EventBell>, supervisor_bell: EventBell) -> ControlEnd<To, From> {
+        let supervisor = Remote::new(Sleeper::new(mapping, SUPERVISOR_SLEEPER), Bell::Event(supervisor_bell));
         let sleeper = Sleeper::new(mapping, CONTROL_SLEEPER);
         ControlEnd {
             to_supervisor: CommandSender::new(
@@ -473,10 +402,7 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
     /// `Corrupt`, `Garbage` or `NoSuchWorker`.
     pub fn recv_datagram(&mut self, worker: usize) -> Result<Option<Datagram<'_>>, LinkError> {
         self.failed.map_or(Ok(()), Err)?;
-        let worker = self
-            .workers
-            .get_mut(worker)
-            .ok_or(LinkError::NoSuchWorker)?;
+        let worker = self.workers.get_mut(worker).ok_or(LinkError::NoSuchWorker)?;
         if worker.up_known.fetch()? {
             return worker.up_known.fetched().map(Some);
         }
@@ -489,11 +415,7 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
     /// `Corrupt`, `Garbage` or `NoSuchWorker`.
     pub fn recv_event(&mut self, worker: usize) -> Result<Option<WorkerEvent>, LinkError> {
         self.failed.map_or(Ok(()), Err)?;
-        self.workers
-            .get_mut(worker)
-            .ok_or(LinkError::NoSuchWorker)?
-            .up_events
-            .recv()
+        self.workers.get_mut(worker).ok_or(LinkError::NoSuchWorker)?.up_events.recv()
     }
 
     /// Hands a datagram to a worker, to be sent. False: dropped (and counted, when there is such a worker).
@@ -512,16 +434,8 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
     ///
     /// # Errors
     /// As [`CommandSender::send`], and `NoSuchWorker`.
-    pub fn send_command(
-        &mut self,
-        worker: usize,
-        command: &WorkerCommand,
-    ) -> Result<(), LinkError> {
-        self.workers
-            .get_mut(worker)
-            .ok_or(LinkError::NoSuchWorker)?
-            .down_commands
-            .send(command)
+    pub fn send_command(&mut self, worker: usize, command: &WorkerCommand) -> Result<(), LinkError> {
+        self.workers.get_mut(worker).ok_or(LinkError::NoSuchWorker)?.down_commands.send(command)
     }
 
     /// Moves queued commands; true when none is left.
@@ -552,9 +466,7 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
 
     /// Datagrams dropped on their way to that worker; 0 when there is no such worker.
     pub fn dropped(&self, worker: usize) -> u64 {
-        self.workers
-            .get(worker)
-            .map_or(0, |worker| worker.down_datagrams.dropped())
+        self.workers.get(worker).map_or(0, |worker| worker.down_datagrams.dropped())
     }
 
     fn prepare_sleep(&mut self) -> Result<bool, LinkError> {
@@ -580,11 +492,7 @@ impl ControlWorker {
         ControlWorker {
             up_known: DatagramReceiver::new(region(at.up_known, UP_KNOWN), UP_KNOWN),
             up_unknown: DatagramReceiver::new(region(at.up_unknown, UP_UNKNOWN), UP_UNKNOWN),
-            up_events: CommandReceiver::new(
-                region(at.up_events, UP_EVENTS),
-                UP_EVENTS,
-                worker.clone(),
-            ),
+            up_events: CommandReceiver::new(region(at.up_events, UP_EVENTS), UP_EVENTS, worker.clone()),
             down_datagrams: DatagramSender::new(
                 region(at.down_datagrams, DOWN_DATAGRAMS),
                 DOWN_DATAGRAMS,

@@ -101,16 +101,8 @@ const _: () = {
     assert!(WORKERS_AT == HEADER_BYTES + 2 * RING_HEADER_BYTES + (512 + 256) * SLOT_BYTES);
     assert!(WORKER_BYTES == 5 * RING_HEADER_BYTES + (256 + 64 + 64 + 256 + 128) * SLOT_BYTES);
     // Every ring header starts on a pair of cache lines.
-    assert!(
-        TO_CONTROL_AT.is_multiple_of(128)
-            && FROM_CONTROL_AT.is_multiple_of(128)
-            && WORKERS_AT.is_multiple_of(128)
-    );
-    assert!(
-        UP_UNKNOWN_AT.is_multiple_of(128)
-            && UP_EVENTS_AT.is_multiple_of(128)
-            && WORKER_BYTES.is_multiple_of(128)
-    );
+    assert!(TO_CONTROL_AT.is_multiple_of(128) && FROM_CONTROL_AT.is_multiple_of(128) && WORKERS_AT.is_multiple_of(128));
+    assert!(UP_UNKNOWN_AT.is_multiple_of(128) && UP_EVENTS_AT.is_multiple_of(128) && WORKER_BYTES.is_multiple_of(128));
     assert!(DOWN_DATAGRAMS_AT.is_multiple_of(128) && DOWN_COMMANDS_AT.is_multiple_of(128));
     // The whole stays small enough to be kept in memory without a second thought.
     assert!(total_bytes(MAX_WORKERS) <= 128 << 20);
@@ -157,10 +149,7 @@ mod tests {
     #[test]
     fn no_two_places_overlap() {
         for workers in [1, 2, MAX_WORKERS] {
-            let mut places = vec![
-                (TO_CONTROL_AT, TO_CONTROL.bytes()),
-                (FROM_CONTROL_AT, FROM_CONTROL.bytes()),
-            ];
+            let mut places = vec![(TO_CONTROL_AT, TO_CONTROL.bytes()), (FROM_CONTROL_AT, FROM_CONTROL.bytes())];
             places.push((SUPERVISOR_SLEEPER, SLEEPER_BYTES));
             places.push((CONTROL_SLEEPER, SLEEPER_BYTES));
             for index in 0..workers {

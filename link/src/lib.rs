@@ -11,9 +11,11 @@
 //! - `ends`: all channels of one thread.
 //!
 //! ```text
-//! supervisor ──ToControl──▶ control process ──WorkerCommand, Datagram──▶ worker
-//!            ◀─FromControl─                 ◀─WorkerEvent, Datagram─────
+//! supervisor ──To───▶ control process ──WorkerCommand, Datagram──▶ worker
+//!            ◀─From──                 ◀─WorkerEvent, Datagram─────
 //! ```
+//!
+//! `To` and `From` are the ends' type parameters: what these two say to each other is not the link's business.
 
 #![deny(unsafe_code)]
 
@@ -40,9 +42,7 @@ pub use message::*;
 #[cfg(not(loom))]
 pub use bell::{Bell, EventBell, FutexBell};
 #[cfg(not(loom))]
-pub use channel::{
-    CommandReceiver, CommandSender, DatagramReceiver, DatagramSender, LinkError, QueueBound,
-};
+pub use channel::{CommandReceiver, CommandSender, DatagramReceiver, DatagramSender, LinkError, QueueBound};
 #[cfg(not(loom))]
 pub use ends::{ControlEnd, Shared, SupervisorEnd, WorkerEnd, create};
 #[cfg(not(loom))]

@@ -72,21 +72,10 @@ struct Place<M> {
 impl<M: Memory> Place<M> {
     fn new(memory: M, max_message: usize) -> Self {
         let (slots, slot_words) = (memory.slots(), memory.slot_words());
-        assert!(
-            slots.is_power_of_two() && slot_words >= 2,
-            "a ring has 2^n slots of at least two words"
-        );
+        assert!(slots.is_power_of_two() && slot_words >= 2, "a ring has 2^n slots of at least two words");
         let capacity = slots as usize * slot_words * 8;
-        assert!(
-            max_message <= capacity - LENGTH_BYTES,
-            "the longest message fits into the empty ring"
-        );
-        Place {
-            memory,
-            slots,
-            slot_words,
-            max_message,
-        }
+        assert!(max_message <= capacity - LENGTH_BYTES, "the longest message fits into the empty ring");
+        Place { memory, slots, slot_words, max_message }
     }
 
     /// Slots that a message of `len` bytes takes. `len` is at most `max_message`.
@@ -154,11 +143,7 @@ impl<M: Memory> Producer<M> {
     /// # Panics
     /// When the memory's dimensions break [`Memory`]'s rules, or `max_message` does not fit into the empty ring.
     pub fn new(memory: M, max_message: usize) -> Self {
-        Producer {
-            place: Place::new(memory, max_message),
-            tail: 0,
-            head_seen: 0,
-        }
+        Producer { place: Place::new(memory, max_message), tail: 0, head_seen: 0 }
     }
 
     /// Publishes a message of `1..=max_message` bytes, whole or not at all. Whether the consumer has to be woken is
@@ -223,11 +208,7 @@ impl<M: Memory> Consumer<M> {
     /// # Panics
     /// As [`Producer::new`].
     pub fn new(memory: M, max_message: usize) -> Self {
-        Consumer {
-            place: Place::new(memory, max_message),
-            head: 0,
-            tail_seen: 0,
-        }
+        Consumer { place: Place::new(memory, max_message), head: 0, tail_seen: 0 }
     }
 
     /// Takes the next message into `out`, which afterwards has the message's length, and returns that length; `None`
@@ -263,10 +244,7 @@ impl<M: Memory> Consumer<M> {
     pub fn room_wanted(&self) -> bool {
         fence(Ordering::SeqCst);
         let word = self.place.memory.want_room();
-        word.load(Ordering::Relaxed) == 1
-            && word
-                .compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
+        word.load(Ordering::Relaxed) == 1 && word.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn look_at_tail(&mut self) -> Result<(), Corrupt> {

@@ -13,16 +13,12 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use crate::layout::{
-    FUTEX_AT, HEAD_AT, NEED_WAKE_AT, RING_HEADER_BYTES, RingSpec, SLOT_BYTES, TAIL_AT, WANT_ROOM_AT,
-};
+use crate::layout::{FUTEX_AT, HEAD_AT, NEED_WAKE_AT, RING_HEADER_BYTES, RingSpec, SLOT_BYTES, TAIL_AT, WANT_ROOM_AT};
 use crate::ring::Memory;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// What has to be sealed before anybody maps: with a fixed size no access can meet a missing page (SIGBUS).
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// A shared, writable mapping of a sealed memfd. Unmapped when dropped.
 #[derive(Debug)]
@@ -58,17 +54,11 @@ impl Mapping {
     pub fn from_fd(fd: &impl AsFd, bytes: usize) -> io::Result<Mapping> {
         let seals = rustix::fs::fcntl_get_seals(fd)?;
         if !seals.contains(SEALS) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the shared memory's size is not sealed",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory's size is not sealed"));
         }
         let size = rustix::fs::fstat(fd)?.st_size;
         if u64::try_from(size).ok() != Some(bytes as u64) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the shared memory has another size than expected",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the shared memory has another size than expected"));
         }
         Mapping::map(fd, bytes)
     }
@@ -76,23 +66,13 @@ impl Mapping {
     fn map(fd: &impl AsFd, bytes: usize) -> io::Result<Mapping> {
         // SAFETY: the kernel chooses the address (null hint, no MAP_FIXED), so no existing mapping is replaced.
         let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                fd,
-                0,
-            )?
+            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)?
         };
-        let start = NonNull::new(start.cast::<u8>())
-            .ok_or_else(|| io::Error::other("mmap returned address 0"))?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mmap returned address 0"))?;
         let mapping = Mapping { start, bytes };
         // SAFETY: the range was mapped just now and is ours; this advice changes no content. Keys cross here, so keep
         // it out of core dumps; a kernel that refuses is no reason to fail.
-        let _ = unsafe {
-            rustix::mm::madvise(mapping.start.as_ptr().cast(), bytes, Advice::LinuxDontDump)
-        };
+        let _ = unsafe { rustix::mm::madvise(mapping.start.as_ptr().cast(), bytes, Advice::LinuxDontDump) };
         Ok(mapping)
     }
 
@@ -112,17 +92,12 @@ impl Mapping {
         // - `start` is page-aligned (mmap) and `bytes / 8` words lie within the mapping, which lives as long as `self`;
         // - the size is sealed, so every page stays there;
         // - any bit pattern is a valid `AtomicU64`, and it may change under a shared reference.
-        unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr().cast::<AtomicU64>(), self.bytes / 8)
-        }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast::<AtomicU64>(), self.bytes / 8) }
     }
 
     /// The 4-byte word at byte `offset`, which is a multiple of 4 within the mapping.
     pub(crate) fn word32(&self, offset: usize) -> &AtomicU32 {
-        assert!(
-            offset.is_multiple_of(4) && offset < self.bytes,
-            "a word of the mapping"
-        );
+        assert!(offset.is_multiple_of(4) && offset < self.bytes, "a word of the mapping");
         // SAFETY:
         // - `start` is page-aligned and `bytes` a multiple of the page size, so an aligned offset below `bytes` has four
         //   bytes within the mapping, which lives as long as `self` and whose size is sealed;
@@ -162,17 +137,8 @@ impl Region {
     /// When it does not lie within the mapping, or not at a multiple of 8.
     pub fn new(mapping: &Arc<Mapping>, offset: usize, spec: RingSpec) -> Region {
         assert!(offset.is_multiple_of(8), "a ring starts at a word");
-        assert!(
-            offset
-                .checked_add(spec.bytes())
-                .is_some_and(|end| end <= mapping.len()),
-            "a ring lies in the mapping"
-        );
-        Region {
-            mapping: Arc::clone(mapping),
-            offset,
-            slots: spec.slots,
-        }
+        assert!(offset.checked_add(spec.bytes()).is_some_and(|end| end <= mapping.len()), "a ring lies in the mapping");
+        Region { mapping: Arc::clone(mapping), offset, slots: spec.slots }
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -243,10 +209,7 @@ pub(crate) struct Sleeper {
 
 impl Sleeper {
     pub(crate) fn new(mapping: &Arc<Mapping>, offset: usize) -> Sleeper {
-        Sleeper {
-            mapping: Arc::clone(mapping),
-            offset,
-        }
+        Sleeper { mapping: Arc::clone(mapping), offset }
     }
 
     pub(crate) fn need_wake(&self) -> &AtomicU32 {
@@ -284,10 +247,7 @@ mod tests {
         let (_mapping, fd) = Mapping::create(8_192).unwrap();
         assert!(ftruncate(&fd, 4_096).is_err());
         assert!(ftruncate(&fd, 16_384).is_err());
-        assert!(
-            fcntl_add_seals(&fd, SealFlags::WRITE).is_err(),
-            "the seals are sealed"
-        );
+        assert!(fcntl_add_seals(&fd, SealFlags::WRITE).is_err(), "the seals are sealed");
     }
 
     #[test]
@@ -295,11 +255,7 @@ mod tests {
         for missing in [SealFlags::SHRINK, SealFlags::GROW, SealFlags::SEAL] {
             let fd = plain_memfd(8_192, SEALS.difference(missing));
             let error = Mapping::from_fd(&fd, 8_192).unwrap_err();
-            assert_eq!(
-                error.kind(),
-                io::ErrorKind::InvalidData,
-                "without {missing:?}"
-            );
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "without {missing:?}");
         }
         assert!(Mapping::from_fd(&plain_memfd(8_192, SEALS), 8_192).is_ok());
     }
@@ -308,11 +264,7 @@ mod tests {
     fn a_memfd_of_another_size_is_refused() {
         for size in [0, 4_096, 8_191, 8_193, 16_384] {
             let fd = plain_memfd(size, SEALS);
-            assert_eq!(
-                Mapping::from_fd(&fd, 8_192).unwrap_err().kind(),
-                io::ErrorKind::InvalidData,
-                "{size} bytes"
-            );
+            assert_eq!(Mapping::from_fd(&fd, 8_192).unwrap_err().kind(), io::ErrorKind::InvalidData, "{size} bytes");
         }
     }
 

@@ -31,7 +31,5 @@ pub fn cancel(need_wake: &AtomicU32) {
 pub fn must_ring(need_wake: &AtomicU32) -> bool {
     fence(Ordering::SeqCst);
     need_wake.load(Ordering::Relaxed) == 1
-        && need_wake
-            .compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        && need_wake.compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }

@@ -8,6 +8,7 @@
 //! Slots are relaxed atomic words here as in production, so a missing Release or Acquire shows as a stale or wiped
 //! word. A lost wake-up shows as a deadlock.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too, end a test by panicking
 #![cfg(loom)]
 
 use link::ring::{Consumer, Memory, Producer, PushError};
@@ -54,9 +55,7 @@ struct Parts {
 impl Model {
     fn new() -> Model {
         let zero = || AtomicU32::new(0);
-        let words = (0..SLOTS as usize * SLOT_WORDS)
-            .map(|_| AtomicU64::new(0))
-            .collect();
+        let words = (0..SLOTS as usize * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect();
         Model(Arc::new(Parts {
             head: zero(),
             tail: zero(),
@@ -93,9 +92,7 @@ impl Memory for Model {
     }
     fn read(&self, word: usize, out: &mut [u8]) {
         for (index, chunk) in out.chunks_mut(8).enumerate() {
-            let value = self.0.words[word + index]
-                .load(Ordering::Relaxed)
-                .to_ne_bytes();
+            let value = self.0.words[word + index].load(Ordering::Relaxed).to_ne_bytes();
             chunk.copy_from_slice(&value[..chunk.len()]);
         }
     }
@@ -110,11 +107,7 @@ const MAX: usize = SLOTS as usize * SLOT_WORDS * 8 - 8;
 
 fn ring() -> (Model, Producer<Model>, Consumer<Model>) {
     let model = Model::new();
-    (
-        model.clone(),
-        Producer::new(model.clone(), MAX),
-        Consumer::new(model, MAX),
-    )
+    (model.clone(), Producer::new(model.clone(), MAX), Consumer::new(model, MAX))
 }
 
 /// Pops one message, sleeping by the protocol while there is none.
@@ -174,11 +167,7 @@ fn what_is_popped_is_what_was_pushed() {
         let mut out = Vec::new();
         let mut expected = 1u64;
         for _ in 0..3 {
-            if consumer
-                .pop(&mut out)
-                .expect("an honest producer")
-                .is_some()
-            {
+            if consumer.pop(&mut out).expect("an honest producer").is_some() {
                 assert_eq!(out, expected.to_ne_bytes());
                 expected += 1;
             }
@@ -196,11 +185,7 @@ fn a_message_over_the_rings_end_is_seen_whole_or_not_at_all() {
         assert_eq!(consumer.pop(&mut out), Ok(Some(8)));
         let writer = loom::thread::spawn(move || producer.push(&[7; MAX]).unwrap());
         for _ in 0..2 {
-            if consumer
-                .pop(&mut out)
-                .expect("never half a message")
-                .is_some()
-            {
+            if consumer.pop(&mut out).expect("never half a message").is_some() {
                 assert_eq!(out, [7; MAX]);
             }
         }

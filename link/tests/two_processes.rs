@@ -2,16 +2,18 @@
 //! descriptors by number and echoes what it receives. Also: what a control process that has been taken over can do
 //! to the others, which is nothing but errors.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too, end a test by panicking
+
+mod common;
+
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
+use common::{Control, FromControl, Supervisor, ToControl};
 use link::layout::total_bytes;
 use link::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-
-type Control = ControlEnd<ToControl, FromControl>;
-type Supervisor = SupervisorEnd<ToControl, FromControl>;
 
 /// Set in the child: what it should do, and its descriptors.
 const CHILD: &str = "LINK_TEST_CHILD";
@@ -26,10 +28,7 @@ fn start_child(test: &str, shared: &Shared) -> Child {
     let inherited = [shared.memfd(), bell, shared.supervisor_bell()];
     // Duplicates without close-on-exec, closed again as soon as the child has its own.
     let duplicates = inherited.map(inheritable);
-    let numbers: Vec<String> = duplicates
-        .iter()
-        .map(|fd| fd.as_raw_fd().to_string())
-        .collect();
+    let numbers: Vec<String> = duplicates.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
     Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, numbers.join(" "))
@@ -49,24 +48,12 @@ fn inheritable(fd: BorrowedFd<'_>) -> OwnedFd {
 /// In the child: its three descriptors, reopened by number through /proc, which needs no unsafe code.
 fn child_descriptors() -> Option<[OwnedFd; 3]> {
     let numbers = std::env::var(CHILD).ok()?;
-    let numbers: Vec<i32> = numbers
-        .split(' ')
-        .map(|number| number.parse().unwrap())
-        .collect();
-    Some([
-        reopen(numbers[0]),
-        pidfd_copy(numbers[1]),
-        pidfd_copy(numbers[2]),
-    ])
+    let numbers: Vec<i32> = numbers.split(' ').map(|number| number.parse().unwrap()).collect();
+    Some([reopen(numbers[0]), pidfd_copy(numbers[1]), pidfd_copy(numbers[2])])
 }
 
 fn reopen(number: i32) -> OwnedFd {
-    std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(format!("/proc/self/fd/{number}"))
-        .unwrap()
-        .into()
+    std::fs::File::options().read(true).write(true).open(format!("/proc/self/fd/{number}")).unwrap().into()
 }
 
 /// An eventfd cannot be reopened by path; pidfd_getfd(2) on ourselves duplicates it by number.
@@ -86,47 +73,28 @@ fn await_bell(fd: BorrowedFd<'_>) {
 }
 
 fn text(len: usize, seed: u32) -> String {
-    (0..len)
-        .map(|index| {
-            char::from(b'a' + ((index as u32).wrapping_mul(7).wrapping_add(seed) % 26) as u8)
-        })
-        .collect()
+    (0..len).map(|index| char::from(b'a' + ((index as u32).wrapping_mul(7).wrapping_add(seed) % 26) as u8)).collect()
 }
 
 fn key(negotiation: u32) -> KeyName {
-    KeyName {
-        peer: negotiation ^ 0x5555,
-        generation: 1,
-        negotiation,
-        key_id: 0,
-    }
+    KeyName { peer: negotiation ^ 0x5555, generation: 1, negotiation, key_id: 0 }
 }
 
-/// The child: answers every event with a command, and a big message with a big one; ends on `Disconnect`.
+/// The child: answers every event with a command, and a big message with a big one; ends on `End`.
 fn echo(mut control: Control) {
     control.send_to_supervisor(&FromControl::Ready).unwrap();
     loop {
         while let Some(event) = control.recv_event(0).unwrap() {
-            let WorkerEvent::KeyInstalled(name) = event else {
-                panic!("{event:?}")
-            };
-            control
-                .send_command(0, &WorkerCommand::SendWith(name))
-                .unwrap();
+            let WorkerEvent::KeyInstalled(name) = event else { panic!("{event:?}") };
+            control.send_command(0, &WorkerCommand::SendWith(name)).unwrap();
         }
         match control.recv_from_supervisor().unwrap() {
-            Some(ToControl::Connect {
-                generation,
-                credentials,
-                ..
-            }) => {
-                assert_eq!(credentials.unwrap().username, text(BIG_MESSAGE, generation));
-                let text = text(BIG_ANSWER, generation + 1);
-                control
-                    .send_to_supervisor(&FromControl::Info { generation, text })
-                    .unwrap();
+            Some(ToControl::Text { number, text: question, .. }) => {
+                assert_eq!(question, text(BIG_MESSAGE, number));
+                let text = text(BIG_ANSWER, number + 1);
+                control.send_to_supervisor(&FromControl::Text { number, text }).unwrap();
             }
-            Some(ToControl::Disconnect { .. }) => break,
+            Some(ToControl::End) => break,
             Some(other) => panic!("{other:?}"),
             None => control.wait(None).unwrap(),
         }
@@ -146,9 +114,7 @@ fn exchange_small(worker: &mut WorkerEnd) {
     let (mut sent, mut received) = (0, 0);
     while received < SMALL_MESSAGES {
         while sent < SMALL_MESSAGES && sent - received < 2_000 {
-            worker
-                .send_event(&WorkerEvent::KeyInstalled(key(sent)))
-                .unwrap();
+            worker.send_event(&WorkerEvent::KeyInstalled(key(sent))).unwrap();
             sent += 1;
         }
         while let Some(command) = worker.recv_command().unwrap() {
@@ -175,35 +141,14 @@ fn a_million_messages_and_long_ones_cross_between_two_processes() {
     assert_eq!(next_message(&mut supervisor), FromControl::Ready);
     let mut worker = workers.remove(0);
     let thread = std::thread::spawn(move || exchange_small(&mut worker));
-    let path = Path {
-        worker: 0,
-        local: None,
-        ifindex: 0,
-        remote: "192.0.2.1:1194".parse().unwrap(),
-        stream: None,
-    };
-    for generation in 0..20 {
-        let credentials = Credentials {
-            username: text(BIG_MESSAGE, generation),
-            password: Secret::default(),
-        };
-        supervisor
-            .send(&ToControl::Connect {
-                generation,
-                path,
-                credentials: Some(credentials),
-            })
-            .unwrap();
-        let answer = FromControl::Info {
-            generation,
-            text: text(BIG_ANSWER, generation + 1),
-        };
+    let path = Path { worker: 0, local: None, ifindex: 0, remote: "192.0.2.1:1194".parse().unwrap(), stream: None };
+    for number in 0..20 {
+        supervisor.send(&ToControl::Text { number, path, text: text(BIG_MESSAGE, number) }).unwrap();
+        let answer = FromControl::Text { number, text: text(BIG_ANSWER, number + 1) };
         assert_eq!(next_message(&mut supervisor), answer);
     }
     thread.join().unwrap();
-    supervisor
-        .send(&ToControl::Disconnect { generation: 0 })
-        .unwrap();
+    supervisor.send(&ToControl::End).unwrap();
     assert!(child.wait().unwrap().success());
 }
 
@@ -231,17 +176,11 @@ fn a_control_process_that_scribbles_causes_errors_and_no_panic() {
     let test = "a_control_process_that_scribbles_causes_errors_and_no_panic";
     let mut child = start_child(test, &shared);
     let worker = &mut workers[0];
-    let path = Path {
-        worker: 0,
-        local: None,
-        ifindex: 0,
-        remote: "192.0.2.1:1194".parse().unwrap(),
-        stream: None,
-    };
+    let path = Path { worker: 0, local: None, ifindex: 0, remote: "192.0.2.1:1194".parse().unwrap(), stream: None };
     // The bell rings once, when the child is done.
     while !supervisor.drain_bell() {
         let _ = supervisor.recv();
-        let _ = supervisor.send(&ToControl::Forget { generation: 1 });
+        let _ = supervisor.send(&ToControl::Number(1));
         let _ = worker.recv_command();
         let _ = worker.recv_datagram();
         worker.send_datagram(true, &Datagram { path, bytes: b"x" });
@@ -258,10 +197,7 @@ fn a_control_process_that_scribbles_causes_errors_and_no_panic() {
 #[test]
 fn a_memory_made_for_another_number_of_workers_is_refused() {
     let (shared, _supervisor, _workers) = create::<ToControl, FromControl>(2).unwrap();
-    let bells: Vec<OwnedFd> = shared
-        .worker_bells()
-        .map(|bell| bell.try_clone_to_owned().unwrap())
-        .collect();
+    let bells: Vec<OwnedFd> = shared.worker_bells().map(|bell| bell.try_clone_to_owned().unwrap()).collect();
     let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
     let open = |bells| Control::open(own(shared.memfd()), bells, own(shared.supervisor_bell()));
     assert!(open(bells.into_iter().take(1).collect()).is_err());

@@ -1,27 +1,21 @@
 //! Three threads on one link, sleeping on real futexes and eventfds: no wake-up is lost, no command is dropped, and
 //! a flood of one class does not touch another. A lost wake-up would leave the test hanging.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, too, end a test by panicking
+
+mod common;
+
+use common::{Control, FromControl, Supervisor, ToControl};
 use link::*;
 
 const ROUNDS: u32 = 20_000;
 
 fn path(worker: usize) -> Path {
-    Path {
-        worker: worker as u16,
-        local: None,
-        ifindex: 0,
-        remote: "192.0.2.1:1194".parse().unwrap(),
-        stream: None,
-    }
+    Path { worker: worker as u16, local: None, ifindex: 0, remote: "192.0.2.1:1194".parse().unwrap(), stream: None }
 }
 
 fn key(negotiation: u32) -> KeyName {
-    KeyName {
-        peer: 1,
-        generation: 1,
-        negotiation,
-        key_id: 0,
-    }
+    KeyName { peer: 1, generation: 1, negotiation, key_id: 0 }
 }
 
 fn worker_command(worker: &mut WorkerEnd) -> WorkerCommand {
@@ -33,7 +27,7 @@ fn worker_command(worker: &mut WorkerEnd) -> WorkerCommand {
     }
 }
 
-fn supervisor_message(supervisor: &mut SupervisorEnd<ToControl, FromControl>) -> FromControl {
+fn supervisor_message(supervisor: &mut Supervisor) -> FromControl {
     loop {
         if let Some(message) = supervisor.recv().unwrap() {
             return message;
@@ -42,7 +36,7 @@ fn supervisor_message(supervisor: &mut SupervisorEnd<ToControl, FromControl>) ->
     }
 }
 
-fn control_event(control: &mut ControlEnd<ToControl, FromControl>, worker: usize) -> WorkerEvent {
+fn control_event(control: &mut Control, worker: usize) -> WorkerEvent {
     loop {
         if let Some(event) = control.recv_event(worker).unwrap() {
             return event;
@@ -51,7 +45,7 @@ fn control_event(control: &mut ControlEnd<ToControl, FromControl>, worker: usize
     }
 }
 
-fn control_message(control: &mut ControlEnd<ToControl, FromControl>) -> ToControl {
+fn control_message(control: &mut Control) -> ToControl {
     loop {
         if let Some(message) = control.recv_from_supervisor().unwrap() {
             return message;
@@ -67,23 +61,13 @@ fn a_round_trip_between_a_worker_and_the_control_thread_always_ends() {
     let mut worker = workers.remove(0);
     let thread = std::thread::spawn(move || {
         for round in 0..ROUNDS {
-            assert_eq!(
-                worker_command(&mut worker),
-                WorkerCommand::SendWith(key(round))
-            );
-            worker
-                .send_event(&WorkerEvent::KeySending(key(round)))
-                .unwrap();
+            assert_eq!(worker_command(&mut worker), WorkerCommand::SendWith(key(round)));
+            worker.send_event(&WorkerEvent::KeySending(key(round))).unwrap();
         }
     });
     for round in 0..ROUNDS {
-        control
-            .send_command(0, &WorkerCommand::SendWith(key(round)))
-            .unwrap();
-        assert_eq!(
-            control_event(&mut control, 0),
-            WorkerEvent::KeySending(key(round))
-        );
+        control.send_command(0, &WorkerCommand::SendWith(key(round))).unwrap();
+        assert_eq!(control_event(&mut control, 0), WorkerEvent::KeySending(key(round)));
     }
     thread.join().unwrap();
 }
@@ -93,26 +77,14 @@ fn a_round_trip_between_the_supervisor_and_the_control_thread_always_ends() {
     let (shared, mut supervisor, _workers) = create::<ToControl, FromControl>(1).unwrap();
     let mut control = shared.into_control_end::<ToControl, FromControl>();
     let thread = std::thread::spawn(move || {
-        for generation in 0..ROUNDS {
-            assert_eq!(
-                control_message(&mut control),
-                ToControl::Forget { generation }
-            );
-            control
-                .send_to_supervisor(&FromControl::Ended {
-                    generation,
-                    ending: Ending::Unanswered,
-                })
-                .unwrap();
+        for round in 0..ROUNDS {
+            assert_eq!(control_message(&mut control), ToControl::Number(round));
+            control.send_to_supervisor(&FromControl::Number(round)).unwrap();
         }
     });
-    for generation in 0..ROUNDS {
-        supervisor.send(&ToControl::Forget { generation }).unwrap();
-        let expected = FromControl::Ended {
-            generation,
-            ending: Ending::Unanswered,
-        };
-        assert_eq!(supervisor_message(&mut supervisor), expected);
+    for round in 0..ROUNDS {
+        supervisor.send(&ToControl::Number(round)).unwrap();
+        assert_eq!(supervisor_message(&mut supervisor), FromControl::Number(round));
     }
     thread.join().unwrap();
 }
@@ -125,9 +97,7 @@ fn a_producer_that_sleeps_with_a_full_queue_goes_on_when_there_is_room() {
     let events = 10_000;
     let thread = std::thread::spawn(move || {
         for round in 0..events {
-            worker
-                .send_event(&WorkerEvent::KeySending(key(round)))
-                .unwrap();
+            worker.send_event(&WorkerEvent::KeySending(key(round))).unwrap();
         }
         // From now on only the bell can tell this thread that there is room.
         while !worker.flush().unwrap() {
@@ -135,10 +105,7 @@ fn a_producer_that_sleeps_with_a_full_queue_goes_on_when_there_is_room() {
         }
     });
     for round in 0..events {
-        assert_eq!(
-            control_event(&mut control, 0),
-            WorkerEvent::KeySending(key(round))
-        );
+        assert_eq!(control_event(&mut control, 0), WorkerEvent::KeySending(key(round)));
     }
     thread.join().unwrap();
 }
@@ -149,49 +116,18 @@ fn a_flood_of_strangers_does_not_touch_known_peers_or_events() {
     let mut control = shared.into_control_end::<ToControl, FromControl>();
     let worker = &mut workers[1];
     for _ in 0..10_000 {
-        worker.send_datagram(
-            false,
-            &Datagram {
-                path: path(1),
-                bytes: b"stranger",
-            },
-        );
+        worker.send_datagram(false, &Datagram { path: path(1), bytes: b"stranger" });
     }
-    assert_eq!(
-        (worker.dropped_known(), worker.dropped_unknown()),
-        (0, 10_000 - 64)
-    );
-    assert!(worker.send_datagram(
-        true,
-        &Datagram {
-            path: path(1),
-            bytes: b"friend"
-        }
-    ));
-    worker
-        .send_event(&WorkerEvent::KeyInstalled(key(1)))
-        .unwrap();
-    assert_eq!(
-        control.recv_event(1),
-        Ok(Some(WorkerEvent::KeyInstalled(key(1))))
-    );
-    assert_eq!(
-        control.recv_datagram(1).unwrap().unwrap().bytes,
-        b"friend",
-        "known peers come first"
-    );
+    assert_eq!((worker.dropped_known(), worker.dropped_unknown()), (0, 10_000 - 64));
+    assert!(worker.send_datagram(true, &Datagram { path: path(1), bytes: b"friend" }));
+    worker.send_event(&WorkerEvent::KeyInstalled(key(1))).unwrap();
+    assert_eq!(control.recv_event(1), Ok(Some(WorkerEvent::KeyInstalled(key(1)))));
+    assert_eq!(control.recv_datagram(1).unwrap().unwrap().bytes, b"friend", "known peers come first");
     for _ in 0..64 {
-        assert_eq!(
-            control.recv_datagram(1).unwrap().unwrap().bytes,
-            b"stranger"
-        );
+        assert_eq!(control.recv_datagram(1).unwrap().unwrap().bytes, b"stranger");
     }
     assert_eq!(control.recv_datagram(1), Ok(None));
-    assert_eq!(
-        control.recv_datagram(0),
-        Ok(None),
-        "the other worker sent nothing"
-    );
+    assert_eq!(control.recv_datagram(0), Ok(None), "the other worker sent nothing");
 }
 
 #[test]
@@ -199,20 +135,11 @@ fn datagrams_go_down_and_those_beyond_the_ring_are_counted() {
     let (shared, _supervisor, mut workers) = create::<ToControl, FromControl>(1).unwrap();
     let mut control = shared.into_control_end::<ToControl, FromControl>();
     for _ in 0..257 {
-        control.send_datagram(
-            0,
-            &Datagram {
-                path: path(0),
-                bytes: b"answer",
-            },
-        );
+        control.send_datagram(0, &Datagram { path: path(0), bytes: b"answer" });
     }
     assert_eq!(control.dropped(0), 1);
     for _ in 0..256 {
-        assert_eq!(
-            workers[0].recv_datagram().unwrap().unwrap().bytes,
-            b"answer"
-        );
+        assert_eq!(workers[0].recv_datagram().unwrap().unwrap().bytes, b"answer");
     }
     assert_eq!(workers[0].recv_datagram(), Ok(None));
 }
@@ -226,26 +153,11 @@ fn nobody_sleeps_while_there_is_something_to_receive() {
     supervisor.awake();
     workers[0].awake();
     control.send_to_supervisor(&FromControl::Ready).unwrap();
-    control.send_datagram(
-        0,
-        &Datagram {
-            path: path(0),
-            bytes: b"x",
-        },
-    );
-    assert!(
-        !supervisor.drain_bell() && !workers[0].drain_bell(),
-        "both are awake: no bell"
-    );
+    control.send_datagram(0, &Datagram { path: path(0), bytes: b"x" });
+    assert!(!supervisor.drain_bell() && !workers[0].drain_bell(), "both are awake: no bell");
     assert!(!supervisor.prepare_sleep());
     assert!(!workers[0].prepare_sleep());
-    workers[0].send_datagram(
-        true,
-        &Datagram {
-            path: path(0),
-            bytes: b"x",
-        },
-    );
+    workers[0].send_datagram(true, &Datagram { path: path(0), bytes: b"x" });
     control.wait(None).unwrap();
 }
 
@@ -256,28 +168,13 @@ fn a_worker_that_does_not_exist_is_an_error_and_not_a_panic() {
     assert_eq!(control.workers(), 1);
     assert_eq!(control.recv_datagram(1), Err(LinkError::NoSuchWorker));
     assert_eq!(control.recv_event(1), Err(LinkError::NoSuchWorker));
-    assert_eq!(
-        control.send_command(1, &WorkerCommand::PeerAlive { peer: 0 }),
-        Err(LinkError::NoSuchWorker)
-    );
-    assert!(!control.send_datagram(
-        1,
-        &Datagram {
-            path: path(1),
-            bytes: b"x"
-        }
-    ));
+    assert_eq!(control.send_command(1, &WorkerCommand::PeerAlive { peer: 0 }), Err(LinkError::NoSuchWorker));
+    assert!(!control.send_datagram(1, &Datagram { path: path(1), bytes: b"x" }));
 }
 
 #[test]
 fn a_link_has_at_least_one_worker_and_at_most_the_maximum() {
     assert!(create::<ToControl, FromControl>(0).is_err());
     assert!(create::<ToControl, FromControl>(MAX_WORKERS + 1).is_err());
-    assert_eq!(
-        create::<ToControl, FromControl>(MAX_WORKERS)
-            .unwrap()
-            .2
-            .len(),
-        MAX_WORKERS
-    );
+    assert_eq!(create::<ToControl, FromControl>(MAX_WORKERS).unwrap().2.len(), MAX_WORKERS);
 }

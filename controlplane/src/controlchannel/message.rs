@@ -74,7 +74,11 @@ impl Lines {
         let text = String::from_utf8(line).map_err(|_| Unprintable);
         Some(text.and_then(|text| {
             let text = text.trim_end_matches(['\r', '\n']);
-            if text.chars().any(char::is_control) { Err(Unprintable) } else { Ok(text.to_owned()) }
+            if text.chars().any(char::is_control) {
+                Err(Unprintable)
+            } else {
+                Ok(text.to_owned())
+            }
         }))
     }
 }
@@ -100,7 +104,15 @@ fn auth_failed(text: &str) -> Ending {
     }
     if let Some(rest) = text.strip_prefix("SESSION") {
         let reason = rest.trim_start_matches([':', ' ']);
-        return refused(if reason.is_empty() { "the session has expired" } else { reason }, None, true);
+        return refused(
+            if reason.is_empty() {
+                "the session has expired"
+            } else {
+                reason
+            },
+            None,
+            true,
+        );
     }
     match text.strip_prefix("TEMP") {
         Some(rest) if rest.is_empty() || rest.starts_with(['[', ':']) => {
@@ -120,12 +132,19 @@ fn temp_parts(rest: &str) -> (&str, &str) {
 }
 
 fn backoff(flags: &str) -> u32 {
-    let mut words = flags.split(',').filter_map(|f| f.trim().strip_prefix("backoff "));
-    words.next().and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    let mut words = flags
+        .split(',')
+        .filter_map(|f| f.trim().strip_prefix("backoff "));
+    words
+        .next()
+        .and_then(|n| n.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn pending_timeout(text: &str) -> Option<u32> {
-    text.split(',').find_map(|word| word.trim().strip_prefix("timeout ")).and_then(|n| n.trim().parse().ok())
+    text.split(',')
+        .find_map(|word| word.trim().strip_prefix("timeout "))
+        .and_then(|n| n.trim().parse().ok())
 }
 
 /// `RESTART`, after its comma: `[flags]message`, where N means the next remote.
@@ -134,7 +153,10 @@ fn restart(text: &str) -> Ending {
         Some((flags, message)) => (flags, message.trim_start_matches(':')),
         None => ("", text),
     };
-    Ending::Restart { message: message.to_owned(), next_remote: flags.contains('N') }
+    Ending::Restart {
+        message: message.to_owned(),
+        next_remote: flags.contains('N'),
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +174,12 @@ mod tests {
         let got = lines(b"valid control message\r\n\0\0Invalid\r\none\0valid one again\0");
         assert_eq!(
             got,
-            [Ok("valid control message".into()), Ok(String::new()), Err(Unprintable), Ok("valid one again".into())]
+            [
+                Ok("valid control message".into()),
+                Ok(String::new()),
+                Err(Unprintable),
+                Ok("valid one again".into())
+            ]
         );
         assert_eq!(lines(b"tab\there\0"), [Err(Unprintable)]);
         assert_eq!(lines(b"\xff\xfe\0"), [Err(Unprintable)]);
@@ -173,13 +200,20 @@ mod tests {
     }
 
     fn failed(reason: &str, retry_after: Option<u32>, session_token: bool) -> Message {
-        Message::AuthFailed(Ending::AuthFailed { reason: reason.into(), retry_after, session_token })
+        Message::AuthFailed(Ending::AuthFailed {
+            reason: reason.into(),
+            retry_after,
+            session_token,
+        })
     }
 
     #[test]
     fn the_forms_of_auth_failed_are_told_apart() {
         assert_eq!(Message::parse("AUTH_FAILED"), failed("", None, false));
-        assert_eq!(Message::parse("AUTH_FAILED,go away"), failed("go away", None, false));
+        assert_eq!(
+            Message::parse("AUTH_FAILED,go away"),
+            failed("go away", None, false)
+        );
         assert_eq!(
             Message::parse("AUTH_FAILED,SESSION: token expired"),
             failed("token expired", None, true)
@@ -188,12 +222,18 @@ mod tests {
             Message::parse("AUTH_FAILED,TEMP:There are no flags here [really not]"),
             failed("There are no flags here [really not]", Some(0), false)
         );
-        assert_eq!(Message::parse("AUTH_FAILED,TEMP[backoff 42,advance no]"), failed("", Some(42), false));
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMP[backoff 42,advance no]"),
+            failed("", Some(42), false)
+        );
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP[advance remote,backoff 77]:go round and round"),
             failed("go round and round", Some(77), false)
         );
-        assert_eq!(Message::parse("AUTH_FAILED,TEMPERED"), failed("TEMPERED", None, false));
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMPERED"),
+            failed("TEMPERED", None, false)
+        );
         assert!(matches!(
             Message::parse("AUTH_FAILED,CRV1:R,E:x:YQ==:code"),
             Message::AuthFailed(Ending::AuthFailed { reason, .. }) if reason.contains("challenge")
@@ -203,7 +243,10 @@ mod tests {
     #[test]
     fn restart_says_whether_to_take_the_next_remote() {
         let restart = |message: &str, next_remote| {
-            Message::Restart(Ending::Restart { message: message.into(), next_remote })
+            Message::Restart(Ending::Restart {
+                message: message.into(),
+                next_remote,
+            })
         };
         assert_eq!(Message::parse("RESTART"), restart("", false));
         assert_eq!(Message::parse("RESTART,[N]"), restart("", true));
@@ -214,12 +257,27 @@ mod tests {
     #[test]
     fn the_other_messages_are_understood() {
         assert_eq!(Message::parse("PUSH_REQUEST"), Message::PushRequest);
-        assert_eq!(Message::parse("PUSH_REPLY,ping 1,x"), Message::PushReply("ping 1,x".into()));
+        assert_eq!(
+            Message::parse("PUSH_REPLY,ping 1,x"),
+            Message::PushReply("ping 1,x".into())
+        );
         assert_eq!(Message::parse("AUTH_PENDING"), Message::AuthPending(None));
-        assert_eq!(Message::parse("AUTH_PENDING,timeout 90"), Message::AuthPending(Some(90)));
-        assert_eq!(Message::parse("HALT,why"), Message::Halt(Ending::Halt("why".into())));
+        assert_eq!(
+            Message::parse("AUTH_PENDING,timeout 90"),
+            Message::AuthPending(Some(90))
+        );
+        assert_eq!(
+            Message::parse("HALT,why"),
+            Message::Halt(Ending::Halt("why".into()))
+        );
         assert_eq!(Message::parse("EXIT"), Message::Exit);
-        assert_eq!(Message::parse("INFO_PRE,OPEN_URL:x"), Message::Info("OPEN_URL:x".into()));
-        assert_eq!(Message::parse("PUSH_REPLYx"), Message::Unknown("PUSH_REPLYx".into()));
+        assert_eq!(
+            Message::parse("INFO_PRE,OPEN_URL:x"),
+            Message::Info("OPEN_URL:x".into())
+        );
+        assert_eq!(
+            Message::parse("PUSH_REPLYx"),
+            Message::Unknown("PUSH_REPLYx".into())
+        );
     }
 }

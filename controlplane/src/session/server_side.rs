@@ -18,9 +18,16 @@ use crate::setup::{Ending, Established, Pushed};
 const LINGER: Duration = Duration::from_secs(5);
 
 impl Session {
-    pub(super) fn server_happening(&mut self, ctx: &mut Context<'_>, slot: Slot, happening: Happening) {
+    pub(super) fn server_happening(
+        &mut self,
+        ctx: &mut Context<'_>,
+        slot: Slot,
+        happening: Happening,
+    ) {
         match happening {
-            Happening::ClientKeyMethod(message) => self.server_has_client_key_method(ctx, slot, &message),
+            Happening::ClientKeyMethod(message) => {
+                self.server_has_client_key_method(ctx, slot, &message)
+            }
             Happening::Message(Message::PushRequest) => {
                 if let Phase::Installing(installing) = &mut self.phase {
                     installing.push_wanted = true;
@@ -32,7 +39,12 @@ impl Session {
         }
     }
 
-    fn server_has_client_key_method(&mut self, ctx: &mut Context<'_>, slot: Slot, message: &ClientKeyMethod) {
+    fn server_has_client_key_method(
+        &mut self,
+        ctx: &mut Context<'_>,
+        slot: Slot,
+        message: &ClientKeyMethod,
+    ) {
         let source = ServerSource::new_random(ctx.rng);
         if let Some(n) = self.slot(slot).as_mut() {
             n.choose_server_source(source);
@@ -47,7 +59,11 @@ impl Session {
             return;
         }
         let info = PeerInfo::parse(&message.peer_info);
-        let cipher = info.choose(&ctx.settings.data_ciphers, cipher_of(&message.options), ctx.settings.fallback);
+        let cipher = info.choose(
+            &ctx.settings.data_ciphers,
+            cipher_of(&message.options),
+            ctx.settings.fallback,
+        );
         let Some(cipher) = cipher else {
             const WHY: &str = "Data channel cipher negotiation failed (no shared cipher)";
             return self.server_refuses(ctx, slot, &format!("AUTH_FAILED,{WHY}"), WHY);
@@ -67,7 +83,9 @@ impl Session {
     }
 
     fn server_prepares_push(&mut self, ctx: &mut Context<'_>, info: &PeerInfo) {
-        let (Side::Server { push, .. }, Some(agreed)) = (&ctx.settings.side, self.agreed) else { return };
+        let (Side::Server { push, .. }, Some(agreed)) = (&ctx.settings.side, self.agreed) else {
+            return;
+        };
         let mut options = push.clone();
         options.extend(agreed.wire_peer_id.map(|id| format!("peer-id {id}")));
         if info.ciphers.is_some() || info.ncp >= 2 {
@@ -79,7 +97,11 @@ impl Session {
             (false, true) => Some("key-derivation tls-ekm".to_owned()),
             (false, false) => None,
         });
-        let (tls, peer_subject) = self.current.as_ref().map(Negotiation::describe).unwrap_or_default();
+        let (tls, peer_subject) = self
+            .current
+            .as_ref()
+            .map(Negotiation::describe)
+            .unwrap_or_default();
         let established = Box::new(Established {
             generation: self.generation,
             pushed: Pushed { options },
@@ -91,7 +113,11 @@ impl Session {
         });
         let push_wanted = info.proto & iv_proto::REQUEST_PUSH != 0;
         let deadline = Some(ctx.now.at + KEY_INSTALL);
-        self.phase = Phase::Installing(Installing { established, deadline, push_wanted });
+        self.phase = Phase::Installing(Installing {
+            established,
+            deadline,
+            push_wanted,
+        });
     }
 
     pub(super) fn server_key_is_installed(&mut self, ctx: &mut Context<'_>) {
@@ -107,9 +133,13 @@ impl Session {
             Phase::Installing(i) if i.push_wanted && self.installing.is_none() => {}
             _ => return,
         }
-        let Phase::Installing(installing) = std::mem::replace(&mut self.phase, Phase::Up) else { return };
+        let Phase::Installing(installing) = std::mem::replace(&mut self.phase, Phase::Up) else {
+            return;
+        };
         if let Some(current) = self.current.as_mut() {
-            split_reply(&installing.established.pushed.options).iter().for_each(|part| current.send_text(part));
+            split_reply(&installing.established.pushed.options)
+                .iter()
+                .for_each(|part| current.send_text(part));
         }
         ctx.out.event(Event::Established(installing.established));
         self.key_is_new(ctx);
@@ -122,15 +152,27 @@ impl Session {
     /// A server's renegotiation is complete when the client has acknowledged its key message.
     pub(super) fn server_promotes_when_acknowledged(&mut self, ctx: &mut Context<'_>) {
         let is_server = matches!(ctx.settings.side, Side::Server { .. });
-        let installed = |n: &Negotiation| self.newest.is_some_and(|k| k.name.negotiation == n.number);
-        if is_server && self.next.as_ref().is_some_and(|n| installed(n) && n.all_acknowledged()) {
+        let installed =
+            |n: &Negotiation| self.newest.is_some_and(|k| k.name.negotiation == n.number);
+        if is_server
+            && self
+                .next
+                .as_ref()
+                .is_some_and(|n| installed(n) && n.all_acknowledged())
+        {
             self.promote(ctx);
         }
     }
 
     fn server_sends_key_method(&mut self, ctx: &mut Context<'_>, slot: Slot) {
-        let options = if self.path.stream.is_some() { &ctx.settings.options[1] } else { &ctx.settings.options[0] };
-        let Some(negotiation) = self.slot(slot).as_mut() else { return };
+        let options = if self.path.stream.is_some() {
+            &ctx.settings.options[1]
+        } else {
+            &ctx.settings.options[0]
+        };
+        let Some(negotiation) = self.slot(slot).as_mut() else {
+            return;
+        };
         if let Err(e) = negotiation.send_server_key_method(options) {
             self.end(ctx, Ending::Internal(e.to_string()));
         }
@@ -142,8 +184,15 @@ impl Session {
         if let Some(n) = self.slot(slot).as_mut() {
             n.send_text(text);
         }
-        let ending = Ending::AuthFailed { reason: reason.into(), retry_after: None, session_token: false };
-        self.phase = Phase::Lingering { deadline: ctx.now.at + LINGER, ending };
+        let ending = Ending::AuthFailed {
+            reason: reason.into(),
+            retry_after: None,
+            session_token: false,
+        };
+        self.phase = Phase::Lingering {
+            deadline: ctx.now.at + LINGER,
+            ending,
+        };
     }
 
     /// Sends a message such as RESTART or HALT to the client and ends the session a moment later.
@@ -152,14 +201,19 @@ impl Session {
             current.send_text(text);
         }
         let ending = Ending::Disconnected { exit_sent: true };
-        self.phase = Phase::Lingering { deadline: ctx.now.at + LINGER, ending };
+        self.phase = Phase::Lingering {
+            deadline: ctx.now.at + LINGER,
+            ending,
+        };
         self.settle(ctx);
     }
 }
 
 /// Whether the login is one of those that are listed; every listed one is compared.
 fn server_accepts_login(side: &Side, message: &ClientKeyMethod) -> bool {
-    let Side::Server { users, .. } = side else { return false };
+    let Side::Server { users, .. } = side else {
+        return false;
+    };
     let Some(users) = users else { return true };
     users.iter().fold(false, |found, user| {
         let same = ct_eq(user.username.as_bytes(), message.username.as_bytes())

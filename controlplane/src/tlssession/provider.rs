@@ -47,8 +47,12 @@ impl TlsConfig {
         let identity = identity(setup, unix)?;
         let verifier = Arc::new(PeerVerifier::new(role.peer(), setup, &provider)?);
         let role = match role {
-            Role::Client => RoleConfig::Client(client(setup, provider, &clock, verifier, identity)?),
-            Role::Server => RoleConfig::Server(server(setup, provider, &clock, verifier, identity)?),
+            Role::Client => {
+                RoleConfig::Client(client(setup, provider, &clock, verifier, identity)?)
+            }
+            Role::Server => {
+                RoleConfig::Server(server(setup, provider, &clock, verifier, identity)?)
+            }
         };
         Ok(TlsConfig { role, clock })
     }
@@ -68,7 +72,9 @@ struct Clock(AtomicU64);
 
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(
+            self.0.load(Ordering::Relaxed),
+        )))
     }
 }
 
@@ -114,7 +120,9 @@ fn client(
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| identity_sentence(&e))?,
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain, key)
+            .map_err(|e| identity_sentence(&e))?,
         None => builder.with_no_client_auth(),
     };
     config.enable_sni = false;
@@ -147,8 +155,12 @@ fn identity(setup: &TlsSetup, unix: u64) -> Result<Identity, String> {
     let chain = certificates(&setup.cert_pem, "cert")?;
     match (chain.first(), has_key) {
         (None, false) => return Ok(None),
-        (None, true) => return Err("there is a key but no certificate: add the cert that belongs to it".into()),
-        (Some(_), false) => return Err("there is a certificate but no key: add the key that belongs to it".into()),
+        (None, true) => {
+            return Err("there is a key but no certificate: add the cert that belongs to it".into());
+        }
+        (Some(_), false) => {
+            return Err("there is a certificate but no key: add the key that belongs to it".into());
+        }
         (Some(leaf), true) => {
             if let Some(problem) = own_certificate_problem(leaf, unix) {
                 return Err(problem);
@@ -157,9 +169,11 @@ fn identity(setup: &TlsSetup, unix: u64) -> Result<Identity, String> {
     }
     let text = &setup.key_pem.0;
     if contains(text, b"ENCRYPTED") {
-        return Err("the key is protected by a passphrase, which is not supported: remove it with \
+        return Err(
+            "the key is protected by a passphrase, which is not supported: remove it with \
                     `openssl pkey -in KEY -out KEY.plain` and protect the file by its mode instead"
-            .into());
+                .into(),
+        );
     }
     let key = PrivateKeyDer::from_pem_slice(text)
         .map_err(|e| format!("the key cannot be read as PEM (PKCS#8, PKCS#1 or SEC1): {e}"))?;

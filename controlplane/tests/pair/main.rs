@@ -1,5 +1,7 @@
 //! A client and a server, both ours, on a virtual clock.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 #[path = "../util/mod.rs"]
 mod util;
 

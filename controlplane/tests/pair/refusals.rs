@@ -7,7 +7,10 @@ use controlplane::{Cipher, Credentials, Digest, Ending, Event, Secret, Wrap};
 use crate::util::{Network, Pair, Pki, Side, client_path, client_setup, server_setup, static_key};
 
 fn login(username: &str, password: &str) -> Credentials {
-    Credentials { username: username.into(), password: Secret(password.into()) }
+    Credentials {
+        username: username.into(),
+        password: Secret(password.into()),
+    }
 }
 
 fn pair() -> Pair {
@@ -24,7 +27,11 @@ fn nobody_there_is_unanswered_after_the_hand_window() {
     assert_eq!(pair.ended(Side::Client), None);
     pair.run_for(2);
     assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
-    let resets: Vec<_> = pair.sent.iter().map(|(_, at, bytes)| (*at, bytes[0])).collect();
+    let resets: Vec<_> = pair
+        .sent
+        .iter()
+        .map(|(_, at, bytes)| (*at, bytes[0]))
+        .collect();
     assert!(resets.len() >= 29, "{}", resets.len());
     for two in resets.windows(2) {
         assert_eq!(two[1].1, 0x38);
@@ -36,7 +43,17 @@ fn nobody_there_is_unanswered_after_the_hand_window() {
 fn a_server_that_falls_silent_is_a_handshake_timeout() {
     let mut pair = pair();
     pair.connect(None);
-    pair.run_until(1, |p| p.client_events.iter().any(|e| matches!(e, Event::State { state: controlplane::State::Auth, .. })));
+    pair.run_until(1, |p| {
+        p.client_events.iter().any(|e| {
+            matches!(
+                e,
+                Event::State {
+                    state: controlplane::State::Auth,
+                    ..
+                }
+            )
+        })
+    });
     pair.network = Network::DEAD;
     pair.drop_in_flight();
     pair.run_for(61);
@@ -60,7 +77,12 @@ fn another_tls_crypt_key_is_silence() {
     pair.connect(None);
     pair.run_for(61);
     assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
-    assert!(pair.server.take_dropped().iter().any(|(reason, n)| reason == "bad_tag" && *n > 10));
+    assert!(
+        pair.server
+            .take_dropped()
+            .iter()
+            .any(|(reason, n)| reason == "bad_tag" && *n > 10)
+    );
 }
 
 #[test]
@@ -68,7 +90,11 @@ fn the_same_key_direction_on_both_sides_is_silence() {
     let pki = Pki::new("ca");
     let mut client = client_setup(&pki);
     let mut server = server_setup(&pki);
-    let wrap = Wrap::TlsAuth { key: static_key(), direction: Some(1), digest: Digest::Sha1 };
+    let wrap = Wrap::TlsAuth {
+        key: static_key(),
+        direction: Some(1),
+        digest: Digest::Sha1,
+    };
     client.wrap = wrap.clone();
     server.wrap = wrap;
     let mut pair = Pair::new(client, server, 22);
@@ -95,7 +121,11 @@ fn logins_are_checked() {
         assert_eq!(pair.established().is_some(), good);
         let refused = matches!(
             pair.ended(Side::Client),
-            Some(Ending::AuthFailed { retry_after: None, session_token: false, .. })
+            Some(Ending::AuthFailed {
+                retry_after: None,
+                session_token: false,
+                ..
+            })
         );
         assert_eq!(refused, !good);
         assert_eq!(pair.server.sessions(), usize::from(good));
@@ -118,39 +148,101 @@ fn no_shared_cipher_is_said_by_the_server() {
 }
 
 #[test]
-fn a_pushed_cipher_or_flag_that_was_not_offered_is_incompatible() {
+fn a_pushed_flag_that_was_not_offered_is_incompatible() {
     let pki = Pki::new("ca");
-    for option in ["cipher AES-128-CBC", "protocol-flags tls-ekm aead-epoch"] {
-        // The server's own choice comes after; an old `cipher` would be overwritten, so only the flag stays.
-        let mut server = server_setup(&pki);
-        server.push.push(option.into());
+    let mut server = server_setup(&pki);
+    server.push.push("protocol-flags tls-ekm aead-epoch".into());
+    let mut pair = Pair::new(client_setup(&pki), server, 25);
+    pair.connect(None);
+    pair.run_for(5);
+    assert!(
+        matches!(pair.ended(Side::Client), Some(Ending::Incompatible(why)) if why.contains("aead-epoch")),
+        "{:?}",
+        pair.ended(Side::Client)
+    );
+}
+
+#[test]
+fn a_server_that_uses_a_cipher_of_its_own_is_incompatible() {
+    let pki = Pki::new("ca");
+    let mut server = server_setup(&pki);
+    // The later of two wins: a server that pushes another cipher than the one it chose.
+    server.push.push("push-continuation 2".into());
+    let mut pair = Pair::new(client_setup(&pki), server, 28);
+    pair.connect(None);
+    pair.run_until(5, |p| p.server_established().is_some());
+    pair.server.dismiss(
+        pair.now,
+        &mut pair.rng,
+        1,
+        "PUSH_REPLY,cipher AES-128-CBC,push-continuation 1",
+    );
+    pair.run_for(5);
+    assert!(
+        matches!(pair.ended(Side::Client), Some(Ending::Incompatible(why)) if why.contains("AES-128-CBC")),
+        "{:?}",
+        pair.ended(Side::Client)
+    );
+}
+
+#[test]
+fn a_server_that_never_pushes_is_a_handshake_timeout_and_auth_pending_prolongs_it() {
+    let pki = Pki::new("ca");
+    for (pending, lasts) in [
+        (None, 62),
+        (Some("AUTH_PENDING,timeout 90"), 92),
+        (Some("AUTH_PENDING,timeout 9999"), 102),
+    ] {
         let mut client = client_setup(&pki);
-        if option.starts_with("cipher") {
-            // Without IV_CIPHERS the server pushes none itself: what was configured stands.
-            client.pull = true;
-            client.data_ciphers = vec![Cipher::Aes256Gcm];
-            server.data_ciphers = vec![Cipher::Aes256Gcm];
-            continue;
-        }
-        let mut pair = Pair::new(client, server, 25);
+        client.reneg_sec = 200;
+        let mut server = server_setup(&pki);
+        server.push.push("push-continuation 2".into());
+        let mut pair = Pair::new(client, server, 29);
         pair.connect(None);
+        pair.run_until(5, |p| p.server_established().is_some());
+        if let Some(text) = pending {
+            pair.server.dismiss(pair.now, &mut pair.rng, 1, text);
+        }
+        pair.run_for(lasts - 4);
+        assert_eq!(pair.ended(Side::Client), None, "{pending:?}");
         pair.run_for(5);
         assert!(
-            matches!(pair.ended(Side::Client), Some(Ending::Incompatible(why)) if why.contains("aead-epoch")),
-            "{option}: {:?}",
-            pair.ended(Side::Client)
+            matches!(pair.ended(Side::Client), Some(Ending::HandshakeTimeout { awaiting }) if awaiting == "PUSH_REPLY")
         );
     }
 }
 
 #[test]
 fn messages_that_end_a_session() {
-    let cases: [(&str, fn(&Ending) -> bool); 5] = [
-        ("RESTART", |e| matches!(e, Ending::Restart { next_remote: false, .. })),
-        ("RESTART,[N]:go", |e| matches!(e, Ending::Restart { next_remote: true, message } if message == "go")),
-        ("HALT,closed", |e| matches!(e, Ending::Halt(why) if why == "closed")),
+    type Expected = fn(&Ending) -> bool;
+    let cases: [(&str, Expected); 5] = [
+        ("RESTART", |e| {
+            matches!(
+                e,
+                Ending::Restart {
+                    next_remote: false,
+                    ..
+                }
+            )
+        }),
+        (
+            "RESTART,[N]:go",
+            |e| matches!(e, Ending::Restart { next_remote: true, message } if message == "go"),
+        ),
+        (
+            "HALT,closed",
+            |e| matches!(e, Ending::Halt(why) if why == "closed"),
+        ),
         ("EXIT", |e| *e == Ending::PeerExited),
-        ("AUTH_FAILED,SESSION: token expired", |e| matches!(e, Ending::AuthFailed { session_token: true, .. })),
+        ("AUTH_FAILED,SESSION: token expired", |e| {
+            matches!(
+                e,
+                Ending::AuthFailed {
+                    session_token: true,
+                    ..
+                }
+            )
+        }),
     ];
     for (text, expected) in cases {
         let mut pair = pair();
@@ -160,20 +252,39 @@ fn messages_that_end_a_session() {
         let ending = pair.ended(Side::Client).unwrap();
         assert!(expected(&ending), "{text}: {ending:?}");
         assert_eq!(pair.server.sessions(), 0);
-        let last_client = pair.sent.iter().rev().find(|(from, _, _)| *from == Side::Client).unwrap();
-        assert_eq!(last_client.2[0] >> 3, 5, "the message is acknowledged before the session ends");
+        let last_client = pair
+            .sent
+            .iter()
+            .rev()
+            .find(|(from, _, _)| *from == Side::Client)
+            .unwrap();
+        assert_eq!(
+            last_client.2[0] >> 3,
+            5,
+            "the message is acknowledged before the session ends"
+        );
     }
 }
 
 #[test]
 fn other_messages_do_not_end_a_session() {
-    for text in ["INFO,hello", "INFO_PRE,WEB_AUTH::x", "NONSENSE", "PUSH_REPLY,route 1.2.3.4", "RESTARTED", "EXIT\tNOW"] {
+    for text in [
+        "INFO,hello",
+        "INFO_PRE,WEB_AUTH::x",
+        "NONSENSE",
+        "PUSH_REPLY,route 1.2.3.4",
+        "RESTARTED",
+        "EXIT\tNOW",
+    ] {
         let mut pair = pair();
         pair.establish();
         pair.server.dismiss(pair.now, &mut pair.rng, 1, text);
         pair.run_for(8);
         assert_eq!(pair.ended(Side::Client), None, "{text}");
-        let info = pair.client_events.iter().any(|e| matches!(e, Event::Info { .. }));
+        let info = pair
+            .client_events
+            .iter()
+            .any(|e| matches!(e, Event::Info { .. }));
         assert_eq!(info, text.starts_with("INFO"));
     }
 }
@@ -194,7 +305,11 @@ fn a_token_replaces_the_password() {
     let record = pair.last_record().unwrap();
     assert_eq!(record.auth_token, Some(Secret(b"SESS_ID_AT_abc".to_vec())));
     assert_eq!(record.auth_token_user.as_deref(), Some("ann"));
-    assert_eq!(pair.established().unwrap().pushed.options.len(), 2, "the token is not an option for others");
+    assert_eq!(
+        pair.established().unwrap().pushed.options.len(),
+        2,
+        "the token is not an option for others"
+    );
 }
 
 #[test]
@@ -208,7 +323,11 @@ fn garbage_and_strangers_change_nothing() {
         let mut pair = Pair::new(client, server, 27);
         pair.establish();
         let before = pair.client_events.len();
-        let samples: Vec<Vec<u8>> = pair.sent.iter().map(|(_, _, bytes)| bytes.clone()).collect();
+        let samples: Vec<Vec<u8>> = pair
+            .sent
+            .iter()
+            .map(|(_, _, bytes)| bytes.clone())
+            .collect();
         for bytes in &samples {
             // Reflected, truncated, damaged: from the right address.
             for len in 0..bytes.len().min(60) {
@@ -246,13 +365,21 @@ fn a_packet_from_another_address_is_not_taken() {
     pair.network = Network::DEAD;
     pair.connect(None);
     let reset = pair.sent[0].2.clone();
-    pair.server.handle_datagram(pair.now, &mut pair.rng, &crate::util::server_path(), &reset);
-    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else { panic!() };
+    pair.server
+        .handle_datagram(pair.now, &mut pair.rng, &crate::util::server_path(), &reset);
+    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else {
+        panic!()
+    };
     let mut elsewhere = client_path();
     elsewhere.remote.set_port(1195);
-    pair.client.handle_datagram(pair.now, &mut pair.rng, &elsewhere, &reply);
-    assert_eq!(pair.client.take_dropped(), [("wrong_address".to_owned(), 1)]);
-    pair.client.handle_datagram(pair.now, &mut pair.rng, &client_path(), &reply);
+    pair.client
+        .handle_datagram(pair.now, &mut pair.rng, &elsewhere, &reply);
+    assert_eq!(
+        pair.client.take_dropped(),
+        [("wrong_address".to_owned(), 1)]
+    );
+    pair.client
+        .handle_datagram(pair.now, &mut pair.rng, &client_path(), &reply);
     assert_eq!(pair.client.take_dropped(), []);
 }
 
@@ -263,7 +390,9 @@ fn a_reset_that_does_not_echo_our_session_id_is_not_taken() {
     pair.connect(None);
     let reset = pair.sent[0].2.clone();
     pair.deliver(Side::Server, &reset);
-    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else { panic!() };
+    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else {
+        panic!()
+    };
     let mut spoofed = reply.clone();
     spoofed[14] ^= 1; // in the echoed session id
     pair.deliver(Side::Client, &spoofed);
@@ -272,7 +401,15 @@ fn a_reset_that_does_not_echo_our_session_id_is_not_taken() {
     pair.deliver(Side::Client, &no_ack);
     pair.drain();
     let auth = |p: &Pair| {
-        p.client_events.iter().any(|e| matches!(e, Event::State { state: controlplane::State::Auth, .. }))
+        p.client_events.iter().any(|e| {
+            matches!(
+                e,
+                Event::State {
+                    state: controlplane::State::Auth,
+                    ..
+                }
+            )
+        })
     };
     assert!(!auth(&pair));
     pair.deliver(Side::Client, &reply);
@@ -288,4 +425,124 @@ fn forget_is_silent() {
     pair.client.forget(1);
     pair.run_for(30);
     assert_eq!(pair.client_events.len(), events);
+}
+
+/// A plain packet of the server's session, made by somebody who knows its session id.
+fn forged(pair: &Pair, first_byte: u8, rest: &[u8]) -> Vec<u8> {
+    let from_server = pair.sent.iter().find(|(from, _, _)| *from == Side::Server);
+    let sid = &from_server.unwrap().2[1..9];
+    [&[first_byte], sid, rest].concat()
+}
+
+fn only_drop(pair: &mut Pair, bytes: &[u8]) -> String {
+    pair.client.take_dropped();
+    pair.deliver(Side::Client, bytes);
+    pair.drain();
+    let dropped = pair.client.take_dropped();
+    assert!(dropped.len() <= 1, "{dropped:?}");
+    dropped
+        .into_iter()
+        .next()
+        .map(|(reason, _)| reason)
+        .unwrap_or_default()
+}
+
+#[test]
+fn a_packet_of_another_session_is_not_taken() {
+    let mut pair = pair();
+    pair.establish();
+    pair.run_for(5);
+    let soft_reset = [0, 0, 0, 0, 0];
+    let mut other = forged(&pair, 0x19, &soft_reset);
+    other[3] ^= 1;
+    assert_eq!(only_drop(&mut pair, &other), "unknown_session");
+    assert_eq!(pair.last_record().unwrap().next_key_id, 1);
+    let right = forged(&pair, 0x19, &soft_reset);
+    assert_eq!(only_drop(&mut pair, &right), "");
+    assert_eq!(
+        pair.last_record().unwrap().next_key_id,
+        2,
+        "the same packet of the right session begins a renegotiation"
+    );
+}
+
+#[test]
+fn a_soft_reset_of_a_key_id_that_is_not_the_next_is_not_taken() {
+    let mut pair = pair();
+    pair.establish();
+    for key_id in [2, 3, 7] {
+        let packet = forged(&pair, 0x18 | key_id, &[0, 0, 0, 0, 0]);
+        assert_eq!(only_drop(&mut pair, &packet), "wrong_key_id");
+    }
+}
+
+#[test]
+fn a_key_id_begins_with_its_own_kind_of_reset() {
+    let mut pair = pair();
+    pair.establish();
+    pair.network = Network::DEAD;
+    pair.client.renegotiate(pair.now, &mut pair.rng, 1);
+    pair.drain();
+    let control = forged(&pair, 0x21, &[0, 0, 0, 0, 0, 22, 3, 3]);
+    assert_eq!(only_drop(&mut pair, &control), "unexpected_state");
+    let hard = forged(&pair, 0x41, &[0, 0, 0, 0, 0]);
+    assert_eq!(only_drop(&mut pair, &hard), "unexpected_opcode");
+    let soft = forged(&pair, 0x19, &[0, 0, 0, 0, 0]);
+    assert_eq!(only_drop(&mut pair, &soft), "");
+}
+
+#[test]
+fn answers_to_resets_are_limited() {
+    let mut pair = pair();
+    pair.network = Network::DEAD;
+    pair.connect(None);
+    let reset = pair.sent[0].2.clone();
+    let mut answers = 0;
+    for _ in 0..150 {
+        pair.deliver(Side::Server, &reset);
+        while matches!(
+            pair.server.poll_output(),
+            controlplane::Output::Transmit { .. }
+        ) {
+            answers += 1;
+        }
+    }
+    assert_eq!(answers, 100);
+    assert_eq!(
+        pair.server.take_dropped(),
+        [("rate_limited".to_owned(), 50)]
+    );
+    assert_eq!(pair.server.sessions(), 0, "a reset leaves no state");
+}
+
+#[test]
+fn a_full_server_takes_nobody_in() {
+    let pki = Pki::new("ca");
+    let mut server = server_setup(&pki);
+    server.max_clients = 0;
+    let mut pair = Pair::new(client_setup(&pki), server, 70);
+    pair.connect(None);
+    pair.run_for(5);
+    assert_eq!(pair.server.sessions(), 0);
+    assert!(
+        pair.server
+            .take_dropped()
+            .iter()
+            .any(|(reason, _)| reason == "too_many_sessions")
+    );
+}
+
+#[test]
+fn the_peers_presence_is_reported_at_most_once_a_second() {
+    let mut pair = pair();
+    let begun = pair.now.at;
+    pair.establish();
+    pair.run_for(2);
+    let seconds = pair.now.at.since(begun).as_secs() as usize;
+    let alive = pair
+        .client_events
+        .iter()
+        .filter(|e| matches!(e, Event::PeerAlive { .. }))
+        .count();
+    assert!((1..=seconds + 1).contains(&alive), "{alive} in {seconds} s");
 }

@@ -135,12 +135,13 @@ impl Journal {
 impl Drop for Journal {
     /// Nothing outstanding: the file goes. Otherwise it is what the next start needs.
     fn drop(&mut self) {
-        if let Some((_, path)) = &self.file
-            && self.open.is_empty()
-        {
+        let Some((file, path)) = &self.file else { return };
+        if self.open.is_empty() {
             // A directory that became unwritable leaves an empty journal, which is harmless.
             let _ = std::fs::remove_file(path);
         }
+        // Said aloud: a process that is just being started may share the descriptor until its exec.
+        let _ = flock(file, FlockOperation::Unlock);
     }
 }
 

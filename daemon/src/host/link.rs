@@ -97,8 +97,7 @@ impl Host {
             .await
             .map_err(|source| HostError::Query { what: "the interface", source })?
             .ok_or_else(|| HostError::NoInterface(interface.name.clone()))?;
-        let mut before =
-            LinkBefore { up: link.header.flags.contains(LinkFlags::Up), mtu: 0, tx_queue_len: 0 };
+        let mut before = LinkBefore { up: link.header.flags.contains(LinkFlags::Up), mtu: 0, tx_queue_len: 0 };
         for attribute in &link.attributes {
             match attribute {
                 LinkAttribute::Mtu(mtu) => before.mtu = *mtu,
@@ -110,9 +109,8 @@ impl Host {
     }
 
     pub(crate) async fn set_link(&self, link: &LinkState) -> io::Result<()> {
-        let mut message = LinkUnspec::new_with_index(link.interface.index)
-            .up()
-            .append_extra_attribute(LinkAttribute::Mtu(link.mtu));
+        let mut message =
+            LinkUnspec::new_with_index(link.interface.index).up().append_extra_attribute(LinkAttribute::Mtu(link.mtu));
         if let Some(length) = link.tx_queue_len {
             message = message.append_extra_attribute(LinkAttribute::TxQueueLen(length));
         }
@@ -189,10 +187,8 @@ fn address_message(address: &Address) -> AddressMessage {
     };
     message.header.family = if address.local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = address.prefix;
-    message.attributes = vec![
-        AddressAttribute::Local(address.local),
-        AddressAttribute::Address(address.peer.unwrap_or(address.local)),
-    ];
+    message.attributes =
+        vec![AddressAttribute::Local(address.local), AddressAttribute::Address(address.peer.unwrap_or(address.local))];
     message
 }
 

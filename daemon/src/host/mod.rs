@@ -175,7 +175,10 @@ impl Applied {
                 Ok(())
             }
             Ok(change::Outcome::AlreadyThere) => {
-                tracing::info!("{} was not necessary: it exists already, and stays when the tunnel goes", record.change);
+                tracing::info!(
+                    "{} was not necessary: it exists already, and stays when the tunnel goes",
+                    record.change
+                );
                 journal.finish(id)
             }
             Err(error) => {
@@ -215,7 +218,8 @@ impl Applied {
         let Some(at) = self.made.iter().position(|(_, record)| record.change.is_host_route(server)) else {
             return Ok(());
         };
-        let wanted = via.filter(|hop| hop.gateway.is_some()).map(|hop| Change::Route(routes::Route::to_host(server, hop)));
+        let wanted =
+            via.filter(|hop| hop.gateway.is_some()).map(|hop| Change::Route(routes::Route::to_host(server, hop)));
         if wanted.as_ref() == self.made.get(at).map(|(_, record)| &record.change) {
             // It may have been flushed with its link: put it back where it belongs, keep the undo.
             if let Some((_, record)) = self.made.get(at) {

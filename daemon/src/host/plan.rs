@@ -219,13 +219,17 @@ impl Plan {
             if settings.ipv4.is_none() {
                 self.notes.push("redirect-gateway: no IPv4 address was given, IPv4 is not redirected".to_owned());
             } else if flags.def1 {
-                routes.extend(HALVES_V4.map(|(dest, prefix)| into_tunnel(settings, dest.into(), prefix, settings.route_metric)));
+                routes.extend(
+                    HALVES_V4.map(|(dest, prefix)| into_tunnel(settings, dest.into(), prefix, settings.route_metric)),
+                );
             } else {
                 routes.push(default_into_tunnel(settings, around.default_v4.as_ref()));
             }
         }
         if flags.ipv6 && ipv6 {
-            routes.extend(PARTS_V6.map(|(dest, prefix)| into_tunnel(settings, dest.into(), prefix, settings.route_metric)));
+            routes.extend(
+                PARTS_V6.map(|(dest, prefix)| into_tunnel(settings, dest.into(), prefix, settings.route_metric)),
+            );
         }
         routes
     }
@@ -321,7 +325,8 @@ fn plan_server_route(
 ) -> Option<Route> {
     let server = settings.server;
     let into_tunnel = |route: &&Route| route.interface.as_ref() == Some(&settings.interface);
-    let swallowed = routes.iter().filter(into_tunnel).any(|route| route.covers(server)) || on_tunnel_link(settings, server);
+    let swallowed =
+        routes.iter().filter(into_tunnel).any(|route| route.covers(server)) || on_tunnel_link(settings, server);
     let asked = settings.redirect.is_some_and(|flags| flags.private);
     let local = settings.redirect.is_some_and(|flags| flags.local);
     if local || !(swallowed || asked) {
@@ -417,13 +422,18 @@ mod tests {
         let def1 = RedirectFlags { def1: true, ..RedirectFlags::default() };
         let halves = ["route 0.0.0.0/1 via 10.8.0.1 dev tun0", "route 128.0.0.0/1 via 10.8.0.1 dev tun0"];
         let whole = "route 0.0.0.0/0 via 10.8.0.1 dev tun0";
-        let v6 = ["route ::/3 dev tun0", "route 2000::/4 dev tun0", "route 3000::/4 dev tun0", "route fc00::/7 dev tun0"];
+        let v6 =
+            ["route ::/3 dev tun0", "route 2000::/4 dev tun0", "route 3000::/4 dev tun0", "route fc00::/7 dev tun0"];
         let cases: Vec<(&str, RedirectFlags, Vec<&str>)> = vec![
             ("def1", def1, vec![TO_SERVER, halves[0], halves[1]]),
             ("none", RedirectFlags::default(), vec![TO_SERVER, whole]),
             ("local", RedirectFlags { local: true, ..def1 }, vec![halves[0], halves[1]]),
             ("bypass-dhcp", RedirectFlags { bypass_dhcp: true, ..def1 }, vec![TO_SERVER, halves[0], halves[1]]),
-            ("ipv6", RedirectFlags { ipv6: true, ..def1 }, vec![TO_SERVER, halves[0], halves[1], v6[0], v6[1], v6[2], v6[3]]),
+            (
+                "ipv6",
+                RedirectFlags { ipv6: true, ..def1 },
+                vec![TO_SERVER, halves[0], halves[1], v6[0], v6[1], v6[2], v6[3]],
+            ),
             ("ipv6 !ipv4", RedirectFlags { ipv6: true, not_ipv4: true, ..def1 }, v6.to_vec()),
             ("private", RedirectFlags { private: true, ..RedirectFlags::default() }, vec![TO_SERVER]),
         ];
@@ -468,7 +478,10 @@ mod tests {
     fn a_pushed_route_over_the_server_gets_the_server_its_own_route() {
         let wish = RouteWish { dest: ip("198.51.100.7"), prefix: 24, gateway: Gateway::Vpn, metric: Some(9) };
         let near = TunnelSettings { routes: vec![wish], ..settings() };
-        assert_eq!(lines(&near, &around()), [ADDRESS, TO_SERVER, "route 198.51.100.0/24 via 10.8.0.1 dev tun0 metric 9"]);
+        assert_eq!(
+            lines(&near, &around()),
+            [ADDRESS, TO_SERVER, "route 198.51.100.0/24 via 10.8.0.1 dev tun0 metric 9"]
+        );
         let far = TunnelSettings { routes: vec![RouteWish { dest: ip("203.0.113.0"), ..wish }], ..settings() };
         assert_eq!(lines(&far, &around()), [ADDRESS, "route 203.0.113.0/24 via 10.8.0.1 dev tun0 metric 9"]);
     }
@@ -531,9 +544,13 @@ mod tests {
 
     #[test]
     fn netmasks() {
-        for (mask, prefix) in [("255.255.255.0", Some(24)), ("0.0.0.0", Some(0)), ("255.255.255.255", Some(32)),
-            ("255.0.255.0", None), ("0.0.0.255", None)]
-        {
+        for (mask, prefix) in [
+            ("255.255.255.0", Some(24)),
+            ("0.0.0.0", Some(0)),
+            ("255.255.255.255", Some(32)),
+            ("255.0.255.0", None),
+            ("0.0.0.255", None),
+        ] {
             assert_eq!(prefix_of(v4(mask)), prefix, "{mask}");
         }
     }

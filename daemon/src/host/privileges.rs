@@ -201,7 +201,9 @@ mod tests {
     #[test]
     fn a_missing_device_is_named_with_the_commands_that_make_it() {
         let text = check_tun(Path::new("/nonexistent/net/tun")).unwrap_err().to_string();
-        for part in ["/nonexistent/net/tun", "mknod /dev/net/tun c 10 200", "--device /dev/net/tun", "--cap-add NET_ADMIN"] {
+        for part in
+            ["/nonexistent/net/tun", "mknod /dev/net/tun c 10 200", "--device /dev/net/tun", "--cap-add NET_ADMIN"]
+        {
             assert!(text.contains(part), "{part} in: {text}");
         }
     }

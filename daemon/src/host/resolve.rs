@@ -75,7 +75,12 @@ pub enum ResolveError {
 ///
 /// # Errors
 /// [`ResolveError`]
-pub async fn resolve(host: &str, port: u16, family: FamilyHint, within: Duration) -> Result<Vec<SocketAddr>, ResolveError> {
+pub async fn resolve(
+    host: &str,
+    port: u16,
+    family: FamilyHint,
+    within: Duration,
+) -> Result<Vec<SocketAddr>, ResolveError> {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if let Ok(literal) = bare.parse::<IpAddr>() {
         return wanted(host, family, [SocketAddr::new(literal, port)].into_iter());

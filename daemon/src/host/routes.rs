@@ -142,7 +142,11 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Query`] when the kernel refuses the dump.
-    pub async fn default_route(&self, family: Family, except: Option<&Interface>) -> Result<Option<NextHop>, HostError> {
+    pub async fn default_route(
+        &self,
+        family: Family,
+        except: Option<&Interface>,
+    ) -> Result<Option<NextHop>, HostError> {
         let routes = self.dump(family).await.map_err(|source| HostError::Query { what: "the routes", source })?;
         let except = except.map(|interface| interface.index);
         let best = routes

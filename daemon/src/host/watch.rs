@@ -86,7 +86,8 @@ impl Watch {
             }
             let mut guard = self.socket.readable().await?;
             let received = guard.try_io(|socket| {
-                rustix::net::recv(socket.get_ref(), self.buffer.as_mut_slice(), RecvFlags::empty()).map_err(io::Error::from)
+                rustix::net::recv(socket.get_ref(), self.buffer.as_mut_slice(), RecvFlags::empty())
+                    .map_err(io::Error::from)
             });
             match received {
                 Ok(Ok((_, length))) => {

@@ -72,22 +72,14 @@ impl Usage {
     /// One packet of `len` bytes.
     #[inline]
     pub fn packet(len: usize) -> Self {
-        Usage {
-            packets: 1,
-            bytes: len as u64,
-            aead: len.div_ceil(16) as u64 + 1,
-        }
+        Usage { packets: 1, bytes: len as u64, aead: len.div_ceil(16) as u64 + 1 }
     }
 
     /// `count` packets of `len` bytes each and one of `last` bytes.
     #[inline]
     pub fn packets(count: usize, len: usize, last: usize) -> Self {
         let (n, one, end) = (count as u64, Usage::packet(len), Usage::packet(last));
-        Usage {
-            packets: n + 1,
-            bytes: n * one.bytes + end.bytes,
-            aead: n * one.aead + end.aead,
-        }
+        Usage { packets: n + 1, bytes: n * one.bytes + end.bytes, aead: n * one.aead + end.aead }
     }
 
     #[inline]
@@ -179,20 +171,12 @@ impl Keyring {
         if self.last.is_some_and(|last| name <= last) {
             return Err(KeyRefusal::NotNewer);
         }
-        let slot =
-            Slot::new(key, self.replay_window, self.replay_time_s).ok_or(KeyRefusal::BadKey)?;
+        let slot = Slot::new(key, self.replay_window, self.replay_time_s).ok_or(KeyRefusal::BadKey)?;
         self.last = Some(name);
-        for older in self
-            .slots
-            .iter_mut()
-            .filter(|older| older.name.generation == key.name.generation)
-        {
+        for older in self.slots.iter_mut().filter(|older| older.name.generation == key.name.generation) {
             older.expires_ns = older.expires_ns.min(key.retire_previous_ns);
         }
-        let first_of_generation = self
-            .slots
-            .first()
-            .is_none_or(|newest| newest.name.generation < key.name.generation);
+        let first_of_generation = self.slots.first().is_none_or(|newest| newest.name.generation < key.name.generation);
         self.slots.insert(0, Box::new(slot));
         self.sending = self.sending.map(|at| at + 1);
         self.slots.truncate(RECEIVE_SLOTS);
@@ -222,10 +206,7 @@ impl Keyring {
         let sending = self.sending();
         self.slots.retain(|slot| now_ns < slot.expires_ns);
         self.find_sending(sending);
-        let due = self
-            .slots
-            .iter()
-            .position(|slot| now_ns >= slot.send_from_ns);
+        let due = self.slots.iter().position(|slot| now_ns >= slot.send_from_ns);
         if let Some(at) = due {
             self.promote(at);
         }
@@ -234,11 +215,7 @@ impl Keyring {
     /// When [`advance`](Self::advance) next has something to do; `u64::MAX`: never.
     pub fn next_deadline(&self) -> u64 {
         let sending = self.sending.unwrap_or(0);
-        let switches = self
-            .slots
-            .iter()
-            .take(sending)
-            .map(|slot| slot.send_from_ns);
+        let switches = self.slots.iter().take(sending).map(|slot| slot.send_from_ns);
         let ends = self.slots.iter().map(|slot| slot.expires_ns);
         switches.chain(ends).min().unwrap_or(u64::MAX)
     }
@@ -272,34 +249,21 @@ impl Keyring {
     /// [`DropReason::NoKey`], or [`DropReason::KeyExhausted`] at a hard limit: then nothing is reserved.
     #[inline]
     pub fn reserve(&mut self, usage: Usage) -> Result<Sealer<'_>, DropReason> {
-        let slot = self
-            .sending
-            .and_then(|at| self.slots.get_mut(at))
-            .ok_or(DropReason::NoKey)?;
+        let slot = self.sending.and_then(|at| self.slots.get_mut(at)).ok_or(DropReason::NoKey)?;
         let first = slot.next_id;
         let end = first + usage.packets;
         let used = slot.sent.aead.saturating_add(usage.aead);
-        if end - 1 > u64::from(slot.limits.hard_packet_id) || used > slot.limits.hard_aead {
-            self.has_events |= slot.ask(
-                UsageReason::PacketId,
-                end - 1 > u64::from(slot.limits.hard_packet_id),
-            );
-            self.has_events |= slot.ask(UsageReason::AeadLimit, used > slot.limits.hard_aead);
+        let ids_are_used_up = end - 1 > u64::from(slot.limits.hard_packet_id);
+        if ids_are_used_up || used > slot.limits.hard_aead {
+            let reason = if ids_are_used_up { UsageReason::PacketId } else { UsageReason::AeadLimit };
+            self.has_events |= slot.ask(reason, true);
             return Err(DropReason::KeyExhausted);
         }
         slot.next_id = end;
         slot.sent.add(usage);
-        self.has_events |= slot.ask(
-            UsageReason::PacketId,
-            end > u64::from(slot.limits.soft_packet_id),
-        );
+        self.has_events |= slot.ask(UsageReason::PacketId, end > u64::from(slot.limits.soft_packet_id));
         self.has_events |= slot.ask_if_used(slot.sent);
-        Ok(Sealer {
-            key: &slot.seal,
-            header: slot.header,
-            next_id: first,
-            end,
-        })
+        Ok(Sealer { key: &slot.seal, header: slot.header, next_id: first, end })
     }
 
     /// Moves the replay windows' time on. Call it once per batch, before [`open`](Self::open).
@@ -365,9 +329,7 @@ impl Keyring {
 
     #[inline]
     fn sending_slot(&self) -> Option<&Slot> {
-        self.sending
-            .and_then(|at| self.slots.get(at))
-            .map(|slot| &**slot)
+        self.sending.and_then(|at| self.slots.get(at)).map(|slot| &**slot)
     }
 }
 
@@ -394,12 +356,7 @@ impl Slot {
     }
 
     #[inline]
-    fn open(
-        &mut self,
-        packet_id: u32,
-        parts: &Parts<'_>,
-        out: &mut [u8],
-    ) -> Result<bool, DropReason> {
+    fn open(&mut self, packet_id: u32, parts: &Parts<'_>, out: &mut [u8]) -> Result<bool, DropReason> {
         if self.failures >= self.limits.hard_failures {
             return Err(DropReason::FailureLimit);
         }
@@ -430,10 +387,7 @@ impl Slot {
             return false;
         }
         self.ask(UsageReason::Bytes, usage.bytes >= self.limits.soft_bytes)
-            || self.ask(
-                UsageReason::Packets,
-                usage.packets >= self.limits.soft_packets,
-            )
+            || self.ask(UsageReason::Packets, usage.packets >= self.limits.soft_packets)
             || self.ask(UsageReason::AeadLimit, usage.aead >= self.limits.soft_aead)
     }
 }
@@ -457,17 +411,9 @@ pub(crate) mod tests {
     /// A key pair of its own for every name; both directions are the same, so that a ring can open what it sealed.
     pub(crate) fn key(generation: u32, negotiation: u32) -> InstallKey {
         let byte = (generation * 16 + negotiation + 1) as u8;
-        let direction = DirectionKey {
-            key: Secret(vec![byte; 32]),
-            implicit_iv: Secret(vec![byte; 8]),
-        };
+        let direction = DirectionKey { key: Secret(vec![byte; 32]), implicit_iv: Secret(vec![byte; 8]) };
         InstallKey {
-            name: KeyName {
-                peer: 0,
-                generation,
-                negotiation,
-                key_id: (negotiation % 8) as u8,
-            },
+            name: KeyName { peer: 0, generation, negotiation, key_id: (negotiation % 8) as u8 },
             cipher: Cipher::Aes256Gcm,
             seal: direction.clone(),
             open: direction,
@@ -498,22 +444,14 @@ pub(crate) mod tests {
     fn seal(ring: &mut Keyring, plaintext: &[u8]) -> Result<Vec<u8>, DropReason> {
         let overhead = ring.overhead().ok_or(DropReason::NoKey)?;
         let mut out = vec![0; overhead + plaintext.len()];
-        assert!(
-            ring.reserve(Usage::packet(plaintext.len()))?
-                .seal(plaintext, &mut out)
-        );
+        assert!(ring.reserve(Usage::packet(plaintext.len()))?.seal(plaintext, &mut out));
         Ok(out)
     }
 
     fn open(ring: &mut Keyring, now_ns: u64, packet: &[u8]) -> Result<bool, DropReason> {
         let (header, parts) = DataHeader::parse(packet).unwrap();
         ring.begin_batch(now_ns);
-        ring.open(
-            now_ns,
-            &header,
-            &parts,
-            &mut vec![0; parts.ciphertext.len()],
-        )
+        ring.open(now_ns, &header, &parts, &mut vec![0; parts.ciphertext.len()])
     }
 
     /// A packet sealed with this key and no other.
@@ -525,14 +463,8 @@ pub(crate) mod tests {
     fn without_a_key_nothing_is_sealed_or_opened() {
         let mut ring = ring();
         assert_eq!(ring.overhead(), None);
-        assert_eq!(
-            ring.reserve(Usage::packet(1)).unwrap_err(),
-            DropReason::NoKey
-        );
-        assert_eq!(
-            open(&mut ring, 0, &sealed_with(&key(0, 0))),
-            Err(DropReason::UnknownKey)
-        );
+        assert_eq!(ring.reserve(Usage::packet(1)).unwrap_err(), DropReason::NoKey);
+        assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Err(DropReason::UnknownKey));
         assert_eq!((ring.next_deadline(), ring.poll_event()), (u64::MAX, None));
     }
 
@@ -555,25 +487,14 @@ pub(crate) mod tests {
         let mut ring = ring();
         ring.install(0, &key(1, 2)).unwrap();
         for (generation, negotiation) in [(1, 2), (1, 1), (0, 9), (0, 0)] {
-            assert_eq!(
-                ring.install(0, &key(generation, negotiation)),
-                Err(KeyRefusal::NotNewer)
-            );
+            assert_eq!(ring.install(0, &key(generation, negotiation)), Err(KeyRefusal::NotNewer));
         }
         assert_eq!(ring.install(0, &key(1, 3)), Ok(()));
         assert_eq!(ring.install(0, &key(2, 0)), Ok(()));
         ring.drop_keys(2);
-        assert_eq!(
-            ring.install(0, &key(2, 0)),
-            Err(KeyRefusal::NotNewer),
-            "not even after it was dropped"
-        );
+        assert_eq!(ring.install(0, &key(2, 0)), Err(KeyRefusal::NotNewer), "not even after it was dropped");
         let mut later = Keyring::new(64, 15, ring.last_name());
-        assert_eq!(
-            later.install(0, &key(2, 0)),
-            Err(KeyRefusal::NotNewer),
-            "nor by a peer of the same handle"
-        );
+        assert_eq!(later.install(0, &key(2, 0)), Err(KeyRefusal::NotNewer), "nor by a peer of the same handle");
         assert_eq!(later.install(0, &key(2, 1)), Ok(()));
     }
 
@@ -581,30 +502,12 @@ pub(crate) mod tests {
     fn a_bad_key_is_refused_and_its_name_may_still_come() {
         let mut ring = ring();
         let good = key(0, 0);
-        let short = DirectionKey {
-            key: Secret(vec![1; 16]),
-            implicit_iv: Secret(vec![1; 8]),
-        };
+        let short = DirectionKey { key: Secret(vec![1; 16]), implicit_iv: Secret(vec![1; 8]) };
         for bad in [
-            InstallKey {
-                seal: short.clone(),
-                ..good.clone()
-            },
-            InstallKey {
-                open: short,
-                ..good.clone()
-            },
-            InstallKey {
-                wire_peer_id: Some(1 << 24),
-                ..good.clone()
-            },
-            InstallKey {
-                name: KeyName {
-                    key_id: 8,
-                    ..good.name
-                },
-                ..good.clone()
-            },
+            InstallKey { seal: short.clone(), ..good.clone() },
+            InstallKey { open: short, ..good.clone() },
+            InstallKey { wire_peer_id: Some(1 << 24), ..good.clone() },
+            InstallKey { name: KeyName { key_id: 8, ..good.name }, ..good.clone() },
         ] {
             assert_eq!(ring.install(0, &bad), Err(KeyRefusal::BadKey));
         }
@@ -617,10 +520,7 @@ pub(crate) mod tests {
         assert_eq!(ring.sending(), Some(key(0, 0).name));
         let mut forged = sealed_with(&key(0, 1));
         forged[30 - 2] ^= 1;
-        assert_eq!(
-            open(&mut ring, 0, &forged),
-            Err(DropReason::AuthenticationFailed)
-        );
+        assert_eq!(open(&mut ring, 0, &forged), Err(DropReason::AuthenticationFailed));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Ok(true));
         assert_eq!(ring.sending(), Some(key(0, 0).name));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 1))), Ok(true));
@@ -630,10 +530,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_successor_sends_from_its_instant_on() {
-        let next = InstallKey {
-            send_from_ns: 10 * SECOND,
-            ..key(0, 1)
-        };
+        let next = InstallKey { send_from_ns: 10 * SECOND, ..key(0, 1) };
         let mut ring = with(&[key(0, 0), next]);
         assert_eq!(ring.next_deadline(), 10 * SECOND);
         ring.advance(10 * SECOND - 1);
@@ -642,16 +539,9 @@ pub(crate) mod tests {
         assert_eq!(ring.sending(), Some(key(0, 1).name));
         assert_eq!(ring.next_deadline(), u64::MAX);
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
-        let late = InstallKey {
-            send_from_ns: 5 * SECOND,
-            ..key(0, 2)
-        };
+        let late = InstallKey { send_from_ns: 5 * SECOND, ..key(0, 2) };
         ring.install(10 * SECOND, &late).unwrap();
-        assert_eq!(
-            ring.sending(),
-            Some(key(0, 2).name),
-            "the instant has passed already"
-        );
+        assert_eq!(ring.sending(), Some(key(0, 2).name), "the instant has passed already");
     }
 
     #[test]
@@ -668,57 +558,31 @@ pub(crate) mod tests {
 
     #[test]
     fn the_old_key_opens_until_it_retires() {
-        let next = InstallKey {
-            retire_previous_ns: 10 * SECOND,
-            ..key(0, 1)
-        };
+        let next = InstallKey { retire_previous_ns: 10 * SECOND, ..key(0, 1) };
         let mut ring = with(&[key(0, 0), next]);
         let mut old = with(&[key(0, 0)]);
-        assert_eq!(
-            open(&mut ring, 10 * SECOND - 1, &seal(&mut old, b"1").unwrap()),
-            Ok(true)
-        );
-        assert_eq!(
-            open(&mut ring, 10 * SECOND, &seal(&mut old, b"2").unwrap()),
-            Err(DropReason::UnknownKey)
-        );
+        assert_eq!(open(&mut ring, 10 * SECOND - 1, &seal(&mut old, b"1").unwrap()), Ok(true));
+        assert_eq!(open(&mut ring, 10 * SECOND, &seal(&mut old, b"2").unwrap()), Err(DropReason::UnknownKey));
         assert_eq!(ring.next_deadline(), 10 * SECOND);
         ring.advance(10 * SECOND);
         assert_eq!(ring.names().collect::<Vec<_>>(), [key(0, 1).name]);
-        assert_eq!(
-            ring.sending(),
-            Some(key(0, 1).name),
-            "the one that is left sends"
-        );
+        assert_eq!(ring.sending(), Some(key(0, 1).name), "the one that is left sends");
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
     }
 
     #[test]
     fn a_new_generation_sends_at_once_and_the_old_one_opens_until_it_is_dropped() {
-        let next = InstallKey {
-            retire_previous_ns: 0,
-            ..key(1, 0)
-        };
+        let next = InstallKey { retire_previous_ns: 0, ..key(1, 0) };
         let mut ring = with(&[key(0, 0), next]);
         assert_eq!(ring.sending(), Some(key(1, 0).name));
         // Both have key-id 0.
         assert_eq!(open(&mut ring, SECOND, &sealed_with(&key(0, 0))), Ok(true));
         assert_eq!(open(&mut ring, SECOND, &sealed_with(&key(1, 0))), Ok(true));
-        assert_eq!(
-            ring.sending(),
-            Some(key(1, 0).name),
-            "an old key does not take the sending direction back"
-        );
+        assert_eq!(ring.sending(), Some(key(1, 0).name), "an old key does not take the sending direction back");
         ring.drop_keys(0);
         let mut old = with(&[key(0, 0)]);
-        let second = (0..2)
-            .map(|_| seal(&mut old, b"hello").unwrap())
-            .last()
-            .unwrap();
-        assert_eq!(
-            open(&mut ring, SECOND, &second),
-            Err(DropReason::AuthenticationFailed)
-        );
+        let second = (0..2).map(|_| seal(&mut old, b"hello").unwrap()).last().unwrap();
+        assert_eq!(open(&mut ring, SECOND, &second), Err(DropReason::AuthenticationFailed));
         assert_eq!(ring.sending(), Some(key(1, 0).name));
     }
 
@@ -729,10 +593,7 @@ pub(crate) mod tests {
         assert_eq!(ring.sending(), Some(key(0, 0).name));
         ring.drop_keys(0);
         assert_eq!((ring.sending(), ring.overhead()), (None, None));
-        assert_eq!(
-            ring.reserve(Usage::packet(1)).unwrap_err(),
-            DropReason::NoKey
-        );
+        assert_eq!(ring.reserve(Usage::packet(1)).unwrap_err(), DropReason::NoKey);
     }
 
     #[test]
@@ -741,16 +602,8 @@ pub(crate) mod tests {
         assert_eq!(ring.sending(), Some(key(0, 0).name));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Ok(true));
         ring.install(0, &key(0, 3)).unwrap();
-        assert_eq!(
-            ring.names()
-                .map(|name| name.negotiation)
-                .collect::<Vec<_>>(),
-            [3, 2, 1]
-        );
-        assert_eq!(
-            open(&mut ring, 0, &sealed_with(&key(0, 0))),
-            Err(DropReason::UnknownKey)
-        );
+        assert_eq!(ring.names().map(|name| name.negotiation).collect::<Vec<_>>(), [3, 2, 1]);
+        assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Err(DropReason::UnknownKey));
         // The key that sent is gone: a packet must still find one.
         ring.advance(0);
         assert!(ring.sending().is_some());
@@ -775,10 +628,7 @@ pub(crate) mod tests {
         let packet = sealed_with(&key(0, 0));
         let mut forged = packet.clone();
         forged[4] = 0xff;
-        assert_eq!(
-            open(&mut ring, 0, &forged),
-            Err(DropReason::AuthenticationFailed)
-        );
+        assert_eq!(open(&mut ring, 0, &forged), Err(DropReason::AuthenticationFailed));
         assert_eq!(open(&mut ring, 0, &packet), Ok(true));
     }
 
@@ -799,38 +649,14 @@ pub(crate) mod tests {
 
     #[test]
     fn usage_counts_blocks_and_packets() {
-        assert_eq!(
-            Usage::packet(16),
-            Usage {
-                packets: 1,
-                bytes: 16,
-                aead: 2
-            }
-        );
-        assert_eq!(
-            Usage::packet(17),
-            Usage {
-                packets: 1,
-                bytes: 17,
-                aead: 3
-            }
-        );
-        assert_eq!(
-            Usage::packets(2, 33, 16),
-            Usage {
-                packets: 3,
-                bytes: 82,
-                aead: 10
-            }
-        );
+        assert_eq!(Usage::packet(16), Usage { packets: 1, bytes: 16, aead: 2 });
+        assert_eq!(Usage::packet(17), Usage { packets: 1, bytes: 17, aead: 3 });
+        assert_eq!(Usage::packets(2, 33, 16), Usage { packets: 3, bytes: 82, aead: 10 });
     }
 
     /// Seals one-byte packets (2 AEAD units each) until the key refuses; how many it sealed and what it asked for.
     fn exhaust(limits: KeyLimits, at_most: u64) -> (u64, Vec<(u64, UsageReason)>) {
-        let mut ring = with(&[InstallKey {
-            limits,
-            ..key(0, 0)
-        }]);
+        let mut ring = with(&[InstallKey { limits, ..key(0, 0) }]);
         let mut asked = Vec::new();
         for count in 1..=at_most {
             let sealed = seal(&mut ring, b"x");
@@ -850,103 +676,29 @@ pub(crate) mod tests {
 
     #[test]
     fn sealing_stops_at_the_hard_limits() {
-        assert_eq!(
-            exhaust(
-                KeyLimits {
-                    hard_packet_id: 5,
-                    ..LIMITS
-                },
-                20
-            ),
-            (5, vec![(6, UsageReason::PacketId)])
-        );
-        assert_eq!(
-            exhaust(
-                KeyLimits {
-                    hard_aead: 10,
-                    ..LIMITS
-                },
-                20
-            ),
-            (5, vec![(6, UsageReason::AeadLimit)])
-        );
-        assert_eq!(
-            exhaust(
-                KeyLimits {
-                    hard_aead: 11,
-                    ..LIMITS
-                },
-                20
-            ),
-            (5, vec![(6, UsageReason::AeadLimit)])
-        );
+        assert_eq!(exhaust(KeyLimits { hard_packet_id: 5, ..LIMITS }, 20), (5, vec![(6, UsageReason::PacketId)]));
+        assert_eq!(exhaust(KeyLimits { hard_aead: 10, ..LIMITS }, 20), (5, vec![(6, UsageReason::AeadLimit)]));
+        assert_eq!(exhaust(KeyLimits { hard_aead: 11, ..LIMITS }, 20), (5, vec![(6, UsageReason::AeadLimit)]));
         assert_eq!(exhaust(LIMITS, 20), (20, vec![]));
     }
 
     #[test]
     fn a_batch_that_would_cross_the_hard_limit_reserves_nothing() {
-        let limits = KeyLimits {
-            hard_packet_id: 5,
-            ..LIMITS
-        };
-        let mut ring = with(&[InstallKey {
-            limits,
-            ..key(0, 0)
-        }]);
-        assert_eq!(
-            ring.reserve(Usage::packets(5, 1, 1)).unwrap_err(),
-            DropReason::KeyExhausted
-        );
+        let limits = KeyLimits { hard_packet_id: 5, ..LIMITS };
+        let mut ring = with(&[InstallKey { limits, ..key(0, 0) }]);
+        assert_eq!(ring.reserve(Usage::packets(5, 1, 1)).unwrap_err(), DropReason::KeyExhausted);
         assert!(ring.reserve(Usage::packets(4, 1, 1)).is_ok());
-        assert_eq!(
-            ring.reserve(Usage::packet(1)).unwrap_err(),
-            DropReason::KeyExhausted
-        );
+        assert_eq!(ring.reserve(Usage::packet(1)).unwrap_err(), DropReason::KeyExhausted);
     }
 
     #[test]
     fn the_key_asks_once_at_each_soft_limit() {
         for (limits, at, reason) in [
-            (
-                KeyLimits {
-                    soft_packet_id: 4,
-                    ..LIMITS
-                },
-                4,
-                UsageReason::PacketId,
-            ),
-            (
-                KeyLimits {
-                    soft_packets: 4,
-                    ..LIMITS
-                },
-                4,
-                UsageReason::Packets,
-            ),
-            (
-                KeyLimits {
-                    soft_bytes: 4,
-                    ..LIMITS
-                },
-                4,
-                UsageReason::Bytes,
-            ),
-            (
-                KeyLimits {
-                    soft_aead: 8,
-                    ..LIMITS
-                },
-                4,
-                UsageReason::AeadLimit,
-            ),
-            (
-                KeyLimits {
-                    soft_aead: 7,
-                    ..LIMITS
-                },
-                4,
-                UsageReason::AeadLimit,
-            ),
+            (KeyLimits { soft_packet_id: 4, ..LIMITS }, 4, UsageReason::PacketId),
+            (KeyLimits { soft_packets: 4, ..LIMITS }, 4, UsageReason::Packets),
+            (KeyLimits { soft_bytes: 4, ..LIMITS }, 4, UsageReason::Bytes),
+            (KeyLimits { soft_aead: 8, ..LIMITS }, 4, UsageReason::AeadLimit),
+            (KeyLimits { soft_aead: 7, ..LIMITS }, 4, UsageReason::AeadLimit),
         ] {
             assert_eq!(exhaust(limits, 20), (20, vec![(at, reason)]));
         }
@@ -955,62 +707,29 @@ pub(crate) mod tests {
     #[test]
     fn what_is_received_counts_too() {
         for (limits, reason) in [
-            (
-                KeyLimits {
-                    soft_packets: 2,
-                    ..LIMITS
-                },
-                UsageReason::Packets,
-            ),
-            (
-                KeyLimits {
-                    soft_bytes: 10,
-                    ..LIMITS
-                },
-                UsageReason::Bytes,
-            ),
-            (
-                KeyLimits {
-                    soft_aead: 4,
-                    ..LIMITS
-                },
-                UsageReason::AeadLimit,
-            ),
+            (KeyLimits { soft_packets: 2, ..LIMITS }, UsageReason::Packets),
+            (KeyLimits { soft_bytes: 10, ..LIMITS }, UsageReason::Bytes),
+            (KeyLimits { soft_aead: 4, ..LIMITS }, UsageReason::AeadLimit),
         ] {
-            let mut ring = with(&[InstallKey {
-                limits,
-                ..key(0, 0)
-            }]);
+            let mut ring = with(&[InstallKey { limits, ..key(0, 0) }]);
             let mut peer = with(&[key(0, 0)]);
             for expected in [0, 1, 0] {
                 open(&mut ring, 0, &seal(&mut peer, b"hello").unwrap()).unwrap();
                 let asked = events(&mut ring);
-                assert_eq!(
-                    asked,
-                    vec![WorkerEvent::KeyUsage(key(0, 0).name, reason); expected]
-                );
+                assert_eq!(asked, vec![WorkerEvent::KeyUsage(key(0, 0).name, reason); expected]);
             }
         }
     }
 
     #[test]
     fn a_key_that_failed_too_often_opens_nothing() {
-        let limits = KeyLimits {
-            hard_failures: 3,
-            ..LIMITS
-        };
-        let mut ring = with(&[InstallKey {
-            limits,
-            ..key(0, 0)
-        }]);
+        let limits = KeyLimits { hard_failures: 3, ..LIMITS };
+        let mut ring = with(&[InstallKey { limits, ..key(0, 0) }]);
         let packet = sealed_with(&key(0, 0));
         let mut forged = packet.clone();
         forged[20] ^= 1;
         for _ in 0..2 {
-            assert_eq!(
-                open(&mut ring, 0, &forged),
-                Err(DropReason::AuthenticationFailed)
-            );
+            assert_eq!(open(&mut ring, 0, &forged), Err(DropReason::AuthenticationFailed));
         }
         assert_eq!(open(&mut ring, 0, &packet), Ok(true));
         assert_eq!(
@@ -1022,10 +741,7 @@ pub(crate) mod tests {
             Err(DropReason::AuthenticationFailed)
         );
         let mut peer = with(&[key(0, 0)]);
-        let second = (0..2)
-            .map(|_| seal(&mut peer, b"hello").unwrap())
-            .last()
-            .unwrap();
+        let second = (0..2).map(|_| seal(&mut peer, b"hello").unwrap()).last().unwrap();
         assert_eq!(open(&mut ring, 0, &second), Err(DropReason::FailureLimit));
     }
 }

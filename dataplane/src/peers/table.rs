@@ -51,11 +51,7 @@ impl PeerTable {
             self.last_names.resize(at + 1, None);
         }
         self.index(&setup);
-        let keys = Keyring::new(
-            setup.replay_window,
-            setup.replay_time_s,
-            self.last_names[at],
-        );
+        let keys = Keyring::new(setup.replay_window, setup.replay_time_s, self.last_names[at]);
         self.peers[at] = Some(Box::new(Peer {
             setup,
             keys,
@@ -75,8 +71,7 @@ impl PeerTable {
         self.unindex(&old);
         self.index(&setup);
         if let Some(peer) = self.get_mut(setup.peer) {
-            peer.keys
-                .set_replay(setup.replay_window, setup.replay_time_s);
+            peer.keys.set_replay(setup.replay_window, setup.replay_time_s);
             peer.setup = setup;
         }
         true
@@ -118,9 +113,12 @@ impl PeerTable {
         self.peers.iter_mut().filter_map(Option::as_deref_mut)
     }
 
-    /// The handle of the peer whose P_DATA_V2 packets carry this peer-id.
+    /// The handle of the peer whose P_DATA_V2 packets carry this peer-id. Without hashing where the handle is the peer-id
+    /// (a gateway) or 0 (a client).
+    #[inline]
     pub fn by_wire_id(&self, peer_id: u32) -> Option<u32> {
-        self.wire_ids.get(&peer_id).copied()
+        let carries = |peer: &u32| self.get(*peer).is_some_and(|peer| peer.setup.wire_peer_id == Some(peer_id));
+        [peer_id, 0].into_iter().find(carries).or_else(|| self.wire_ids.get(&peer_id).copied())
     }
 
     /// The handle of the peer at this address.
@@ -128,10 +126,15 @@ impl PeerTable {
         self.addresses.get(remote).copied()
     }
 
+    /// Two peers never share a peer-id: the later one has it.
     fn index(&mut self, setup: &PeerSetup) {
         self.addresses.insert(setup.path.remote, setup.peer);
-        if let Some(id) = setup.wire_peer_id {
-            self.wire_ids.insert(id, setup.peer);
+        let Some(id) = setup.wire_peer_id else { return };
+        if let Some(earlier) = self.wire_ids.insert(id, setup.peer)
+            && earlier != setup.peer
+            && let Some(earlier) = self.get_mut(earlier)
+        {
+            earlier.setup.wire_peer_id = None;
         }
     }
 
@@ -156,12 +159,7 @@ mod tests {
     use link::message::KeyRefusal;
 
     fn at(peer: u32, wire_peer_id: u32, port: u16) -> PeerSetup {
-        PeerSetup {
-            peer,
-            wire_peer_id: Some(wire_peer_id),
-            path: path(port),
-            ..setup()
-        }
+        PeerSetup { peer, wire_peer_id: Some(wire_peer_id), path: path(port), ..setup() }
     }
 
     fn remote(port: u16) -> SocketAddr {
@@ -172,20 +170,13 @@ mod tests {
     fn a_peer_is_found_by_peer_id_and_by_address() {
         let mut table = PeerTable::default();
         assert!(table.insert(0, at(3, 30, 1)) && table.insert(0, at(4, 40, 2)));
-        assert_eq!(
-            (
-                table.by_wire_id(30),
-                table.by_wire_id(40),
-                table.by_wire_id(3)
-            ),
-            (Some(3), Some(4), None)
-        );
-        assert_eq!(
-            (table.by_address(&remote(1)), table.by_address(&remote(3))),
-            (Some(3), None)
-        );
+        assert_eq!((table.by_wire_id(30), table.by_wire_id(40), table.by_wire_id(3)), (Some(3), Some(4), None));
+        assert_eq!((table.by_address(&remote(1)), table.by_address(&remote(3))), (Some(3), None));
+        assert!(table.insert(0, at(0, 50, 5)) && table.insert(0, at(6, 6, 6)));
+        let found = [50, 6, 0].map(|id| table.by_wire_id(id));
+        assert_eq!(found, [Some(0), Some(6), None]);
         assert!(table.get(3).is_some() && table.get(2).is_none() && table.get(99).is_none());
-        assert_eq!(table.iter_mut().count(), 2);
+        assert_eq!(table.iter_mut().count(), 4);
     }
 
     #[test]
@@ -193,10 +184,7 @@ mod tests {
         let mut table = PeerTable::default();
         table.insert(0, at(3, 30, 1));
         assert!(table.remove(3) && !table.remove(3) && !table.remove(99));
-        assert_eq!(
-            (table.by_wire_id(30), table.by_address(&remote(1))),
-            (None, None)
-        );
+        assert_eq!((table.by_wire_id(30), table.by_address(&remote(1))), (None, None));
         assert!(table.get(3).is_none());
     }
 
@@ -205,74 +193,40 @@ mod tests {
         let mut table = PeerTable::default();
         table.insert(0, at(3, 30, 1));
         assert!(table.set_path(3, path(5)));
-        assert_eq!(
-            (table.by_address(&remote(1)), table.by_address(&remote(5))),
-            (None, Some(3))
-        );
+        assert_eq!((table.by_address(&remote(1)), table.by_address(&remote(5))), (None, Some(3)));
         assert!(table.update(at(3, 31, 6)));
-        assert_eq!(
-            (table.by_wire_id(30), table.by_wire_id(31)),
-            (None, Some(3))
-        );
+        assert_eq!((table.by_wire_id(30), table.by_wire_id(31)), (None, Some(3)));
         assert!(!table.update(at(4, 1, 1)) && !table.set_path(4, path(1)));
     }
 
     #[test]
     fn an_address_that_another_took_over_is_not_taken_from_it() {
         let mut table = PeerTable::default();
-        table.insert(0, at(3, 30, 1));
+        table.insert(0, at(30, 30, 1));
         table.insert(0, at(4, 30, 1));
-        table.remove(3);
-        assert_eq!(
-            (table.by_wire_id(30), table.by_address(&remote(1))),
-            (Some(4), Some(4))
-        );
+        assert_eq!(table.by_wire_id(30), Some(4));
+        table.remove(30);
+        assert_eq!((table.by_wire_id(30), table.by_address(&remote(1))), (Some(4), Some(4)));
     }
 
     #[test]
     fn a_handle_that_is_used_again_never_sees_a_key_again() {
         let mut table = PeerTable::default();
         table.insert(0, setup());
-        table
-            .get_mut(0)
-            .unwrap()
-            .keys
-            .install(0, &key(1, 1))
-            .unwrap();
+        table.get_mut(0).unwrap().keys.install(0, &key(1, 1)).unwrap();
         table.insert(0, setup());
         assert_eq!(table.get(0).unwrap().keys.names().count(), 0);
-        assert_eq!(
-            table.get_mut(0).unwrap().keys.install(0, &key(1, 1)),
-            Err(KeyRefusal::NotNewer)
-        );
+        assert_eq!(table.get_mut(0).unwrap().keys.install(0, &key(1, 1)), Err(KeyRefusal::NotNewer));
         table.remove(0);
         table.insert(0, setup());
-        assert_eq!(
-            table.get_mut(0).unwrap().keys.install(0, &key(1, 1)),
-            Err(KeyRefusal::NotNewer)
-        );
-        assert_eq!(
-            table.get_mut(0).unwrap().keys.install(0, &key(1, 2)),
-            Ok(())
-        );
+        assert_eq!(table.get_mut(0).unwrap().keys.install(0, &key(1, 1)), Err(KeyRefusal::NotNewer));
+        assert_eq!(table.get_mut(0).unwrap().keys.install(0, &key(1, 2)), Ok(()));
     }
 
     #[test]
     fn a_handle_beyond_the_bound_is_refused() {
         let mut table = PeerTable::default();
-        assert!(table.insert(
-            0,
-            PeerSetup {
-                peer: MAX_PEERS - 1,
-                ..setup()
-            }
-        ));
-        assert!(!table.insert(
-            0,
-            PeerSetup {
-                peer: MAX_PEERS,
-                ..setup()
-            }
-        ));
+        assert!(table.insert(0, PeerSetup { peer: MAX_PEERS - 1, ..setup() }));
+        assert!(!table.insert(0, PeerSetup { peer: MAX_PEERS, ..setup() }));
     }
 }

@@ -136,7 +136,8 @@ pub trait Engine {
 
     /// Waits until something may be there to do, at the latest until this CLOCK_BOOTTIME instant (nanoseconds).
     /// May return early; never misses what arrived before the call.
-    fn sleep(&mut self, until_ns: u64);}
+    fn sleep(&mut self, until_ns: u64);
+}
 
 /// Sets up the engine that was asked for. `orders` wakes it when an order was queued.
 ///
@@ -160,7 +161,8 @@ pub fn engine(choice: IoChoice, orders: Bell) -> io::Result<Box<dyn Engine>> {
 fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ENOSYS) => {
-            "io_uring_setup answered ENOSYS: the kernel has no io_uring, or a container's seccomp profile forbids it".into()
+            "io_uring_setup answered ENOSYS: the kernel has no io_uring, or a container's seccomp profile forbids it"
+                .into()
         }
         Some(libc::EPERM) => {
             "io_uring_setup answered EPERM: kernel.io_uring_disabled or a security policy forbids it".into()

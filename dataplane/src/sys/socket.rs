@@ -94,7 +94,9 @@ impl WireSocket {
         let remote = socket.peer_addr().ok().and_then(|address| address.as_socket());
         let v6 = match socket.local_addr()?.as_socket() {
             Some(local) => local.is_ipv6(),
-            None => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket of IPv4 or IPv6")),
+            None => {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a socket of IPv4 or IPv6"));
+            }
         };
         // Reading UDP_SEGMENT answers ENOPROTOOPT where the kernel does not know it.
         let gso = get_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
@@ -169,7 +171,11 @@ fn set_mtu_discovery(socket: &Socket, v6: bool, discovery: MtuDiscovery) -> io::
     if v6 {
         set_int(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)?;
     }
-    set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value).or(if v6 { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) })
+    set_int(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value).or(if v6 {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    })
 }
 
 /// The forced variant needs CAP_NET_ADMIN; the other is capped by net.core.{r,w}mem_max.
@@ -287,8 +293,10 @@ mod tests {
     #[test]
     fn an_ipv4_address_is_mapped_on_an_ipv6_socket_only() {
         let address = "192.0.2.1:5".parse().unwrap();
-        let v6 = WireSocket::open(&SocketOptions { bind: Some("[::1]:0".parse().unwrap()), ..Default::default() }).unwrap();
-        let v4 = WireSocket::open(&SocketOptions { bind: Some("127.0.0.1:0".parse().unwrap()), ..Default::default() }).unwrap();
+        let v6 =
+            WireSocket::open(&SocketOptions { bind: Some("[::1]:0".parse().unwrap()), ..Default::default() }).unwrap();
+        let v4 = WireSocket::open(&SocketOptions { bind: Some("127.0.0.1:0".parse().unwrap()), ..Default::default() })
+            .unwrap();
         assert_eq!(v6.in_family(address), "[::ffff:192.0.2.1]:5".parse().unwrap());
         assert_eq!(v4.in_family(address), address);
     }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use link::message::Path;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::{
-    Itimerspec, Timespec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
 use crate::drop_reason::DropReason;
@@ -120,9 +120,15 @@ impl Engine for SyscallEngine {
     }
 
     fn receive(&mut self, observer: &mut dyn Observer, each: &mut dyn FnMut(Train<'_>) -> Step) -> usize {
-        let Some((socket, path)) = &self.socket else { return 0 };
+        let Some((socket, path)) = &self.socket else {
+            return 0;
+        };
         for count in 0..TRAINS {
             if !self.receiver.has_more() {
+                // The last call found less than it could have taken: there is no more.
+                if count > 0 && !self.receiver.was_full() {
+                    return count;
+                }
                 match self.receiver.fill(socket) {
                     Ok(0) | Err(rustix::io::Errno::AGAIN) => return count,
                     Ok(_) => {}

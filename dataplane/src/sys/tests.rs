@@ -52,7 +52,8 @@ fn in_namespace(commands: &[&str], body: impl FnOnce() + Send) {
         let thread = scope.spawn(|| {
             // SAFETY: CLONE_NEWNET changes the calling thread's network namespace and no memory or descriptor; no other
             // thread's view changes.
-            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "needs root");
+            let answer = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            assert_eq!(answer, 0, "needs root");
             for command in ["link set lo up"].iter().chain(commands) {
                 let status = Command::new("ip").args(command.split(' ')).status().unwrap();
                 assert!(status.success(), "ip {command}");
@@ -112,7 +113,8 @@ fn a_batch_of_mixed_runs_arrives_complete_and_in_order() {
     on_both(|mut near, _bell| {
         on_both(|mut far, _bell| {
             let gateway =
-                WireSocket::open(&SocketOptions { bind: Some(([127, 0, 0, 1], 0).into()), ..Default::default() }).unwrap();
+                WireSocket::open(&SocketOptions { bind: Some(([127, 0, 0, 1], 0).into()), ..Default::default() })
+                    .unwrap();
             let address = gateway.local_addr().unwrap();
             let client = connected(address);
             let client_address = client.local_addr().unwrap();
@@ -376,7 +378,8 @@ fn gso_that_the_kernel_refuses_is_switched_off_and_nothing_is_lost() {
 #[test]
 fn a_full_socket_drops_and_counts_and_never_waits() {
     // Nobody answers ARP on this link, so what is sent stays in the queue and fills the send buffer.
-    let link = ["link add v0 type veth peer name v1", "addr add 192.0.2.1/24 dev v0", "link set v0 up", "link set v1 up"];
+    let link =
+        ["link add v0 type veth peer name v1", "addr add 192.0.2.1/24 dev v0", "link set v0 up", "link set v1 up"];
     in_namespace(&link, || {
         on_both(|mut engine, _bell| {
             let address: SocketAddr = "192.0.2.2:9".parse().unwrap();
@@ -477,7 +480,10 @@ fn an_interface_that_is_deleted_is_told_once_and_then_forgotten() {
 /// Lets io_uring_setup(2) answer `errno` on this thread from now on, as container runtimes do.
 fn refuse_io_uring(errno: u32) {
     let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let is_setup = libc::sock_filter { jf: 1, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_io_uring_setup as u32) };
+    let is_setup = libc::sock_filter {
+        jf: 1,
+        ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_io_uring_setup as u32)
+    };
     // The first word of `struct seccomp_data` is the number of the system call.
     let mut program = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),

@@ -23,10 +23,14 @@ const BUSY_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// There is no device node.
-    #[error("/dev/net/tun is missing: load the module with `modprobe tun`, or give it to the container with `--device /dev/net/tun`")]
+    #[error(
+        "/dev/net/tun is missing: load the module with `modprobe tun`, or give it to the container with `--device /dev/net/tun`"
+    )]
     Missing,
     /// The node cannot be opened, or CAP_NET_ADMIN is missing.
-    #[error("no permission to create a TUN interface: run as root, or give the program CAP_NET_ADMIN (`setcap cap_net_admin+ep`, `--cap-add NET_ADMIN`)")]
+    #[error(
+        "no permission to create a TUN interface: run as root, or give the program CAP_NET_ADMIN (`setcap cap_net_admin+ep`, `--cap-add NET_ADMIN`)"
+    )]
     Permission,
     /// Another process holds the interface.
     #[error("the interface {0} is in use by another process")]
@@ -122,11 +126,13 @@ impl AsFd for TunQueue {
 }
 
 fn open_node() -> Result<OwnedFd, TunError> {
-    rustix::fs::open(NODE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(|error| match error {
-        rustix::io::Errno::NOENT | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV => TunError::Missing,
-        rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => TunError::Permission,
-        other => other.into(),
-    })
+    rustix::fs::open(NODE, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(
+        |error| match error {
+            rustix::io::Errno::NOENT | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV => TunError::Missing,
+            rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => TunError::Permission,
+            other => other.into(),
+        },
+    )
 }
 
 fn set_iff(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> Result<String, TunError> {

@@ -276,6 +276,16 @@ impl UringEngine {
         self.push(&entry.user_data(Kind::Receive.tag(self.receive.generation)));
     }
 
+    /// Arms the receive when it has ended: out of buffers, or by an error.
+    fn keep_receiving(&mut self) {
+        if let Some(fd) = self.socket.as_ref().map(|(socket, _)| socket.as_fd().as_raw_fd())
+            && !self.receive.live
+            && self.pending.len < usize::from(BUFFERS)
+        {
+            self.arm_receive(fd);
+        }
+    }
+
     /// Arms every poll that is not.
     fn arm_polls(&mut self) {
         if !self.orders_poll.live {
@@ -408,9 +418,13 @@ impl Engine for UringEngine {
     fn receive(&mut self, observer: &mut dyn Observer, each: &mut dyn FnMut(Train<'_>) -> Step) -> usize {
         self.poll_ring();
         self.tell_error(observer);
-        let Some((socket, path)) = &self.socket else { return 0 };
-        let Some(buffers) = self.buffers.as_mut() else { return 0 };
-        let (fd, named) = (socket.as_fd().as_raw_fd(), socket.remote().is_none());
+        let Some((socket, path)) = &self.socket else {
+            return 0;
+        };
+        let Some(buffers) = self.buffers.as_mut() else {
+            return 0;
+        };
+        let named = socket.remote().is_none();
         let mut count = 0;
         while let Some(mut lease) = self.pending.pop() {
             count += 1;
@@ -426,14 +440,14 @@ impl Engine for UringEngine {
         if count > 0 {
             buffers.publish();
         }
-        if !self.receive.live && self.pending.len < usize::from(BUFFERS) {
-            self.arm_receive(fd);
-        }
+        self.keep_receiving();
         count
     }
 
     fn read_tun(&mut self, observer: &mut dyn Observer, each: &mut dyn FnMut(&mut [u8]) -> Step) -> usize {
-        let Some(tun) = self.tun.as_ref().filter(|_| self.tun_ready || self.port.has_kept()) else { return 0 };
+        let Some(tun) = self.tun.as_ref().filter(|_| self.tun_ready || self.port.has_kept()) else {
+            return 0;
+        };
         let (count, why) = self.port.read(tun.as_fd(), observer, each);
         match why {
             // The poll is edge-triggered: whatever comes after this moment is told again.
@@ -465,8 +479,9 @@ impl Engine for UringEngine {
     }
 
     fn sleep(&mut self, until_ns: u64) {
-        self.arm_polls();
         self.collect();
+        self.arm_polls();
+        self.keep_receiving();
         if self.pending.len > 0 || self.tun_ready || self.port.has_kept() || self.error.is_some() {
             return;
         }
@@ -537,7 +552,11 @@ fn build_ring() -> io::Result<(IoUring, &'static str)> {
         Ok(ring) => Ok((ring, "DEFER_TASKRUN")),
         // Before Linux 6.1.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let ring = IoUring::builder().setup_cqsize(COMPLETIONS).setup_coop_taskrun().setup_taskrun_flag().build(ENTRIES)?;
+            let ring = IoUring::builder()
+                .setup_cqsize(COMPLETIONS)
+                .setup_coop_taskrun()
+                .setup_taskrun_flag()
+                .build(ENTRIES)?;
             Ok((ring, "COOP_TASKRUN"))
         }
         Err(error) => Err(error),

@@ -106,7 +106,9 @@ impl Sender {
         path: &Path,
         bytes: &[u8],
     ) {
-        let Some(socket) = socket else { return observer.dropped(DropReason::SocketError, 1) };
+        let Some(socket) = socket else {
+            return observer.dropped(DropReason::SocketError, 1);
+        };
         let message = Message { start: 0, len: bytes.len(), segment: bytes.len(), count: 1, path: *path };
         match self.send_one(socket, observer, &message, bytes) {
             Outcome::Sent => {}
@@ -123,7 +125,9 @@ impl Sender {
                 observer.sent(run.count as u64, run.len as u64);
             }
             runs = &runs[taken..];
-            let Some((first, rest)) = runs.split_first() else { return };
+            let Some((first, rest)) = runs.split_first() else {
+                return;
+            };
             // Only what stopped the batch is looked at alone: a full batch of SLOTS stops without an error.
             if taken == SLOTS {
                 continue;
@@ -171,7 +175,9 @@ impl Sender {
                 if too_long {
                     observer.trouble(Trouble::PathMtu);
                 }
-                let Some(sent) = self.send_singly(socket, observer, run, bytes) else { return false };
+                let Some(sent) = self.send_singly(socket, observer, run, bytes) else {
+                    return false;
+                };
                 if !too_long && sent > 0 {
                     self.gso = false;
                     observer.trouble(Trouble::GsoLost);
@@ -183,10 +189,18 @@ impl Sender {
     }
 
     /// Every packet of the run by itself; how many went. `None`: the socket is full, the rest of the run was dropped.
-    fn send_singly(&mut self, socket: &WireSocket, observer: &mut dyn Observer, run: &Message, bytes: &[u8]) -> Option<u64> {
+    fn send_singly(
+        &mut self,
+        socket: &WireSocket,
+        observer: &mut dyn Observer,
+        run: &Message,
+        bytes: &[u8],
+    ) -> Option<u64> {
         let mut sent = 0;
         for index in 0..run.count {
-            let Some(single) = run.single(index) else { break };
+            let Some(single) = run.single(index) else {
+                break;
+            };
             match self.send_one(socket, observer, &single, bytes) {
                 Outcome::Sent => {
                     sent += 1;
@@ -202,7 +216,13 @@ impl Sender {
         Some(sent)
     }
 
-    fn send_one(&mut self, socket: &WireSocket, observer: &mut dyn Observer, message: &Message, bytes: &[u8]) -> Outcome {
+    fn send_one(
+        &mut self,
+        socket: &WireSocket,
+        observer: &mut dyn Observer,
+        message: &Message,
+        bytes: &[u8],
+    ) -> Outcome {
         match self.try_send(socket, observer, message, bytes) {
             Ok(()) => Outcome::Sent,
             Err(Errno::AGAIN) => Outcome::Full,
@@ -265,7 +285,8 @@ impl Sender {
         let header = &mut self.headers[slot].msg_hdr;
         header.msg_iov = &raw mut self.iovecs[slot];
         header.msg_iovlen = 1;
-        header.msg_control = if control == 0 { null_mut() } else { self.controls[slot].as_mut_bytes().as_mut_ptr().cast() };
+        header.msg_control =
+            if control == 0 { null_mut() } else { self.controls[slot].as_mut_bytes().as_mut_ptr().cast() };
         header.msg_controllen = control as _;
         header.msg_name = if name == 0 { null_mut() } else { self.names[slot].as_mut_bytes().as_mut_ptr().cast() };
         header.msg_namelen = name as _;
@@ -342,6 +363,11 @@ impl Receiver {
         self.next < self.filled
     }
 
+    /// Whether the last call filled every buffer, so that more may be there.
+    pub(super) fn was_full(&self) -> bool {
+        self.filled == RECEIVES
+    }
+
     /// The next datagram that was received, as bytes, control, name and whether it was cut.
     pub(super) fn next(&mut self) -> Option<Arrived<'_>> {
         let slot = self.next;
@@ -383,7 +409,13 @@ impl Receiver {
         // `buffers`, to its own control buffer and address, with their true lengths; all are boxed in `self`, which is
         // borrowed for the call, and nothing of them is lent out (`Arrived` borrows `self`). No timeout is given.
         let count = unsafe {
-            libc::recvmmsg(fd, self.headers.as_mut_ptr(), RECEIVES as _, libc::MSG_DONTWAIT as _, null::<libc::timespec>().cast_mut())
+            libc::recvmmsg(
+                fd,
+                self.headers.as_mut_ptr(),
+                RECEIVES as _,
+                libc::MSG_DONTWAIT as _,
+                null::<libc::timespec>().cast_mut(),
+            )
         };
         self.filled = usize::try_from(count).map_err(|_| last_errno())?;
         Ok(self.filled)

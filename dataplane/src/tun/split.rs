@@ -7,9 +7,7 @@
 
 use super::checksum::{Sum, pseudo_header};
 use super::ip::{self, IpInfo};
-use super::virtio::{
-    F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader,
-};
+use super::virtio::{F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
 use crate::datachannel::keyring::Usage;
 use crate::drop_reason::DropReason;
 
@@ -70,15 +68,7 @@ pub fn plan(frame: &[u8]) -> Result<Plan, DropReason> {
 #[inline]
 fn plan_one(header: &VnetHeader, packet: &[u8], ip: IpInfo) -> Result<Plan, DropReason> {
     let len = ip.total;
-    let mut plan = Plan {
-        ip,
-        work: Work::None,
-        l4: ip.l4,
-        headers: len,
-        size: 0,
-        len,
-        count: 1,
-    };
+    let mut plan = Plan { ip, work: Work::None, l4: ip.l4, headers: len, size: 0, len, count: 1 };
     if header.flags & F_NEEDS_CSUM != 0 {
         plan.l4 = usize::from(header.csum_start);
         let at = plan.l4 + usize::from(header.csum_offset);
@@ -90,12 +80,7 @@ fn plan_one(header: &VnetHeader, packet: &[u8], ip: IpInfo) -> Result<Plan, Drop
     Ok(plan)
 }
 
-fn plan_super(
-    header: &VnetHeader,
-    packet: &[u8],
-    ip: IpInfo,
-    work: Work,
-) -> Result<Plan, DropReason> {
+fn plan_super(header: &VnetHeader, packet: &[u8], ip: IpInfo, work: Work) -> Result<Plan, DropReason> {
     let protocol = if work == Work::Tcp { ip::TCP } else { ip::UDP };
     let l4 = usize::from(header.csum_start);
     // Behind IPv6 extension headers the transport header is where the kernel says.
@@ -110,15 +95,7 @@ fn plan_super(
         return Err(DropReason::BadOffload);
     }
     let count = (ip.total - headers).div_ceil(size);
-    Ok(Plan {
-        ip,
-        work,
-        l4,
-        headers,
-        size,
-        len: ip.total,
-        count,
-    })
+    Ok(Plan { ip, work, l4, headers, size, len: ip.total, count })
 }
 
 fn transport_header_len(packet: &[u8], l4: usize, work: Work) -> Option<usize> {
@@ -166,9 +143,7 @@ impl Plan {
     /// The packets of the frame that was planned. The frame's contents are used up.
     #[inline]
     pub fn segments(self, frame: &mut [u8]) -> Segments<'_> {
-        let packet = frame
-            .get_mut(VNET_HDR_LEN..VNET_HDR_LEN + self.len)
-            .unwrap_or_default();
+        let packet = frame.get_mut(VNET_HDR_LEN..VNET_HDR_LEN + self.len).unwrap_or_default();
         let mut template = [0; MAX_HEADERS];
         if self.count > 1
             && let Some(headers) = packet.get(..self.headers)
@@ -176,12 +151,7 @@ impl Plan {
         {
             room.copy_from_slice(headers);
         }
-        Segments {
-            packet,
-            plan: self,
-            template,
-            next: 0,
-        }
+        Segments { packet, plan: self, template, next: 0 }
     }
 }
 
@@ -222,9 +192,7 @@ impl Segments<'_> {
         let end = plan.len.min(start + plan.headers + plan.size);
         let segment = self.packet.get_mut(start..end)?;
         if index > 0 {
-            segment
-                .get_mut(..plan.headers)?
-                .copy_from_slice(self.template.get(..plan.headers)?);
+            segment.get_mut(..plan.headers)?.copy_from_slice(self.template.get(..plan.headers)?);
         }
         patch_ip(segment, &plan.ip, index)?;
         match plan.work {
@@ -282,9 +250,7 @@ fn patch_tcp(segment: &mut [u8], plan: &Plan, index: usize) -> Option<()> {
     }
     header[16..18].fill(0);
     let checksum = transport_checksum(segment, plan, ip::TCP)?;
-    segment
-        .get_mut(plan.l4 + 16..plan.l4 + 18)?
-        .copy_from_slice(&checksum);
+    segment.get_mut(plan.l4 + 16..plan.l4 + 18)?.copy_from_slice(&checksum);
     Some(())
 }
 
@@ -298,20 +264,14 @@ fn patch_udp(segment: &mut [u8], plan: &Plan) -> Option<()> {
         [0, 0] => [0xff, 0xff],
         checksum => checksum,
     };
-    segment
-        .get_mut(plan.l4 + 6..plan.l4 + 8)?
-        .copy_from_slice(&checksum);
+    segment.get_mut(plan.l4 + 6..plan.l4 + 8)?.copy_from_slice(&checksum);
     Some(())
 }
 
 #[inline]
 fn transport_checksum(segment: &[u8], plan: &Plan, protocol: u8) -> Option<[u8; 2]> {
     let covered = segment.get(plan.l4..)?;
-    Some(
-        pseudo_header(plan.ip.addresses(segment), protocol, covered.len())
-            .bytes(covered)
-            .checksum(),
-    )
+    Some(pseudo_header(plan.ip.addresses(segment), protocol, covered.len()).bytes(covered).checksum())
 }
 
 #[cfg(test)]
@@ -330,50 +290,32 @@ mod tests {
             packets.push(packet.to_vec());
         }
         assert_eq!(usage.packets, packets.len() as u64);
-        assert_eq!(
-            usage.bytes,
-            packets.iter().map(Vec::len).sum::<usize>() as u64
-        );
-        assert_eq!(
-            usage.aead,
-            packets
-                .iter()
-                .map(|packet| packet.len().div_ceil(16) as u64 + 1)
-                .sum::<u64>()
-        );
+        assert_eq!(usage.bytes, packets.iter().map(Vec::len).sum::<usize>() as u64);
+        assert_eq!(usage.aead, packets.iter().map(|packet| packet.len().div_ceil(16) as u64 + 1).sum::<u64>());
         assert_eq!(plan.longest(), packets.iter().map(Vec::len).max().unwrap());
         Ok(packets)
     }
 
     fn kinds() -> impl Iterator<Item = Packet> {
-        [(false, false), (false, true), (true, false), (true, true)]
-            .into_iter()
-            .map(|(v6, udp)| Packet {
-                v6,
-                udp,
-                ..Packet::with_payload(5000)
-            })
+        [(false, false), (false, true), (true, false), (true, true)].into_iter().map(|(v6, udp)| Packet {
+            v6,
+            udp,
+            ..Packet::with_payload(5000)
+        })
     }
 
     #[test]
     fn super_packets_of_every_kind_become_what_a_card_makes_of_them() {
         for packet in kinds() {
             for size in [1, 7, 100, 1400, 2500, 4999, 5000, 60_000] {
-                assert_eq!(
-                    split(&packet.super_frame(size)).unwrap(),
-                    packet.segments(size),
-                    "{size}"
-                );
+                assert_eq!(split(&packet.super_frame(size)).unwrap(), packet.segments(size), "{size}");
             }
         }
     }
 
     #[test]
     fn flags_stand_where_they_belong() {
-        let packet = Packet {
-            flags: ACK | PSH | FIN | CWR,
-            ..Packet::with_payload(300)
-        };
+        let packet = Packet { flags: ACK | PSH | FIN | CWR, ..Packet::with_payload(300) };
         let segments = split(&packet.super_frame(100)).unwrap();
         let flags: Vec<u8> = segments.iter().map(|segment| segment[33]).collect();
         assert_eq!(flags, [ACK | CWR, ACK, ACK | PSH | FIN]);
@@ -389,20 +331,13 @@ mod tests {
             seq: 0xffff_ffff - 50,
             ..Packet::with_payload(1000)
         };
-        assert_eq!(
-            split(&packet.super_frame(300)).unwrap(),
-            packet.segments(300)
-        );
+        assert_eq!(split(&packet.super_frame(300)).unwrap(), packet.segments(300));
     }
 
     #[test]
     fn behind_extension_headers_the_kernel_says_where_the_transport_starts() {
         // A hop-by-hop header of 8 bytes with padding, before UDP.
-        let plain = Packet {
-            v6: true,
-            udp: true,
-            ..Packet::with_payload(250)
-        };
+        let plain = Packet { v6: true, udp: true, ..Packet::with_payload(250) };
         let extend = |mut bytes: Vec<u8>| {
             let len = u16::from_be_bytes([bytes[4], bytes[5]]) + 8;
             bytes[4..6].copy_from_slice(&len.to_be_bytes());
@@ -410,11 +345,7 @@ mod tests {
             bytes.splice(40..40, [17, 0, 1, 4, 0, 0, 0, 0]);
             bytes
         };
-        let header = VnetHeader {
-            csum_start: 48,
-            hdr_len: 56,
-            ..plain.super_header(100)
-        };
+        let header = VnetHeader { csum_start: 48, hdr_len: 56, ..plain.super_header(100) };
         let frame = [&header.to_bytes()[..], &extend(plain.partial_bytes())].concat();
         let expected: Vec<Vec<u8>> = plain.segments(100).into_iter().map(extend).collect();
         assert_eq!(split(&frame).unwrap(), expected);
@@ -430,11 +361,7 @@ mod tests {
     #[test]
     fn a_checksum_left_to_us_is_completed() {
         for packet in kinds() {
-            let frame = [
-                &packet.checksum_header().to_bytes()[..],
-                &packet.partial_bytes(),
-            ]
-            .concat();
+            let frame = [&packet.checksum_header().to_bytes()[..], &packet.partial_bytes()].concat();
             assert_eq!(split(&frame).unwrap(), [packet.bytes()]);
         }
     }
@@ -442,20 +369,12 @@ mod tests {
     #[test]
     fn a_udp_checksum_of_zero_becomes_its_other_form() {
         // The last two bytes of the payload bring the sum to 0xffff, so that the checksum is 0.
-        let mut packet = Packet {
-            udp: true,
-            payload: vec![0; 10],
-            ..Packet::default()
-        };
+        let mut packet = Packet { udp: true, payload: vec![0; 10], ..Packet::default() };
         let bytes = packet.bytes();
         let checksum = [bytes[packet.checksum_at()], bytes[packet.checksum_at() + 1]];
         packet.payload[8..].copy_from_slice(&checksum);
         assert_eq!(packet.bytes()[26..28], [0xff, 0xff]);
-        let frame = [
-            &packet.checksum_header().to_bytes()[..],
-            &packet.partial_bytes(),
-        ]
-        .concat();
+        let frame = [&packet.checksum_header().to_bytes()[..], &packet.partial_bytes()].concat();
         assert_eq!(split(&frame).unwrap(), [packet.bytes()]);
         assert_eq!(split(&packet.super_frame(10)).unwrap(), [packet.bytes()]);
     }
@@ -468,70 +387,16 @@ mod tests {
         assert!(plan(&frame(good)).is_ok());
         for (what, bad) in [
             ("no checksum", VnetHeader { flags: 0, ..good }),
-            (
-                "size 0",
-                VnetHeader {
-                    gso_size: 0,
-                    ..good
-                },
-            ),
-            (
-                "checksum starts elsewhere",
-                VnetHeader {
-                    csum_start: 24,
-                    ..good
-                },
-            ),
-            (
-                "the other family",
-                VnetHeader {
-                    gso_type: GSO_TCPV6,
-                    ..good
-                },
-            ),
-            (
-                "the other protocol",
-                VnetHeader {
-                    gso_type: GSO_UDP_L4,
-                    ..good
-                },
-            ),
-            (
-                "UFO",
-                VnetHeader {
-                    gso_type: 3,
-                    ..good
-                },
-            ),
-            (
-                "no such type",
-                VnetHeader {
-                    gso_type: 9,
-                    ..good
-                },
-            ),
-            (
-                "checksum behind the end",
-                VnetHeader {
-                    gso_type: GSO_NONE,
-                    csum_offset: 60_000,
-                    ..good
-                },
-            ),
-            (
-                "checksum inside IP",
-                VnetHeader {
-                    gso_type: GSO_NONE,
-                    csum_start: 10,
-                    ..good
-                },
-            ),
+            ("size 0", VnetHeader { gso_size: 0, ..good }),
+            ("checksum starts elsewhere", VnetHeader { csum_start: 24, ..good }),
+            ("the other family", VnetHeader { gso_type: GSO_TCPV6, ..good }),
+            ("the other protocol", VnetHeader { gso_type: GSO_UDP_L4, ..good }),
+            ("UFO", VnetHeader { gso_type: 3, ..good }),
+            ("no such type", VnetHeader { gso_type: 9, ..good }),
+            ("checksum behind the end", VnetHeader { gso_type: GSO_NONE, csum_offset: 60_000, ..good }),
+            ("checksum inside IP", VnetHeader { gso_type: GSO_NONE, csum_start: 10, ..good }),
         ] {
-            assert_eq!(
-                plan(&frame(bad)).unwrap_err(),
-                DropReason::BadOffload,
-                "{what}"
-            );
+            assert_eq!(plan(&frame(bad)).unwrap_err(), DropReason::BadOffload, "{what}");
         }
         let mut short_tcp = frame(good);
         short_tcp[10 + 32] = 0x40;
@@ -539,14 +404,8 @@ mod tests {
         let mut fragment = frame(good);
         fragment[10 + 6] = 0x20;
         assert_eq!(plan(&fragment).unwrap_err(), DropReason::BadOffload);
-        let empty = Packet {
-            payload: vec![],
-            ..packet.clone()
-        };
-        assert_eq!(
-            plan(&empty.super_frame(100)).unwrap_err(),
-            DropReason::BadOffload
-        );
+        let empty = Packet { payload: vec![], ..packet.clone() };
+        assert_eq!(plan(&empty.super_frame(100)).unwrap_err(), DropReason::BadOffload);
     }
 
     #[test]

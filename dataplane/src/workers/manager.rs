@@ -118,7 +118,7 @@ pub enum WorkerOrder {
 /// What a worker says. Rare: never once per packet.
 #[derive(Debug)]
 pub enum WorkerReport {
-    /// The engine that runs. The first report of every worker.
+    /// The engine that runs. Said once, when the worker starts.
     EngineChosen(EngineInfo),
     /// Something about a peer.
     Peer(PeerReport),
@@ -141,7 +141,7 @@ pub enum WorkerReport {
     OffloadLost(&'static str),
     /// The control process wrote what its protocol forbids; its link was dropped. Data flows on.
     LinkCorrupt(String),
-    /// What the thread was pinned to, for people.
+    /// What the thread was pinned to, or why it was not, for people. Said once, before the engine, when pinning was asked.
     Pinned(String),
     /// The worker panicked. The process ends as soon as the report function returns: packet ids and replay windows
     /// live only in the worker, so nothing may go on with its keys.
@@ -190,7 +190,9 @@ impl WorkerHandle {
     }
 
     fn end(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         // A worker that is gone already needs no order.
         let _ = self.send(WorkerOrder::Stop);
         let _ = thread.join();

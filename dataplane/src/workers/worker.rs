@@ -36,6 +36,9 @@ const MAX_SEGMENTS: usize = 64;
 /// Commands, and datagrams, of the control process in one turn.
 const LINK_BUDGET: usize = 64;
 
+/// So many times that budget is granted to a link that is being replaced: more than its rings hold.
+const LAST_WORDS: usize = 64;
+
 /// A worker, on its own thread.
 pub(crate) struct Worker<'r> {
     engine: Box<dyn Engine>,
@@ -191,17 +194,27 @@ impl<'r> Worker<'r> {
     fn serve(&mut self) -> Result<bool, LinkError> {
         let mut any = false;
         for _ in 0..LINK_BUDGET {
-            let Some(command) = self.next_command()? else { break };
+            let Some(command) = self.next_command()? else {
+                break;
+            };
             any = true;
             // An order given before the command was sent is carried out before it: a peer is there before its key.
             self.heed_orders();
             self.obey(command);
         }
-        let Some(link) = self.up.link.as_mut() else { return Ok(any) };
+        let Some(link) = self.up.link.as_mut() else {
+            return Ok(any);
+        };
         for _ in 0..LINK_BUDGET {
-            let Some(datagram) = link.recv_datagram()? else { break };
+            let Some(datagram) = link.recv_datagram()? else {
+                break;
+            };
             any = true;
             self.engine.send_datagram(&mut self.notes, &datagram.path, datagram.bytes);
+            // Control packets keep the peer's timer as quiet as data does.
+            if let Some(peer) = self.pipeline.peers.by_address(&datagram.path.remote) {
+                self.pipeline.note_sent(self.now_ns, peer);
+            }
         }
         link.flush()?;
         self.up.failed.take().map_or(Ok(any), Err)
@@ -255,12 +268,12 @@ impl<'r> Worker<'r> {
             WorkerOrder::DetachTun => self.engine.detach_tun(),
             WorkerOrder::AddPeer(setup) => self.pipeline.add_peer(now, *setup),
             // Orders about a peer that is gone meanwhile have nothing to change.
-            WorkerOrder::UpdatePeer(setup) => drop(self.pipeline.update_peer(now, *setup)),
-            WorkerOrder::SetPath { peer, path } => drop(self.pipeline.set_path(peer, path)),
+            WorkerOrder::UpdatePeer(setup) => _ = self.pipeline.update_peer(now, *setup),
+            WorkerOrder::SetPath { peer, path } => _ = self.pipeline.set_path(peer, path),
             WorkerOrder::SetRoutes(routes) => self.pipeline.set_routes(*routes),
-            WorkerOrder::RemovePeer { peer } => drop(self.pipeline.remove_peer(peer)),
-            WorkerOrder::OccExit { peer } => drop(self.pipeline.occ_exit(now, peer, &mut self.wire)),
-            WorkerOrder::PingNow { peer } => drop(self.pipeline.ping_now(now, peer, &mut self.wire)),
+            WorkerOrder::RemovePeer { peer } => _ = self.pipeline.remove_peer(peer),
+            WorkerOrder::OccExit { peer } => _ = self.pipeline.occ_exit(now, peer, &mut self.wire),
+            WorkerOrder::PingNow { peer } => _ = self.pipeline.ping_now(now, peer, &mut self.wire),
             WorkerOrder::ReportWhenHeard { peer } => self.pipeline.listen_for(peer),
             WorkerOrder::Stop => {}
         }
@@ -269,8 +282,13 @@ impl<'r> Worker<'r> {
     }
 
     fn attach_link(&mut self, link: WorkerEnd) {
-        // Keys that the old control process sent are installed before it is forgotten.
-        while self.serve_link() {}
+        // Keys that the old control process sent are installed before it is forgotten. It should be dead; if it is not,
+        // it does not keep us here.
+        for _ in 0..LAST_WORDS {
+            if !self.serve_link() {
+                break;
+            }
+        }
         self.up.link = None;
         match Bell::same_as(link.bell_fd()).and_then(|bell| self.engine.watch_link(Some(bell))) {
             Ok(()) => self.up.link = Some(link),

@@ -1,12 +1,12 @@
 //! Two workers in one process, joined by UDP over the loopback; the test holds the other ends: the packets that come and
 //! go in place of a TUN, and the control process's end of the link.
-#![allow(dead_code)] // each test program uses its part
+#![allow(dead_code, unreachable_pub)] // each test program uses its part
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
 
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
@@ -17,9 +17,7 @@ use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::virtio::VNET_HDR_LEN;
 use dataplane::workers::manager::{OffloadChoice, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn};
 use dataplane::workers::stats::WorkerStats;
-use link::message::{
-    Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Path, Secret, WorkerCommand, WorkerEvent,
-};
+use link::message::{Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Path, Secret, WorkerCommand, WorkerEvent};
 
 /// What supervisor and control process tell each other is no matter here.
 pub type ControlEnd = link::ControlEnd<(), ()>;
@@ -119,7 +117,10 @@ pub fn config(io: IoChoice) -> WorkerConfig {
 }
 
 /// A worker with its link, without socket and packets.
-pub fn start(config: WorkerConfig, on_report: impl Fn(&WorkerReport) + Send + 'static) -> (WorkerHandle, ControlEnd, SupervisorEnd, Receiver<WorkerReport>) {
+pub fn start(
+    config: WorkerConfig,
+    on_report: impl Fn(&WorkerReport) + Send + 'static,
+) -> (WorkerHandle, ControlEnd, SupervisorEnd, Receiver<WorkerReport>) {
     let (shared, supervisor, mut ends) = link::create::<(), ()>(1).unwrap();
     let (tell, reports) = channel();
     let worker = spawn(config, ends.remove(0), move |report| {
@@ -165,7 +166,9 @@ impl End {
     pub fn answer(&mut self) -> WorkerEvent {
         loop {
             match self.control.recv_event(0).unwrap() {
-                Some(event @ (WorkerEvent::KeyInstalled(_) | WorkerEvent::KeyRefused(..))) => return event,
+                Some(event @ (WorkerEvent::KeyInstalled(_) | WorkerEvent::KeyRefused(..))) => {
+                    return event;
+                }
                 Some(_) => {}
                 None => self.control.wait(None).unwrap(),
             }
@@ -232,6 +235,3 @@ impl Dice {
         (self.0 >> 33) as usize % bound
     }
 }
-
-/// What a test wants to remember of the reports.
-pub type Heard = Arc<Mutex<Vec<String>>>;

@@ -11,14 +11,8 @@ use crate::shm::{Mapping, Sleeper};
 use crate::sync::Ordering;
 
 const AT: usize = 4_096;
-const SPEC: RingSpec = RingSpec {
-    slots: 4,
-    max_message: 3 * 2_048,
-};
-const BOUND: QueueBound = QueueBound {
-    messages: 3,
-    bytes: 100,
-};
+const SPEC: RingSpec = RingSpec { slots: 4, max_message: 3 * 2_048 };
+const BOUND: QueueBound = QueueBound { messages: 3, bytes: 100 };
 
 struct Setup {
     mapping: Arc<Mapping>,
@@ -28,19 +22,13 @@ struct Setup {
 impl Setup {
     fn new() -> Setup {
         let bytes = (AT + SPEC.bytes()).next_multiple_of(4_096);
-        Setup {
-            mapping: Arc::new(Mapping::create(bytes).unwrap().0),
-            bell: EventBell::new().unwrap(),
-        }
+        Setup { mapping: Arc::new(Mapping::create(bytes).unwrap().0), bell: EventBell::new().unwrap() }
     }
     fn region(&self) -> Region {
         Region::new(&self.mapping, AT, SPEC)
     }
     fn remote(&self) -> Remote {
-        Remote::new(
-            Sleeper::new(&self.mapping, 0),
-            Bell::Event(self.bell.clone()),
-        )
+        Remote::new(Sleeper::new(&self.mapping, 0), Bell::Event(self.bell.clone()))
     }
     fn sender(&self) -> CommandSender<String> {
         CommandSender::new(self.region(), SPEC, self.remote(), BOUND)
@@ -50,9 +38,7 @@ impl Setup {
     }
     /// Everything after the indices is zero.
     fn is_wiped(&self) -> bool {
-        self.mapping.words()[(AT + 256) / 8..]
-            .iter()
-            .all(|word| word.load(Ordering::Relaxed) == 0)
+        self.mapping.words()[(AT + 256) / 8..].iter().all(|word| word.load(Ordering::Relaxed) == 0)
     }
     fn raw(&self) -> Producer<Region> {
         Producer::new(self.region(), SPEC.max_message)
@@ -61,16 +47,7 @@ impl Setup {
 
 fn datagram(bytes: &[u8]) -> Datagram<'_> {
     let remote = SocketAddr::from(([192, 0, 2, 1], 1_194));
-    Datagram {
-        path: Path {
-            worker: 3,
-            local: None,
-            ifindex: 2,
-            remote,
-            stream: None,
-        },
-        bytes,
-    }
+    Datagram { path: Path { worker: 3, local: None, ifindex: 2, remote, stream: None }, bytes }
 }
 
 fn word(index: usize) -> String {
@@ -84,17 +61,11 @@ fn a_command_arrives_and_leaves_no_trace() {
     let secret = "secret ".repeat(600);
     sender.send(&secret).unwrap();
     assert!(!setup.is_wiped());
-    assert!(
-        sender.scratch.iter().all(|byte| *byte == 0),
-        "the sender's scratch buffer is wiped"
-    );
+    assert!(sender.scratch.iter().all(|byte| *byte == 0), "the sender's scratch buffer is wiped");
     assert!(receiver.is_ready());
     assert_eq!(receiver.recv().unwrap().as_ref(), Some(&secret));
     assert!(setup.is_wiped());
-    assert!(
-        receiver.scratch.iter().all(|byte| *byte == 0),
-        "the receiver's scratch buffer is wiped"
-    );
+    assert!(receiver.scratch.iter().all(|byte| *byte == 0), "the receiver's scratch buffer is wiped");
     assert_eq!(receiver.recv(), Ok(None));
 }
 
@@ -162,10 +133,7 @@ fn a_queue_overflows_by_bytes() {
 fn a_command_too_long_for_its_channel_is_refused_and_wiped() {
     let setup = Setup::new();
     let mut sender = setup.sender();
-    assert_eq!(
-        sender.send(&"x".repeat(SPEC.max_message)),
-        Err(LinkError::TooLong)
-    );
+    assert_eq!(sender.send(&"x".repeat(SPEC.max_message)), Err(LinkError::TooLong));
     assert!(sender.scratch.iter().all(|byte| *byte == 0));
     assert!(setup.is_wiped());
     sender.send(&"x".repeat(SPEC.max_message - 2)).unwrap();
@@ -194,10 +162,7 @@ fn a_producer_that_waits_for_room_is_rung() {
     }
     crate::sleep::announce(sleeper.need_wake());
     receiver.recv().unwrap();
-    assert!(
-        !setup.bell.drain(),
-        "nothing is queued: nobody waits for room"
-    );
+    assert!(!setup.bell.drain(), "nothing is queued: nobody waits for room");
     sender.send(&word(4)).unwrap();
     sender.send(&word(5)).unwrap();
     assert_eq!(sender.queued(), 1);
@@ -274,18 +239,13 @@ fn the_longest_datagram_with_the_longest_path_takes_one_slot() {
         worker: u16::MAX,
         local: Some("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap()),
         ifindex: u32::MAX,
-        remote: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
-            .parse()
-            .unwrap(),
+        remote: "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(),
         stream: Some(u32::MAX),
     };
     let bytes = [0xFF; MAX_DATAGRAM];
     let setup = Setup::new();
     let mut sender = DatagramSender::new(setup.region(), SPEC, setup.remote());
-    assert!(sender.send(&Datagram {
-        path,
-        bytes: &bytes
-    }));
+    assert!(sender.send(&Datagram { path, bytes: &bytes }));
     assert_eq!(setup.region().tail().load(Ordering::Relaxed), 1);
 }
 
@@ -294,10 +254,8 @@ fn a_datagram_longer_than_agreed_is_garbage() {
     let setup = Setup::new();
     let mut receiver = DatagramReceiver::new(setup.region(), SPEC);
     let mut raw = setup.raw();
-    raw.push(&postcard::to_stdvec(&datagram(&[1; MAX_DATAGRAM + 1])).unwrap())
-        .unwrap();
-    raw.push(&postcard::to_stdvec(&datagram(&[1; MAX_DATAGRAM])).unwrap())
-        .unwrap();
+    raw.push(&postcard::to_stdvec(&datagram(&[1; MAX_DATAGRAM + 1])).unwrap()).unwrap();
+    raw.push(&postcard::to_stdvec(&datagram(&[1; MAX_DATAGRAM])).unwrap()).unwrap();
     raw.push(&[0xFF; 40]).unwrap();
     assert_eq!(receiver.recv(), Err(LinkError::Garbage));
     assert_eq!(receiver.recv().unwrap().unwrap().bytes.len(), MAX_DATAGRAM);

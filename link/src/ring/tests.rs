@@ -22,24 +22,13 @@ struct Parts {
 
 impl Heap {
     fn new(slots: u32) -> Heap {
-        let words = (0..slots as usize * SLOT_WORDS)
-            .map(|_| AtomicU64::new(0))
-            .collect();
+        let words = (0..slots as usize * SLOT_WORDS).map(|_| AtomicU64::new(0)).collect();
         let zero = || AtomicU32::new(0);
-        Heap(Arc::new(Parts {
-            head: zero(),
-            tail: zero(),
-            want_room: zero(),
-            words,
-            slots,
-        }))
+        Heap(Arc::new(Parts { head: zero(), tail: zero(), want_room: zero(), words, slots }))
     }
 
     fn is_wiped(&self) -> bool {
-        self.0
-            .words
-            .iter()
-            .all(|word| word.load(Ordering::Relaxed) == 0)
+        self.0.words.iter().all(|word| word.load(Ordering::Relaxed) == 0)
     }
 
     /// What a hostile producer does: a length and an index, and nothing in between.
@@ -74,9 +63,7 @@ impl Memory for Heap {
     }
     fn read(&self, word: usize, out: &mut [u8]) {
         for (index, chunk) in out.chunks_mut(8).enumerate() {
-            let value = self.0.words[word + index]
-                .load(Ordering::Relaxed)
-                .to_ne_bytes();
+            let value = self.0.words[word + index].load(Ordering::Relaxed).to_ne_bytes();
             chunk.copy_from_slice(&value[..chunk.len()]);
         }
     }
@@ -95,9 +82,7 @@ fn ring(slots: u32, max_message: usize) -> (Heap, Producer<Heap>, Consumer<Heap>
 }
 
 fn message(len: usize, seed: u8) -> Vec<u8> {
-    (0..len)
-        .map(|index| (index as u8).wrapping_mul(31).wrapping_add(seed) | 1)
-        .collect()
+    (0..len).map(|index| (index as u8).wrapping_mul(31).wrapping_add(seed) | 1).collect()
 }
 
 #[test]
@@ -141,11 +126,7 @@ fn a_message_of_several_slots_is_published_whole_or_not_at_all() {
     producer.push(&message(5, 2)).unwrap();
     let tail = heap.0.tail.load(Ordering::Relaxed);
     let long = message(2 * SLOT_BYTES, 3);
-    assert_eq!(
-        producer.push(&long),
-        Err(PushError::Full),
-        "two slots are free, three are needed"
-    );
+    assert_eq!(producer.push(&long), Err(PushError::Full), "two slots are free, three are needed");
     assert_eq!(heap.0.tail.load(Ordering::Relaxed), tail);
     let mut out = Vec::new();
     assert_eq!(consumer.pop(&mut out), Ok(Some(5)));
@@ -210,11 +191,7 @@ fn a_consumer_index_that_was_never_published_is_corrupt() {
             producer.push(&[7; 24]).unwrap();
         }
         heap.0.head.store(head, Ordering::Relaxed);
-        assert_eq!(
-            producer.push(&[7; 24]),
-            Err(PushError::Corrupt(Corrupt)),
-            "head {head}"
-        );
+        assert_eq!(producer.push(&[7; 24]), Err(PushError::Corrupt(Corrupt)), "head {head}");
     }
     let (heap, mut producer, _consumer) = ring(4, 24);
     for _ in 0..4 {
@@ -236,11 +213,7 @@ fn a_length_above_the_longest_message_is_corrupt() {
     for length in [51, 1 << 32, u64::MAX, u64::MAX - 7] {
         let (heap, _producer, mut consumer) = ring(4, 50);
         heap.lie(0, length, 4);
-        assert_eq!(
-            consumer.pop(&mut Vec::new()),
-            Err(Corrupt),
-            "length {length}"
-        );
+        assert_eq!(consumer.pop(&mut Vec::new()), Err(Corrupt), "length {length}");
     }
     let (heap, _producer, mut consumer) = ring(4, 50);
     heap.lie(0, 50, 4);
@@ -255,11 +228,7 @@ fn a_half_published_message_is_corrupt() {
     let mut out = vec![1, 2, 3];
     assert_eq!(consumer.pop(&mut out), Err(Corrupt));
     assert_eq!(out, [1, 2, 3], "the caller's buffer is as it was");
-    assert_eq!(
-        heap.0.head.load(Ordering::Relaxed),
-        0,
-        "nothing was given back"
-    );
+    assert_eq!(heap.0.head.load(Ordering::Relaxed), 0, "nothing was given back");
     heap.lie(0, 50, 2);
     let mut fresh = Consumer::new(heap, 50);
     assert_eq!(fresh.pop(&mut out), Ok(Some(50)));
