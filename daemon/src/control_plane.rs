@@ -135,7 +135,7 @@ const CLIENT_WORKER: usize = 0;
 fn hand_on(end: &mut ControlEnd, event: Event) -> Result<(), LinkError> {
     match messages::worker_command(event) {
         Ok(command) => end.send_command(CLIENT_WORKER, &command),
-        Err(event) => end.send_to_supervisor(&FromControl::Event(event)),
+        Err(event) => end.send_to_supervisor(&FromControl::Event(*event)),
     }
 }
 

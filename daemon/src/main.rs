@@ -13,7 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // The supervisor starts this executable again, with one word that no user types, as its control process.
     if std::env::args_os().nth(1).is_some_and(|word| word == sandbox::CONTROL_PROCESS) {
-        return control_process::main().into();
+        return control_process::main();
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

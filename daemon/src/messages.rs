@@ -93,13 +93,13 @@ pub fn key_event(event: &link::WorkerEvent) -> Option<KeyEvent> {
 }
 
 /// What concerns a worker in an event of the control plane, for the link; the event itself when it is the supervisor's.
-pub fn worker_command(event: Event) -> Result<link::WorkerCommand, Event> {
+pub fn worker_command(event: Event) -> Result<link::WorkerCommand, Box<Event>> {
     Ok(match event {
         Event::InstallKey(key) => link::WorkerCommand::InstallKey(install_key(&key)),
         Event::SendWith(name) => link::WorkerCommand::SendWith(name_out(name)),
         Event::DropKeys { peer, generation } => link::WorkerCommand::DropKeys { peer, generation },
         Event::PeerAlive { peer } => link::WorkerCommand::PeerAlive { peer },
-        other => return Err(other),
+        other => return Err(Box::new(other)),
     })
 }
 
@@ -167,3 +167,6 @@ fn limits(limits: &controlplane::KeyLimits) -> link::KeyLimits {
     } = *limits;
     link::KeyLimits { soft_packet_id, hard_packet_id, soft_bytes, soft_packets, soft_aead, hard_aead, hard_failures }
 }
+
+#[cfg(test)]
+mod tests;

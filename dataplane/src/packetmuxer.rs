@@ -26,9 +26,7 @@ pub enum Kind<'a> {
 pub fn classify(datagram: &[u8]) -> Result<Kind<'_>, DropReason> {
     let first = *datagram.first().ok_or(DropReason::Empty)?;
     match first >> 3 {
-        OP_DATA_V1 | OP_DATA_V2 => {
-            DataHeader::parse(datagram).map(|(header, parts)| Kind::Data(header, parts))
-        }
+        OP_DATA_V1 | OP_DATA_V2 => DataHeader::parse(datagram).map(|(header, parts)| Kind::Data(header, parts)),
         opcode if CONTROL_OPCODES.contains(&opcode) => Ok(Kind::Control),
         _ => Err(DropReason::UnknownOpcode),
     }
@@ -39,11 +37,7 @@ pub fn classify(datagram: &[u8]) -> Result<Kind<'_>, DropReason> {
 /// # Errors
 /// [`DropReason::UnknownPeer`].
 #[inline]
-pub fn owner(
-    peers: &PeerTable,
-    header: &DataHeader,
-    remote: &SocketAddr,
-) -> Result<u32, DropReason> {
+pub fn owner(peers: &PeerTable, header: &DataHeader, remote: &SocketAddr) -> Result<u32, DropReason> {
     match header.peer_id {
         Some(peer_id) => peers.by_wire_id(peer_id),
         None => peers.by_address(remote),

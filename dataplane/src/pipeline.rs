@@ -60,7 +60,7 @@ pub enum PeerReport {
         /// The worker's handle of the peer.
         peer: u32,
     },
-    /// The first authenticated data packet since the last [`Pipeline::listen_for`].
+    /// The first authenticated packet, of data or of the control channel, since the last [`Pipeline::listen_for`].
     FirstHeard {
         /// The worker's handle of the peer.
         peer: u32,
@@ -131,12 +131,7 @@ const RETRY_NS: u64 = 1_000_000;
 impl Pipeline {
     /// A pipeline without peers.
     pub fn new(stats: Arc<WorkerStats>, config: PipelineConfig) -> Self {
-        Pipeline {
-            peers: PeerTable::default(),
-            routes: config.routes,
-            stats,
-            wants_tick: false,
-        }
+        Pipeline { peers: PeerTable::default(), routes: config.routes, stats, wants_tick: false }
     }
 
     /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
@@ -144,12 +139,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// [`BatchFull`]: nothing was done and the frame is as it was. Send and clear `out`, then call again with the same frame.
-    pub fn outbound(
-        &mut self,
-        now_ns: u64,
-        frame: &mut [u8],
-        out: &mut WireBatch,
-    ) -> Result<(), BatchFull> {
+    pub fn outbound(&mut self, now_ns: u64, frame: &mut [u8], out: &mut WireBatch) -> Result<(), BatchFull> {
         match self.try_outbound(now_ns, frame, out) {
             Ok(()) => Ok(()),
             Err(Stop::BatchFull) => Err(BatchFull),
@@ -164,20 +154,12 @@ impl Pipeline {
     }
 
     #[inline]
-    fn try_outbound(
-        &mut self,
-        now_ns: u64,
-        frame: &mut [u8],
-        out: &mut WireBatch,
-    ) -> Result<(), Stop> {
+    fn try_outbound(&mut self, now_ns: u64, frame: &mut [u8], out: &mut WireBatch) -> Result<(), Stop> {
         let plan = split::plan(frame).map_err(|reason| Stop::Drop(reason, 1))?;
         let packets = plan.count() as u64;
         let stop = |reason| Stop::Drop(reason, packets);
         let packet = &mut frame[crate::tun::virtio::VNET_HDR_LEN..];
-        let peer = self
-            .routes
-            .lookup(|| plan.ip.destination(packet))
-            .and_then(|peer| self.peers.get_mut(peer));
+        let peer = self.routes.lookup(|| plan.ip.destination(packet)).and_then(|peer| self.peers.get_mut(peer));
         let peer = peer.ok_or(stop(DropReason::NoRoute))?;
 
         let overhead = peer.keys.overhead().ok_or(stop(DropReason::NoKey))?;
@@ -187,11 +169,7 @@ impl Pipeline {
             return Err(stop(DropReason::TooLarge));
         }
         if !out.fits(plan.count(), wire_bytes) {
-            return Err(if out.is_empty() {
-                stop(DropReason::TooLarge)
-            } else {
-                Stop::BatchFull
-            });
+            return Err(if out.is_empty() { stop(DropReason::TooLarge) } else { Stop::BatchFull });
         }
         if let Some(limits) = &peer.setup.mssfix {
             mssfix::clamp(packet, &plan.ip, limits, plan.checksum_is_partial());
@@ -220,11 +198,7 @@ impl Pipeline {
 
     /// One train. Data packets go to `tun`, everything else up. Call it only while [`TunBatch::wants_flush`] is false.
     pub fn inbound(&mut self, now_ns: u64, train: Train<'_>, tun: &mut TunBatch, up: &mut dyn Up) {
-        let Train {
-            bytes,
-            segment,
-            path,
-        } = train;
+        let Train { bytes, segment, path } = train;
         self.stats.inbound.batches.add(1);
         let mut sums = InboundSums::default();
         let mut owner = None;
@@ -252,11 +226,7 @@ impl Pipeline {
             return Err(DropReason::ControlTooLong);
         }
         self.stats.control_received.add(1);
-        up.control(
-            path,
-            datagram,
-            self.peers.by_address(&path.remote).is_some(),
-        );
+        up.control(path, datagram, self.peers.by_address(&path.remote).is_some());
         Ok(())
     }
 
@@ -276,17 +246,12 @@ impl Pipeline {
         }
         let peer = packetmuxer::owner(&self.peers, header, &path.remote)?;
         let found = self.peers.get_mut(peer).ok_or(DropReason::UnknownPeer)?;
-        let moved =
-            found.setup.path.remote != path.remote || found.setup.path.stream != path.stream;
+        let moved = found.setup.path.remote != path.remote || found.setup.path.stream != path.stream;
         if moved && !found.setup.float {
             return Err(DropReason::WrongAddress);
         }
         found.keys.begin_batch(now_ns);
-        let owner = Owner {
-            peer_id: header.peer_id,
-            peer,
-            moved,
-        };
+        let owner = Owner { peer_id: header.peer_id, peer, moved };
         *known = Some(owner);
         Ok(owner)
     }
@@ -304,10 +269,7 @@ impl Pipeline {
         tun: &mut TunBatch,
         up: &mut dyn Up,
     ) -> Result<usize, DropReason> {
-        let peer = self
-            .peers
-            .get_mut(owner.peer)
-            .ok_or(DropReason::UnknownPeer)?;
+        let peer = self.peers.get_mut(owner.peer).ok_or(DropReason::UnknownPeer)?;
         let len = parts.ciphertext.len();
         let landed = tun.land(len).ok_or(DropReason::TunFull)?;
         let highest = match peer.keys.open(now_ns, header, parts, landed) {
@@ -352,9 +314,7 @@ impl Pipeline {
     fn checked(&self, peer: u32, packet: &mut [u8]) -> Result<ip::IpInfo, DropReason> {
         let info = ip::parse(packet).ok_or(DropReason::MalformedInner)?;
         let setup = &self.peers.get(peer).ok_or(DropReason::UnknownPeer)?.setup;
-        if setup.source == SourceRule::Routed
-            && self.routes.lookup(|| info.source(packet)) != Some(peer)
-        {
+        if setup.source == SourceRule::Routed && self.routes.lookup(|| info.source(packet)) != Some(peer) {
             return Err(DropReason::SourceNotAllowed);
         }
         if let Some(limits) = &setup.mssfix {
@@ -364,12 +324,7 @@ impl Pipeline {
     }
 
     #[cold]
-    fn in_band(
-        &mut self,
-        peer: u32,
-        message: InBand,
-        up: &mut dyn Up,
-    ) -> Result<usize, DropReason> {
+    fn in_band(&mut self, peer: u32, message: InBand, up: &mut dyn Up) -> Result<usize, DropReason> {
         match message {
             InBand::Ping => self.stats.pings_received.add(1),
             InBand::Exit => up.report(PeerReport::OccExit { peer }),
@@ -380,10 +335,7 @@ impl Pipeline {
 
     #[cold]
     fn float(&mut self, peer: u32, path: &Path, up: &mut dyn Up) {
-        let there = self
-            .peers
-            .get(peer)
-            .is_some_and(|peer| peer.setup.path.remote == path.remote);
+        let there = self.peers.get(peer).is_some_and(|peer| peer.setup.path.remote == path.remote);
         if !there && self.peers.set_path(peer, *path) {
             up.event(WorkerEvent::Floated { peer, path: *path });
         }
@@ -417,7 +369,11 @@ impl Pipeline {
             None => Err(KeyRefusal::UnknownPeer),
         };
         match installed {
-            Ok(()) => up.event(WorkerEvent::KeyInstalled(key.name)),
+            Ok(()) => {
+                // The peer may use the key as soon as it is installed, before the supervisor has said more about it.
+                self.peers.set_wire_id(key.name.peer, key.wire_peer_id);
+                up.event(WorkerEvent::KeyInstalled(key.name));
+            }
             Err(refusal) => up.event(WorkerEvent::KeyRefused(key.name, refusal)),
         }
         self.changed_keys(key.name.peer, up);
@@ -447,11 +403,12 @@ impl Pipeline {
     }
 
     /// A control packet of this peer was verified: it is alive.
-    pub fn peer_alive(&mut self, now_ns: u64, peer: u32) {
+    pub fn peer_alive(&mut self, now_ns: u64, peer: u32, up: &mut dyn Up) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.last_heard_ns = peer.last_heard_ns.max(now_ns);
             peer.silence_reported = false;
             self.wants_tick = true;
+            announce(peer, up);
         }
     }
 
@@ -496,7 +453,7 @@ impl Pipeline {
         self.routes = routes;
     }
 
-    /// Reports [`PeerReport::FirstHeard`] at the peer's next authenticated data packet.
+    /// Reports [`PeerReport::FirstHeard`] at the peer's next authenticated packet, of data or of the control channel.
     pub fn listen_for(&mut self, peer: u32) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.listening = true;
@@ -505,17 +462,12 @@ impl Pipeline {
 
     /// Tells the peer that we go away (explicit exit notify, for when the control process cannot). False: no key, or no room in `out`.
     pub fn occ_exit(&mut self, now_ns: u64, peer: u32, out: &mut WireBatch) -> bool {
-        self.peers
-            .get_mut(peer)
-            .is_some_and(|peer| send_in_band(now_ns, peer, &ping::EXIT, out).is_ok())
+        self.peers.get_mut(peer).is_some_and(|peer| send_in_band(now_ns, peer, &ping::EXIT, out).is_ok())
     }
 
     /// Sends a keepalive now. False: no key, or no room in `out`.
     pub fn ping_now(&mut self, now_ns: u64, peer: u32, out: &mut WireBatch) -> bool {
-        let sent = self
-            .peers
-            .get_mut(peer)
-            .is_some_and(|peer| send_in_band(now_ns, peer, &ping::PING, out).is_ok());
+        let sent = self.peers.get_mut(peer).is_some_and(|peer| send_in_band(now_ns, peer, &ping::PING, out).is_ok());
         self.stats.pings_sent.add(u64::from(sent));
         sent
     }
@@ -565,9 +517,7 @@ impl InboundSums {
 fn announce(peer: &mut Peer, up: &mut dyn Up) {
     announce_keys(peer, up);
     if std::mem::take(&mut peer.listening) {
-        up.report(PeerReport::FirstHeard {
-            peer: peer.setup.peer,
-        });
+        up.report(PeerReport::FirstHeard { peer: peer.setup.peer });
     }
 }
 
@@ -601,31 +551,19 @@ fn listen(now_ns: u64, peer: &mut Peer, up: &mut dyn Up) -> u64 {
     if peer.setup.ping_restart_s == 0 || peer.silence_reported {
         return u64::MAX;
     }
-    let due = peer
-        .last_heard_ns
-        .saturating_add(u64::from(peer.setup.ping_restart_s) * NS_PER_S);
+    let due = peer.last_heard_ns.saturating_add(u64::from(peer.setup.ping_restart_s) * NS_PER_S);
     if now_ns < due {
         return due;
     }
     peer.silence_reported = true;
-    up.report(PeerReport::Silent {
-        peer: peer.setup.peer,
-        quiet_ns: now_ns - peer.last_heard_ns,
-    });
+    up.report(PeerReport::Silent { peer: peer.setup.peer, quiet_ns: now_ns - peer.last_heard_ns });
     u64::MAX
 }
 
 /// Seals one in-band message.
-fn send_in_band(
-    now_ns: u64,
-    peer: &mut Peer,
-    message: &[u8],
-    out: &mut WireBatch,
-) -> Result<(), DropReason> {
+fn send_in_band(now_ns: u64, peer: &mut Peer, message: &[u8], out: &mut WireBatch) -> Result<(), DropReason> {
     let overhead = peer.keys.overhead().ok_or(DropReason::NoKey)?;
-    let mut room = out
-        .reserve(overhead + message.len())
-        .ok_or(DropReason::TooLarge)?;
+    let mut room = out.reserve(overhead + message.len()).ok_or(DropReason::TooLarge)?;
     let mut sealer = peer.keys.reserve(Usage::packet(message.len()))?;
     if !sealer.seal(message, room.bytes()) {
         return Err(DropReason::KeyExhausted);
@@ -647,13 +585,7 @@ pub(crate) mod tests {
     use std::net::SocketAddr;
 
     pub(crate) fn path(port: u16) -> Path {
-        Path {
-            worker: 0,
-            local: None,
-            ifindex: 0,
-            remote: SocketAddr::from(([192, 0, 2, 1], port)),
-            stream: None,
-        }
+        Path { worker: 0, local: None, ifindex: 0, remote: SocketAddr::from(([192, 0, 2, 1], port)), stream: None }
     }
 
     pub(crate) fn setup() -> PeerSetup {
@@ -671,13 +603,7 @@ pub(crate) mod tests {
         }
     }
 
-    const ALL: TunOffload = TunOffload {
-        csum: true,
-        tso4: true,
-        tso6: true,
-        uso4: true,
-        uso6: true,
-    };
+    const ALL: TunOffload = TunOffload { csum: true, tso4: true, tso6: true, uso4: true, uso6: true };
 
     #[derive(Default)]
     struct Heard {
@@ -720,13 +646,7 @@ pub(crate) mod tests {
             let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes });
             pipeline.add_peer(0, setup);
             let out = WireBatch::new(256 * 1024, 64, true);
-            End {
-                pipeline,
-                stats,
-                out,
-                tun: TunBatch::new(ALL),
-                heard: Heard::default(),
-            }
+            End { pipeline, stats, out, tun: TunBatch::new(ALL), heard: Heard::default() }
         }
 
         fn install(&mut self, key: InstallKey) {
@@ -736,21 +656,15 @@ pub(crate) mod tests {
         /// Sends a TUN read; the datagrams that leave, run by run.
         fn send(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
             self.out.clear();
-            assert_eq!(
-                self.pipeline
-                    .outbound(1, &mut frame.to_vec(), &mut self.out),
-                Ok(())
-            );
+            assert_eq!(self.pipeline.outbound(1, &mut frame.to_vec(), &mut self.out), Ok(()));
             self.datagrams()
         }
 
         fn datagrams(&self) -> Vec<Vec<u8>> {
             let runs = self.out.runs().iter();
-            runs.flat_map(|run| {
-                self.out.bytes()[run.start..run.start + run.len].chunks(run.segment)
-            })
-            .map(<[u8]>::to_vec)
-            .collect()
+            runs.flat_map(|run| self.out.bytes()[run.start..run.start + run.len].chunks(run.segment))
+                .map(<[u8]>::to_vec)
+                .collect()
         }
 
         fn receive(&mut self, datagram: &[u8]) {
@@ -758,22 +672,13 @@ pub(crate) mod tests {
         }
 
         fn receive_at(&mut self, now_ns: u64, path: Path, bytes: &[u8], segment: usize) {
-            let train = Train {
-                bytes: &mut bytes.to_vec(),
-                segment,
-                path,
-            };
-            self.pipeline
-                .inbound(now_ns, train, &mut self.tun, &mut self.heard);
+            let train = Train { bytes: &mut bytes.to_vec(), segment, path };
+            self.pipeline.inbound(now_ns, train, &mut self.tun, &mut self.heard);
         }
 
         /// What TUN gets, without virtio headers.
         fn packets(&mut self) -> Vec<Vec<u8>> {
-            let packets = self
-                .tun
-                .frames()
-                .map(|frame| frame[VNET_HDR_LEN..].to_vec())
-                .collect();
+            let packets = self.tun.frames().map(|frame| frame[VNET_HDR_LEN..].to_vec()).collect();
             self.tun.clear();
             packets
         }
@@ -785,11 +690,7 @@ pub(crate) mod tests {
 
         fn dropped(&self, reason: DropReason) -> u64 {
             let snapshot = self.stats.snapshot();
-            assert_eq!(
-                snapshot.dropped_total(),
-                snapshot.dropped(reason),
-                "nothing else was dropped"
-            );
+            assert_eq!(snapshot.dropped_total(), snapshot.dropped(reason), "nothing else was dropped");
             snapshot.dropped(reason)
         }
     }
@@ -800,31 +701,14 @@ pub(crate) mod tests {
     }
 
     fn with_cipher(cipher: Cipher, wire_peer_id: Option<u32>) -> InstallKey {
-        let direction = DirectionKey {
-            key: Secret(vec![9; cipher.key_len()]),
-            implicit_iv: Secret(vec![3; 8]),
-        };
-        InstallKey {
-            cipher,
-            seal: direction.clone(),
-            open: direction,
-            wire_peer_id,
-            ..key(0, 0)
-        }
+        let direction = DirectionKey { key: Secret(vec![9; cipher.key_len()]), implicit_iv: Secret(vec![3; 8]) };
+        InstallKey { cipher, seal: direction.clone(), open: direction, wire_peer_id, ..key(0, 0) }
     }
 
     #[test]
     fn a_packet_crosses_with_every_cipher_and_both_headers() {
-        let ciphers = [
-            Cipher::Aes128Gcm,
-            Cipher::Aes192Gcm,
-            Cipher::Aes256Gcm,
-            Cipher::ChaCha20Poly1305,
-        ];
-        for cipher in ciphers
-            .into_iter()
-            .filter(|&cipher| crate::datachannel::aead::supports(cipher))
-        {
+        let ciphers = [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
+        for cipher in ciphers.into_iter().filter(|&cipher| crate::datachannel::aead::supports(cipher)) {
             for (wire_peer_id, overhead) in [(Some(5), 24), (None, 21)] {
                 let mut ends = [0, 1].map(|_| End::without_key(setup(), RouteTable::all_to(0)));
                 for end in &mut ends {
@@ -832,10 +716,7 @@ pub(crate) mod tests {
                 }
                 let packet = Packet::default();
                 let wire = ends[0].send(&packet.frame());
-                assert_eq!(
-                    (wire.len(), wire[0].len()),
-                    (1, packet.bytes().len() + overhead)
-                );
+                assert_eq!((wire.len(), wire[0].len()), (1, packet.bytes().len() + overhead));
                 ends[1].receive(&wire[0]);
                 assert_eq!(ends[1].packets(), [packet.bytes()]);
             }
@@ -845,39 +726,20 @@ pub(crate) mod tests {
     #[test]
     fn a_super_packet_crosses_as_one_run_and_one_frame() {
         let (mut a, mut b) = pair();
-        for packet in [
-            Packet::with_payload(60_000),
-            Packet {
-                v6: true,
-                ..Packet::with_payload(60_000)
-            },
-        ] {
+        for packet in [Packet::with_payload(60_000), Packet { v6: true, ..Packet::with_payload(60_000) }] {
             let wire = a.send(&packet.super_frame(1400));
             assert_eq!(wire.len(), 43);
             assert_eq!(a.out.runs().len(), 1);
             let run = a.out.runs()[0];
-            assert_eq!(
-                (run.path, run.count, run.segment),
-                (path(1194), 43, packet.headers() + 1400 + 24)
-            );
+            assert_eq!((run.path, run.count, run.segment), (path(1194), 43, packet.headers() + 1400 + 24));
             let bytes = a.out.bytes().to_vec();
             b.receive_at(1, path(1194), &bytes, run.segment);
             assert_eq!(b.packets(), [packet.partial_bytes()]);
         }
         let (sent, received) = (a.stats.snapshot().outbound, b.stats.snapshot().inbound);
-        assert_eq!(
-            (sent.batches, sent.inner_packets, sent.wire_packets),
-            (2, 86, 86)
-        );
+        assert_eq!((sent.batches, sent.inner_packets, sent.wire_packets), (2, 86, 86));
         assert_eq!(sent.wire_bytes, sent.inner_bytes + 86 * 24);
-        assert_eq!(
-            (
-                received.batches,
-                received.inner_packets,
-                received.inner_bytes
-            ),
-            (2, 86, sent.inner_bytes)
-        );
+        assert_eq!((received.batches, received.inner_packets, received.inner_bytes), (2, 86, sent.inner_bytes));
         assert_eq!(received.wire_bytes, sent.wire_bytes);
     }
 
@@ -910,10 +772,7 @@ pub(crate) mod tests {
     #[test]
     fn what_cannot_be_sent_is_counted_packet_by_packet() {
         let mut end = End::without_key(setup(), RouteTable::all_to(0));
-        assert!(
-            end.send(&Packet::with_payload(1000).super_frame(100))
-                .is_empty()
-        );
+        assert!(end.send(&Packet::with_payload(1000).super_frame(100)).is_empty());
         assert_eq!(end.dropped(DropReason::NoKey), 10);
 
         let mut end = End::without_key(setup(), RouteTable::default());
@@ -925,39 +784,18 @@ pub(crate) mod tests {
         assert_eq!(end.dropped(DropReason::NotIp), 1);
 
         let mut end = End::new(setup());
-        assert!(
-            end.send(&Packet::with_payload(65_507 - 24 - 40 + 1).frame())
-                .is_empty()
-        );
+        assert!(end.send(&Packet::with_payload(65_507 - 24 - 40 + 1).frame()).is_empty());
         assert_eq!(end.dropped(DropReason::TooLarge), 1);
-        assert_eq!(
-            end.send(&Packet::with_payload(65_507 - 24 - 40).frame())[0].len(),
-            65_507
-        );
+        assert_eq!(end.send(&Packet::with_payload(65_507 - 24 - 40).frame())[0].len(), 65_507);
 
-        let limits = KeyLimits {
-            hard_packet_id: 3,
-            ..LIMITS
-        };
+        let limits = KeyLimits { hard_packet_id: 3, ..LIMITS };
         let mut end = End::without_key(setup(), RouteTable::all_to(0));
-        end.install(InstallKey {
-            limits,
-            ..key(0, 0)
-        });
-        assert!(
-            end.send(&Packet::with_payload(1000).super_frame(100))
-                .is_empty()
-        );
+        end.install(InstallKey { limits, ..key(0, 0) });
+        assert!(end.send(&Packet::with_payload(1000).super_frame(100)).is_empty());
         assert_eq!(end.dropped(DropReason::KeyExhausted), 10);
         assert!(end.pipeline.wants_tick());
         end.tick(1);
-        assert_eq!(
-            end.heard.events.last(),
-            Some(&WorkerEvent::KeyUsage(
-                key(0, 0).name,
-                UsageReason::PacketId
-            ))
-        );
+        assert_eq!(end.heard.events.last(), Some(&WorkerEvent::KeyUsage(key(0, 0).name, UsageReason::PacketId)));
     }
 
     #[test]
@@ -983,16 +821,9 @@ pub(crate) mod tests {
             assert_eq!(b.dropped(reason), 1, "{reason:?}");
             assert!(b.packets().is_empty() && b.heard.control.is_empty());
             b.receive(&wire);
-            assert_eq!(
-                b.packets(),
-                [Packet::default().bytes()],
-                "the right one still passes"
-            );
+            assert_eq!(b.packets(), [Packet::default().bytes()], "the right one still passes");
             b.receive(&wire);
-            assert_eq!(
-                b.stats.dropped(DropReason::Replayed),
-                1 + u64::from(reason == DropReason::Replayed)
-            );
+            assert_eq!(b.stats.dropped(DropReason::Replayed), 1 + u64::from(reason == DropReason::Replayed));
         }
     }
 
@@ -1016,10 +847,7 @@ pub(crate) mod tests {
         let datagram = [7 << 3; 30];
         end.receive(&datagram);
         end.receive_at(1, path(9), &datagram, 30);
-        assert_eq!(
-            end.heard.control,
-            [(datagram.to_vec(), true), (datagram.to_vec(), false)]
-        );
+        assert_eq!(end.heard.control, [(datagram.to_vec(), true), (datagram.to_vec(), false)]);
         assert_eq!(end.stats.snapshot().control_received, 2);
         assert_eq!(end.stats.snapshot().inbound.wire_packets, 0);
     }
@@ -1037,11 +865,7 @@ pub(crate) mod tests {
         assert_eq!(b.packets().len(), 1);
         let mut end = End::new(setup());
         end.receive_at(1, path(1194), &[5 << 3; 10], 0);
-        assert_eq!(
-            end.heard.control.len(),
-            10,
-            "a segment size of 0 is taken as 1"
-        );
+        assert_eq!(end.heard.control.len(), 10, "a segment size of 0 is taken as 1");
     }
 
     #[test]
@@ -1052,29 +876,16 @@ pub(crate) mod tests {
         b.receive_at(1, path(9), &first, first.len());
         assert_eq!(b.dropped(DropReason::WrongAddress), 1);
 
-        let mut b = End::new(PeerSetup {
-            float: true,
-            ..setup()
-        });
+        let mut b = End::new(PeerSetup { float: true, ..setup() });
         let mut forged = second.clone();
         forged[20] ^= 1;
         b.receive_at(1, path(9), &forged, forged.len());
         assert_eq!(b.pipeline.peers.get(0).unwrap().setup.path, path(1194));
         b.receive_at(1, path(9), &second, second.len());
         assert_eq!(b.pipeline.peers.get(0).unwrap().setup.path, path(9));
-        assert_eq!(
-            b.heard.events,
-            [WorkerEvent::Floated {
-                peer: 0,
-                path: path(9)
-            }]
-        );
+        assert_eq!(b.heard.events, [WorkerEvent::Floated { peer: 0, path: path(9) }]);
         b.receive_at(1, path(8), &first, first.len());
-        assert_eq!(
-            b.pipeline.peers.get(0).unwrap().setup.path,
-            path(9),
-            "a late packet moves nobody"
-        );
+        assert_eq!(b.pipeline.peers.get(0).unwrap().setup.path, path(9), "a late packet moves nobody");
         assert_eq!(b.heard.events.len(), 1);
         assert_eq!(b.pipeline.peers.by_address(&path(9).remote), Some(0));
     }
@@ -1082,22 +893,12 @@ pub(crate) mod tests {
     #[test]
     fn a_source_address_that_is_not_the_peers_is_dropped() {
         let routes = |address: &str| {
-            let route = crate::peers::routes::Route {
-                address: address.parse().unwrap(),
-                prefix_len: 32,
-                peer: 0,
-            };
+            let route = crate::peers::routes::Route { address: address.parse().unwrap(), prefix_len: 32, peer: 0 };
             RouteTable::new(&[route])
         };
         for (address, allowed) in [("10.0.0.9", true), ("10.0.0.8", false)] {
             let (mut a, mut b) = pair();
-            b.pipeline.update_peer(
-                1,
-                PeerSetup {
-                    source: SourceRule::Routed,
-                    ..setup()
-                },
-            );
+            b.pipeline.update_peer(1, PeerSetup { source: SourceRule::Routed, ..setup() });
             b.pipeline.set_routes(routes(address));
             let wire = a.send(&Packet::default().frame()).remove(0);
             b.receive(&wire);
@@ -1109,19 +910,9 @@ pub(crate) mod tests {
     #[test]
     fn the_mss_is_clamped_in_both_directions() {
         let limits = MssLimits { v4: 1400, v6: 1380 };
-        let clamping = PeerSetup {
-            mssfix: Some(limits),
-            ..setup()
-        };
-        let syn = Packet {
-            flags: SYN,
-            options: vec![2, 4, 0x05, 0xb4],
-            ..Packet::with_payload(0)
-        };
-        let clamped = Packet {
-            options: vec![2, 4, 0x05, 0x78],
-            ..syn.clone()
-        };
+        let clamping = PeerSetup { mssfix: Some(limits), ..setup() };
+        let syn = Packet { flags: SYN, options: vec![2, 4, 0x05, 0xb4], ..Packet::with_payload(0) };
+        let clamped = Packet { options: vec![2, 4, 0x05, 0x78], ..syn.clone() };
         let partial = [&syn.checksum_header().to_bytes()[..], &syn.partial_bytes()].concat();
         for (sender, receiver, frame) in [
             (clamping.clone(), setup(), syn.frame()),
@@ -1142,18 +933,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_keepalive_is_sent_when_nothing_else_was() {
-        let (mut a, mut b) = (
-            End::new(PeerSetup {
-                ping_s: 10,
-                ..setup()
-            }),
-            End::new(setup()),
-        );
+        let (mut a, mut b) = (End::new(PeerSetup { ping_s: 10, ..setup() }), End::new(setup()));
         assert_eq!(a.tick(0), 10 * SECOND);
         a.out.clear();
-        a.pipeline
-            .outbound(3 * SECOND, &mut Packet::default().frame(), &mut a.out)
-            .unwrap();
+        a.pipeline.outbound(3 * SECOND, &mut Packet::default().frame(), &mut a.out).unwrap();
         assert_eq!(a.tick(10 * SECOND), 13 * SECOND);
         assert!(a.out.is_empty());
         a.pipeline.note_sent(5 * SECOND, 0);
@@ -1162,47 +945,27 @@ pub(crate) mod tests {
         assert_eq!(a.tick(15 * SECOND), 25 * SECOND);
         b.receive(&a.datagrams()[0]);
         assert!(b.packets().is_empty());
-        assert_eq!(
-            (
-                a.stats.snapshot().pings_sent,
-                b.stats.snapshot().pings_received
-            ),
-            (1, 1)
-        );
+        assert_eq!((a.stats.snapshot().pings_sent, b.stats.snapshot().pings_received), (1, 1));
         assert_eq!(b.stats.snapshot().inbound.inner_packets, 0);
         assert_eq!(b.stats.snapshot().dropped_total(), 0);
     }
 
     #[test]
     fn without_a_key_or_a_setting_no_keepalive_is_sent() {
-        let mut end = End::without_key(
-            PeerSetup {
-                ping_s: 10,
-                ..setup()
-            },
-            RouteTable::all_to(0),
-        );
+        let mut end = End::without_key(PeerSetup { ping_s: 10, ..setup() }, RouteTable::all_to(0));
         assert_eq!(end.tick(10 * SECOND), 20 * SECOND);
         assert!(end.out.is_empty());
-        assert!(
-            !end.pipeline.ping_now(1, 0, &mut end.out)
-                && !end.pipeline.occ_exit(1, 0, &mut end.out)
-        );
+        assert!(!end.pipeline.ping_now(1, 0, &mut end.out) && !end.pipeline.occ_exit(1, 0, &mut end.out));
         let mut end = End::new(setup());
         assert_eq!(end.tick(1000 * SECOND), u64::MAX);
         assert!(end.out.is_empty());
-        assert!(
-            end.pipeline.ping_now(1, 0, &mut end.out) && !end.pipeline.ping_now(1, 9, &mut end.out)
-        );
+        assert!(end.pipeline.ping_now(1, 0, &mut end.out) && !end.pipeline.ping_now(1, 9, &mut end.out));
         assert_eq!(end.stats.snapshot().pings_sent, 1);
     }
 
     #[test]
     fn a_keepalive_that_finds_no_room_is_tried_again_soon() {
-        let mut end = End::new(PeerSetup {
-            ping_s: 10,
-            ..setup()
-        });
+        let mut end = End::new(PeerSetup { ping_s: 10, ..setup() });
         while end.out.reserve(MAX_UDP_PAYLOAD).is_some_and(|room| {
             room.commit(&path(1));
             true
@@ -1218,25 +981,13 @@ pub(crate) mod tests {
 
     #[test]
     fn silence_is_reported_once_until_the_peer_is_heard_again() {
-        let (mut a, mut b) = (
-            End::new(setup()),
-            End::new(PeerSetup {
-                ping_restart_s: 60,
-                ..setup()
-            }),
-        );
+        let (mut a, mut b) = (End::new(setup()), End::new(PeerSetup { ping_restart_s: 60, ..setup() }));
         assert_eq!(b.tick(59 * SECOND), 60 * SECOND);
-        b.pipeline.peer_alive(10 * SECOND, 0);
+        b.pipeline.peer_alive(10 * SECOND, 0, &mut b.heard);
         assert_eq!(b.tick(60 * SECOND), 70 * SECOND);
         assert!(b.heard.reports.is_empty());
         assert_eq!(b.tick(71 * SECOND), u64::MAX);
-        assert_eq!(
-            b.heard.reports,
-            [PeerReport::Silent {
-                peer: 0,
-                quiet_ns: 61 * SECOND
-            }]
-        );
+        assert_eq!(b.heard.reports, [PeerReport::Silent { peer: 0, quiet_ns: 61 * SECOND }]);
         b.tick(200 * SECOND);
         assert_eq!(b.heard.reports.len(), 1);
 
@@ -1244,11 +995,7 @@ pub(crate) mod tests {
         let mut forged = wire.clone();
         forged[20] ^= 1;
         b.receive_at(200 * SECOND, path(1194), &forged, forged.len());
-        assert_eq!(
-            b.tick(201 * SECOND),
-            u64::MAX,
-            "a forged packet is no sign of life"
-        );
+        assert_eq!(b.tick(201 * SECOND), u64::MAX, "a forged packet is no sign of life");
         b.receive_at(202 * SECOND, path(1194), &wire, wire.len());
         assert_eq!(b.tick(203 * SECOND), 262 * SECOND);
         b.tick(262 * SECOND);
@@ -1274,17 +1021,10 @@ pub(crate) mod tests {
             b.pipeline.listen_for(0);
             b.receive(&wire);
             assert_eq!(b.heard.reports.len(), round, "a replay is not heard");
-            let wire = [
-                a.send(&Packet::default().frame()),
-                a.send(&Packet::default().frame()),
-            ]
-            .concat();
+            let wire = [a.send(&Packet::default().frame()), a.send(&Packet::default().frame())].concat();
             b.receive(&wire[0]);
             b.receive(&wire[1]);
-            assert_eq!(
-                b.heard.reports,
-                vec![PeerReport::FirstHeard { peer: 0 }; round + 1]
-            );
+            assert_eq!(b.heard.reports, vec![PeerReport::FirstHeard { peer: 0 }; round + 1]);
         }
     }
 
@@ -1318,11 +1058,7 @@ pub(crate) mod tests {
     #[test]
     fn the_tick_promotes_a_key_in_time_and_returns_when() {
         let mut end = End::new(setup());
-        end.install(InstallKey {
-            send_from_ns: 5 * SECOND,
-            retire_previous_ns: 9 * SECOND,
-            ..key(0, 1)
-        });
+        end.install(InstallKey { send_from_ns: 5 * SECOND, retire_previous_ns: 9 * SECOND, ..key(0, 1) });
         end.heard.events.clear();
         assert!(end.pipeline.wants_tick());
         assert_eq!(end.tick(SECOND), 5 * SECOND);

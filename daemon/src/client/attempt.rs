@@ -115,12 +115,16 @@ impl Client {
             }
             Verdict::WithPassword => {
                 self.wallet.drop_token();
+                self.remotes.again();
                 self.retry("the server wants the password again", Duration::ZERO);
             }
             Verdict::AskPassword(why) => {
                 tracing::warn!("{why}");
                 match self.wallet.ask_again(&self.profile.credentials) {
-                    Ok(()) => self.retry("with another password", Duration::ZERO),
+                    Ok(()) => {
+                        self.remotes.again();
+                        self.retry("with another password", Duration::ZERO);
+                    }
                     Err(fatal) => self.end(Err(Fatal::new(Exit::Auth, fatal.sentence))),
                 }
             }
@@ -132,7 +136,8 @@ impl Client {
         self.note_failure(why.to_owned());
         if next_remote {
             self.remotes.leave();
-        } else if self.had_success {
+        } else if self.had_success || !at_least.is_zero() {
+            // It served us before, or it says itself that it will.
             self.remotes.again();
         }
         // A server that restarts after it served us is met at once; one that fails again and again is left in peace.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use controlplane::Random;
 
-use crate::config::agreed::{ClientProfile, Remote};
+use crate::config::agreed::Remote;
 
 /// The remotes of a profile in the order in which they are tried.
 #[derive(Debug)]
@@ -30,9 +30,8 @@ pub(super) enum Next<'a> {
 
 impl Remotes {
     /// In the profile's order, or shuffled with `remote-random`.
-    pub(super) fn new(profile: &ClientProfile, rng: &mut dyn Random) -> Remotes {
-        let mut order = profile.remotes.clone();
-        if profile.remote_random {
+    pub(super) fn new(mut order: Vec<Remote>, random: bool, rng: &mut dyn Random) -> Remotes {
+        if random {
             shuffle(&mut order, rng);
         }
         Remotes { order, next: 0, rounds: 0, addresses: VecDeque::new() }
@@ -78,5 +77,89 @@ fn shuffle(order: &mut [Remote], rng: &mut dyn Random) {
         rng.fill(&mut bytes);
         let j = u64::from_le_bytes(bytes) % (i as u64 + 1);
         order.swap(i, usize::try_from(j).unwrap_or(0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::agreed::{Bind, Family};
+
+    struct Zero;
+    impl Random for Zero {
+        fn fill(&mut self, out: &mut [u8]) {
+            out.fill(0);
+        }
+    }
+
+    fn remotes(hosts: &[&str], random: bool) -> Remotes {
+        let remote = |host: &&str| Remote {
+            host: (*host).to_owned(),
+            port: 1194,
+            family: Family::Any,
+            bind: Bind::default(),
+            float: false,
+            connect_timeout: 120,
+            connect_retry: (1, 300),
+            explicit_exit_notify: None,
+            mssfix: None,
+            mtu_disc: None,
+        };
+        Remotes::new(hosts.iter().map(remote).collect(), random, &mut Zero)
+    }
+
+    fn address(last: u8) -> SocketAddr {
+        ([192, 0, 2, last], 1194).into()
+    }
+
+    /// What comes next, as a word.
+    fn next(remotes: &mut Remotes) -> String {
+        match remotes.next() {
+            Next::Resolve(remote) => format!("resolve {}", remote.host),
+            Next::Try(remote, address) => format!("try {} {}", remote.host, address.ip()),
+            Next::RoundOver(rounds) => format!("round {rounds}"),
+        }
+    }
+
+    #[test]
+    fn every_address_of_every_remote_is_tried_before_a_round_is_over() {
+        let mut remotes = remotes(&["a", "b"], false);
+        assert_eq!(next(&mut remotes), "resolve a");
+        remotes.resolved([address(1), address(2)]);
+        assert_eq!(next(&mut remotes), "try a 192.0.2.1");
+        assert_eq!(next(&mut remotes), "try a 192.0.2.2");
+        assert_eq!(next(&mut remotes), "resolve b");
+        remotes.resolved([]);
+        assert_eq!(next(&mut remotes), "round 1");
+        assert_eq!(next(&mut remotes), "resolve a");
+    }
+
+    #[test]
+    fn a_remote_that_failed_after_it_served_is_tried_again_first() {
+        let mut remotes = remotes(&["a", "b"], false);
+        next(&mut remotes);
+        remotes.resolved([address(1), address(2)]);
+        next(&mut remotes);
+        remotes.again();
+        assert_eq!(next(&mut remotes), "resolve a");
+    }
+
+    #[test]
+    fn a_server_that_sends_us_elsewhere_is_left_with_all_its_addresses() {
+        let mut remotes = remotes(&["a", "b"], false);
+        next(&mut remotes);
+        remotes.resolved([address(1), address(2)]);
+        next(&mut remotes);
+        remotes.leave();
+        assert_eq!(next(&mut remotes), "resolve b");
+    }
+
+    #[test]
+    fn remote_random_keeps_every_remote() {
+        let mut remotes = remotes(&["a", "b", "c"], true);
+        let mut seen: Vec<String> = (0..3).map(|_| next(&mut remotes)).collect();
+        assert_ne!(seen, ["resolve a", "resolve b", "resolve c"]);
+        seen.sort();
+        assert_eq!(seen, ["resolve a", "resolve b", "resolve c"]);
     }
 }

@@ -19,7 +19,7 @@ use crate::cli::Connect;
 use crate::clock;
 use crate::config::agreed::{ClientProfile, Remote};
 use crate::exit::{Exit, Fatal};
-use crate::host::watch::Watch;
+use crate::host::watch::{SuspendDetector, Watch};
 use crate::messages::{FromControl, ToControl};
 use crate::observe::console::{Console, State, Totals};
 
@@ -27,6 +27,8 @@ use crate::observe::console::{Console, State, Totals};
 pub(super) const PEER: u32 = 0;
 /// The live line, the clock that notices a suspend.
 const TICK: Duration = Duration::from_secs(1);
+/// A suspend that is shorter than this is not worth a new path.
+const SUSPENDED: Duration = Duration::from_secs(2);
 
 /// A client and all it owns.
 pub(super) struct Client {
@@ -50,7 +52,7 @@ pub(super) struct Client {
     pub(super) tried: Vec<String>,
     pub(super) last_failure: String,
     pub(super) timers: Timers,
-    pub(super) suspended: Duration,
+    pub(super) suspend: SuspendDetector,
     pub(super) ended: Option<Result<(), Fatal>>,
 }
 
@@ -277,13 +279,12 @@ impl Client {
 
     fn tick(&mut self) {
         self.timers.tick = Some(clock::now().at + TICK);
-        let suspended = clock::suspended();
-        if suspended.saturating_sub(self.suspended) > Duration::from_secs(2) {
-            tracing::info!("this machine was suspended for {} s", suspended.saturating_sub(self.suspended).as_secs());
+        let suspended = self.suspend.look();
+        if suspended > SUSPENDED {
+            tracing::info!("this machine was suspended for {} s", suspended.as_secs());
             self.control.wake();
             self.after_suspend();
         }
-        self.suspended = suspended;
         if matches!(&self.session, Some(session) if matches!(session.phase, Phase::Up(_))) && self.console.wants_live() {
             let totals = self.totals();
             self.console.live(Duration::from_nanos(clock::now().at.0), totals);

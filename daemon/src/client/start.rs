@@ -18,10 +18,9 @@ use super::run::{Client, PEER, Timers};
 use super::signals::Signals;
 use super::tunnel::HostSide;
 use crate::cli::{Connect, Io};
-use crate::clock;
 use crate::config::{self, agreed::ClientProfile};
 use crate::exit::{Exit, Fatal};
-use crate::host::watch::Watch;
+use crate::host::watch::{SuspendDetector, Watch};
 use crate::host::privileges::{self, Keep};
 use crate::host::{Host, journal, journal::Journal};
 use crate::observe::console::Console;
@@ -81,7 +80,7 @@ async fn assemble(profile: ClientProfile, options: Connect, console: Console, wa
     Ok(Client {
         watch: Watch::open().map_err(|e| other("the host's network cannot be watched", &e))?,
         signals: Signals::take().map_err(|e| other("signals cannot be taken", &e))?,
-        remotes: Remotes::new(&profile, &mut rng),
+        remotes: Remotes::new(profile.remotes.clone(), profile.remote_random, &mut rng),
         profile,
         options,
         console,
@@ -99,7 +98,7 @@ async fn assemble(profile: ClientProfile, options: Connect, console: Console, wa
         tried: Vec::new(),
         last_failure: String::new(),
         timers: Timers::default(),
-        suspended: clock::suspended(),
+        suspend: SuspendDetector::new(),
         ended: None,
     })
 }

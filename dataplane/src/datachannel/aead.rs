@@ -20,11 +20,7 @@ use super::header::{Parts, SendHeader, TAG_LEN};
 pub const IMPLICIT_IV_LEN: usize = 8;
 
 /// The library behind this build's keys, for status output.
-pub const BACKEND: &str = if cfg!(feature = "aws-lc") {
-    "aws-lc"
-} else {
-    "ring"
-};
+pub const BACKEND: &str = if cfg!(feature = "aws-lc") { "aws-lc" } else { "ring" };
 
 /// Whether this build can do the cipher (AES-192-GCM needs aws-lc).
 pub fn supports(cipher: Cipher) -> bool {
@@ -98,18 +94,11 @@ impl SealingKey {
     /// Writes the whole wire packet into `out`, which is `header.overhead()` bytes longer than `plaintext`. False when
     /// the lengths do not fit; `out` is undefined then. The caller gives every packet id once.
     #[inline]
-    pub fn seal(
-        &self,
-        header: &SendHeader,
-        packet_id: u32,
-        plaintext: &[u8],
-        out: &mut [u8],
-    ) -> bool {
+    pub fn seal(&self, header: &SendHeader, packet_id: u32, plaintext: &[u8], out: &mut [u8]) -> bool {
         let Some((aad, tag, ciphertext)) = header.write(packet_id, out) else {
             return false;
         };
-        ciphertext.len() == plaintext.len()
-            && self.seal_parts(packet_id, aad, plaintext, ciphertext, tag)
+        ciphertext.len() == plaintext.len() && self.seal_parts(packet_id, aad, plaintext, ciphertext, tag)
     }
 
     #[cfg(feature = "aws-lc")]
@@ -123,10 +112,7 @@ impl SealingKey {
         tag: &mut [u8; TAG_LEN],
     ) -> bool {
         let nonce = self.0.nonce(packet_id);
-        self.0
-            .key
-            .seal_out_of_place_scatter(nonce, Aad::from(aad), plaintext, ciphertext, &[], tag)
-            .is_ok()
+        self.0.key.seal_out_of_place_scatter(nonce, Aad::from(aad), plaintext, ciphertext, &[], tag).is_ok()
     }
 
     #[cfg(not(feature = "aws-lc"))]
@@ -140,11 +126,7 @@ impl SealingKey {
         tag: &mut [u8; TAG_LEN],
     ) -> bool {
         ciphertext.copy_from_slice(plaintext);
-        match self.0.key.seal_in_place_separate_tag(
-            self.0.nonce(packet_id),
-            Aad::from(aad),
-            ciphertext,
-        ) {
+        match self.0.key.seal_in_place_separate_tag(self.0.nonce(packet_id), Aad::from(aad), ciphertext) {
             Ok(computed) => {
                 tag.copy_from_slice(computed.as_ref());
                 true
@@ -169,16 +151,7 @@ impl OpeningKey {
     #[inline]
     pub fn open(&self, packet_id: u32, parts: &Parts<'_>, out: &mut [u8]) -> bool {
         let nonce = self.0.nonce(packet_id);
-        self.0
-            .key
-            .open_separate_gather(
-                nonce,
-                Aad::from(parts.aad),
-                parts.ciphertext,
-                parts.tag,
-                out,
-            )
-            .is_ok()
+        self.0.key.open_separate_gather(nonce, Aad::from(parts.aad), parts.ciphertext, parts.tag, out).is_ok()
     }
 
     /// Verifies and decrypts into `out`, which is as long as the ciphertext. False when the tag does not match or the lengths
@@ -191,16 +164,7 @@ impl OpeningKey {
         }
         out.copy_from_slice(parts.ciphertext);
         let tag = aead::Tag::from(*parts.tag);
-        self.0
-            .key
-            .open_in_place_separate_tag(
-                self.0.nonce(packet_id),
-                Aad::from(parts.aad),
-                tag,
-                out,
-                0..,
-            )
-            .is_ok()
+        self.0.key.open_in_place_separate_tag(self.0.nonce(packet_id), Aad::from(parts.aad), tag, out, 0..).is_ok()
     }
 }
 
@@ -224,39 +188,25 @@ mod tests {
     use link::message::Secret;
     use proptest::prelude::*;
 
-    const CIPHERS: [Cipher; 4] = [
-        Cipher::Aes128Gcm,
-        Cipher::Aes192Gcm,
-        Cipher::Aes256Gcm,
-        Cipher::ChaCha20Poly1305,
-    ];
+    const CIPHERS: [Cipher; 4] = [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
 
     fn ciphers() -> impl Iterator<Item = Cipher> {
         CIPHERS.into_iter().filter(|&cipher| supports(cipher))
     }
 
     fn direction(key: &[u8], implicit_iv: &[u8]) -> DirectionKey {
-        DirectionKey {
-            key: Secret(key.to_vec()),
-            implicit_iv: Secret(implicit_iv.to_vec()),
-        }
+        DirectionKey { key: Secret(key.to_vec()), implicit_iv: Secret(implicit_iv.to_vec()) }
     }
 
     fn pair(cipher: Cipher) -> (SealingKey, OpeningKey) {
         let key: Vec<u8> = (1..=cipher.key_len() as u8).collect();
         let key = direction(&key, b"implicit");
-        (
-            SealingKey::new(cipher, &key).unwrap(),
-            OpeningKey::new(cipher, &key).unwrap(),
-        )
+        (SealingKey::new(cipher, &key).unwrap(), OpeningKey::new(cipher, &key).unwrap())
     }
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
-        digits
-            .chunks(2)
-            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect()
+        digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
     }
 
     fn open(key: &OpeningKey, packet: &[u8]) -> Option<Vec<u8>> {
@@ -282,22 +232,12 @@ mod tests {
              f4d391d3f68794cb0b82c3d33389b61622b3281598e2ff6d5cc38b",
         );
         let seal_key = SealingKey::new(Cipher::Aes256Gcm, &key).unwrap();
-        assert_eq!(
-            seal(&seal_key, SendHeader::V2([7, 0, 0, 0x17]), 1, plaintext),
-            expected
-        );
+        assert_eq!(seal(&seal_key, SendHeader::V2([7, 0, 0, 0x17]), 1, plaintext), expected);
 
-        let parts = Parts {
-            aad: &expected[..8],
-            tag: expected[8..24].try_into().unwrap(),
-            ciphertext: &expected[24..],
-        };
+        let parts =
+            Parts { aad: &expected[..8], tag: expected[8..24].try_into().unwrap(), ciphertext: &expected[24..] };
         let mut out = [0; 56];
-        assert!(
-            OpeningKey::new(Cipher::Aes256Gcm, &key)
-                .unwrap()
-                .open(1, &parts, &mut out)
-        );
+        assert!(OpeningKey::new(Cipher::Aes256Gcm, &key).unwrap().open(1, &parts, &mut out));
         assert_eq!(&out, plaintext);
     }
 
@@ -305,27 +245,16 @@ mod tests {
     fn the_known_ping_packets_come_out() {
         let key2: Vec<u8> = (0..=255).collect();
         for (cipher, expected) in [
-            (
-                Cipher::Aes256Gcm,
-                "4900002a00000007319d9c60d457c1ecf44276a8d62f227ed0c8549eefb870f4ff085acf1ee59063",
-            ),
+            (Cipher::Aes256Gcm, "4900002a00000007319d9c60d457c1ecf44276a8d62f227ed0c8549eefb870f4ff085acf1ee59063"),
             (
                 Cipher::ChaCha20Poly1305,
                 "4900002a00000007aaaee037d83addd5cc2f44abd3d2b8e6ce0d4ccaf1b81c775043ad6499b56239",
             ),
         ] {
             let key = direction(&key2[..32], &key2[64..72]);
-            let sealed = seal(
-                &SealingKey::new(cipher, &key).unwrap(),
-                SendHeader::new(Some(42), 1),
-                7,
-                &PING,
-            );
+            let sealed = seal(&SealingKey::new(cipher, &key).unwrap(), SendHeader::new(Some(42), 1), 7, &PING);
             assert_eq!(sealed, hex(expected), "{}", cipher.name());
-            assert_eq!(
-                open(&OpeningKey::new(cipher, &key).unwrap(), &sealed).unwrap(),
-                PING
-            );
+            assert_eq!(open(&OpeningKey::new(cipher, &key).unwrap(), &sealed).unwrap(), PING);
         }
     }
 
@@ -340,12 +269,7 @@ mod tests {
                 for at in unauthenticated..sealed.len() {
                     let mut forged = sealed.clone();
                     forged[at] ^= 1;
-                    assert_eq!(
-                        open(&open_key, &forged),
-                        None,
-                        "{} byte {at}",
-                        cipher.name()
-                    );
+                    assert_eq!(open(&open_key, &forged), None, "{} byte {at}", cipher.name());
                 }
                 assert_eq!(open(&open_key, &sealed[..sealed.len() - 1]), None);
             }
@@ -396,10 +320,7 @@ mod tests {
     fn aes_192_is_there_exactly_where_the_library_has_it() {
         assert_eq!(supports(Cipher::Aes192Gcm), cfg!(feature = "aws-lc"));
         let key = direction(&[1; 24], &[0; 8]);
-        assert_eq!(
-            SealingKey::new(Cipher::Aes192Gcm, &key).is_some(),
-            cfg!(feature = "aws-lc")
-        );
+        assert_eq!(SealingKey::new(Cipher::Aes192Gcm, &key).is_some(), cfg!(feature = "aws-lc"));
     }
 
     #[test]

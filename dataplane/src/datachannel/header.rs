@@ -87,18 +87,12 @@ impl DataHeader {
 
     #[inline]
     fn parts<'a>(&self, datagram: &'a [u8]) -> Result<Parts<'a>, DropReason> {
-        let (head, rest) = datagram
-            .split_at_checked(self.tag_start)
-            .ok_or(DropReason::TooShort)?;
+        let (head, rest) = datagram.split_at_checked(self.tag_start).ok_or(DropReason::TooShort)?;
         let (tag, ciphertext) = rest.split_first_chunk().ok_or(DropReason::TooShort)?;
         if ciphertext.is_empty() {
             return Err(DropReason::TooShort);
         }
-        Ok(Parts {
-            aad: &head[self.aad_start..],
-            tag,
-            ciphertext,
-        })
+        Ok(Parts { aad: &head[self.aad_start..], tag, ciphertext })
     }
 }
 
@@ -172,14 +166,8 @@ mod tests {
             tag.fill(9);
             body.fill(8);
             let (read, parts) = DataHeader::parse(&packet).unwrap();
-            assert_eq!(
-                (read.key_id, read.peer_id, read.packet_id),
-                (5, peer_id, 0x0102_0304)
-            );
-            assert_eq!(
-                (parts.aad.len(), parts.tag, parts.ciphertext),
-                (aad, &[9; 16], &[8, 8, 8][..])
-            );
+            assert_eq!((read.key_id, read.peer_id, read.packet_id), (5, peer_id, 0x0102_0304));
+            assert_eq!((parts.aad.len(), parts.tag, parts.ciphertext), (aad, &[9; 16], &[8, 8, 8][..]));
         }
     }
 
@@ -190,11 +178,7 @@ mod tests {
             packet[0] = first;
             assert!(DataHeader::parse(&packet).is_ok());
             for len in 0..shortest {
-                assert_eq!(
-                    DataHeader::parse(&packet[..len]).unwrap_err(),
-                    DropReason::TooShort,
-                    "{len}"
-                );
+                assert_eq!(DataHeader::parse(&packet[..len]).unwrap_err(), DropReason::TooShort, "{len}");
             }
         }
     }
@@ -202,10 +186,7 @@ mod tests {
     #[test]
     fn other_opcodes_are_not_data() {
         for opcode in (0..32).filter(|op| ![OP_DATA_V1, OP_DATA_V2].contains(op)) {
-            assert_eq!(
-                DataHeader::parse(&[opcode << 3; 100]).unwrap_err(),
-                DropReason::UnknownOpcode
-            );
+            assert_eq!(DataHeader::parse(&[opcode << 3; 100]).unwrap_err(), DropReason::UnknownOpcode);
         }
     }
 
@@ -215,10 +196,7 @@ mod tests {
         packet[0] = OP_DATA_V2 << 3;
         assert_eq!(DataHeader::parse(&packet).unwrap().0.peer_id, None);
         packet[3] = 0xfe;
-        assert_eq!(
-            DataHeader::parse(&packet).unwrap().0.peer_id,
-            Some(0xff_fffe)
-        );
+        assert_eq!(DataHeader::parse(&packet).unwrap().0.peer_id, Some(0xff_fffe));
     }
 
     #[test]

@@ -47,20 +47,13 @@ pub fn mss_limits(fix: MssFix, transport: Transport) -> MssLimits {
     let framing = if transport.stream { 2 } else { 0 };
     let outer = if transport.v6 { 40 } else { 20 } + if transport.stream { 20 } else { 8 };
     let inner = match fix {
-        MssFix::Mtu(bytes) => {
-            usize::from(bytes).saturating_sub(transport.data_overhead + framing + outer)
-        }
-        MssFix::Payload(bytes) => {
-            usize::from(bytes).saturating_sub(transport.data_overhead + framing)
-        }
+        MssFix::Mtu(bytes) => usize::from(bytes).saturating_sub(transport.data_overhead + framing + outer),
+        MssFix::Payload(bytes) => usize::from(bytes).saturating_sub(transport.data_overhead + framing),
         MssFix::Fixed(bytes) => usize::from(bytes),
     };
     // At most 65,535, as what it comes from.
     let limit = |headers: usize| inner.saturating_sub(headers).max(SMALLEST) as u16;
-    MssLimits {
-        v4: limit(40),
-        v6: limit(60),
-    }
+    MssLimits { v4: limit(40), v6: limit(60) }
 }
 
 const FLAGS: usize = 13;
@@ -134,11 +127,7 @@ mod tests {
     use crate::tun::checksum::pseudo_header;
 
     const LIMITS: MssLimits = MssLimits { v4: 1400, v6: 1380 };
-    const GCM_V2: Transport = Transport {
-        v6: false,
-        stream: false,
-        data_overhead: 24,
-    };
+    const GCM_V2: Transport = Transport { v6: false, stream: false, data_overhead: 24 };
 
     /// A TCP segment of these flags and options (a multiple of 4 bytes), with a correct checksum.
     fn tcp(v6: bool, flags: u8, options: &[u8]) -> Vec<u8> {
@@ -160,18 +149,14 @@ mod tests {
         packet[l4 + 13] = flags;
         packet[l4 + 20..].copy_from_slice(options);
         let info = ip::parse(&packet).unwrap();
-        let sum = pseudo_header(info.addresses(&packet), ip::TCP, total - l4)
-            .bytes(&packet[l4..])
-            .checksum();
+        let sum = pseudo_header(info.addresses(&packet), ip::TCP, total - l4).bytes(&packet[l4..]).checksum();
         packet[l4 + 16..l4 + 18].copy_from_slice(&sum);
         packet
     }
 
     fn is_intact(packet: &[u8]) -> bool {
         let info = ip::parse(packet).unwrap();
-        pseudo_header(info.addresses(packet), ip::TCP, info.total - info.l4)
-            .bytes(&packet[info.l4..])
-            .is_intact()
+        pseudo_header(info.addresses(packet), ip::TCP, info.total - info.l4).bytes(&packet[info.l4..]).is_intact()
     }
 
     fn clamped(packet: &[u8], partial: bool) -> (bool, Vec<u8>) {
@@ -183,14 +168,8 @@ mod tests {
     #[test]
     fn the_limits_by_table() {
         let v6 = Transport { v6: true, ..GCM_V2 };
-        let v1 = Transport {
-            data_overhead: 21,
-            ..GCM_V2
-        };
-        let stream = Transport {
-            stream: true,
-            ..GCM_V2
-        };
+        let v1 = Transport { data_overhead: 21, ..GCM_V2 };
+        let stream = Transport { stream: true, ..GCM_V2 };
         for (fix, transport, v4, v6) in [
             (DEFAULT, GCM_V2, 1400, 1380),
             (DEFAULT, v6, 1380, 1360),
@@ -202,11 +181,7 @@ mod tests {
             (MssFix::Mtu(10), GCM_V2, 64, 64),
             (MssFix::Fixed(u16::MAX), GCM_V2, 65_495, 65_475),
         ] {
-            assert_eq!(
-                mss_limits(fix, transport),
-                MssLimits { v4, v6 },
-                "{fix:?} {transport:?}"
-            );
+            assert_eq!(mss_limits(fix, transport), MssLimits { v4, v6 }, "{fix:?} {transport:?}");
         }
     }
 
@@ -270,21 +245,12 @@ mod tests {
         }
         let mut long_header = tcp(false, SYN, &[2, 4, 0xff, 0xff]);
         long_header[32] = 0xf0;
-        assert!(
-            !clamped(&long_header, false).0,
-            "header longer than the packet"
-        );
+        assert!(!clamped(&long_header, false).0, "header longer than the packet");
         let mut short_header = tcp(false, SYN, &[2, 4, 0xff, 0xff]);
         short_header[32] = 0x10;
         assert!(!clamped(&short_header, false).0, "header shorter than 20");
         let short = &tcp(false, SYN, &[])[..33];
-        let info = IpInfo {
-            v6: false,
-            l4: 20,
-            total: 33,
-            protocol: ip::TCP,
-            fragment: false,
-        };
+        let info = IpInfo { v6: false, l4: 20, total: 33, protocol: ip::TCP, fragment: false };
         assert!(!clamp(&mut short.to_vec(), &info, &LIMITS, false));
     }
 }

@@ -66,20 +66,12 @@ impl ReplayWindow {
     #[inline]
     pub fn peek(&self, id: u32) -> Result<(), DropReason> {
         if id > self.highest {
-            return if self.size != 0 || id == self.highest + 1 {
-                Ok(())
-            } else {
-                Err(DropReason::Replayed)
-            };
+            return if self.size != 0 || id == self.highest + 1 { Ok(()) } else { Err(DropReason::Replayed) };
         }
         if self.highest - id >= self.size || id == 0 || self.is_set(id) {
             return Err(DropReason::Replayed);
         }
-        if id <= self.floor {
-            Err(DropReason::TooLate)
-        } else {
-            Ok(())
-        }
+        if id <= self.floor { Err(DropReason::TooLate) } else { Ok(()) }
     }
 
     /// Remembers an id that [`peek`](Self::peek) allowed and whose packet authenticated.
@@ -109,10 +101,7 @@ impl ReplayWindow {
             self.marks.pop_front();
         }
         // Marks are a sixteenth apart and live for one `t`: the queue never grows beyond its first allocation.
-        self.marks.push_back(Mark {
-            at_ns: now_ns,
-            highest: self.highest,
-        });
+        self.marks.push_back(Mark { at_ns: now_ns, highest: self.highest });
         self.next_mark_ns = now_ns.saturating_add((self.time_ns / MARKS_PER_T).max(1));
     }
 
@@ -160,97 +149,22 @@ mod tests {
         // (size, ids in order of arrival with the expected answer)
         let table: &[(u32, &[(u32, bool)])] = &[
             (64, &[(0, false), (1, true), (1, false), (0, false)]),
-            (
-                64,
-                &[
-                    (1, true),
-                    (3, true),
-                    (2, true),
-                    (2, false),
-                    (3, false),
-                    (4, true),
-                ],
-            ),
-            (
-                64,
-                &[
-                    (100, true),
-                    (37, true),
-                    (36, false),
-                    (37, false),
-                    (99, true),
-                ],
-            ),
-            (
-                64,
-                &[(64, true), (1, true), (65, true), (1, false), (2, true)],
-            ),
-            (
-                1,
-                &[(5, true), (4, false), (6, true), (8, true), (7, false)],
-            ),
-            (
-                0,
-                &[
-                    (1, true),
-                    (2, true),
-                    (2, false),
-                    (4, false),
-                    (3, true),
-                    (4, true),
-                ],
-            ),
+            (64, &[(1, true), (3, true), (2, true), (2, false), (3, false), (4, true)]),
+            (64, &[(100, true), (37, true), (36, false), (37, false), (99, true)]),
+            (64, &[(64, true), (1, true), (65, true), (1, false), (2, true)]),
+            (1, &[(5, true), (4, false), (6, true), (8, true), (7, false)]),
+            (0, &[(1, true), (2, true), (2, false), (4, false), (3, true), (4, true)]),
             (0, &[(2, false), (1, true)]),
-            (
-                8192,
-                &[
-                    (8192, true),
-                    (1, true),
-                    (8193, true),
-                    (1, false),
-                    (2, true),
-                    (8193 + 8191, true),
-                    (8192, false),
-                ],
-            ),
+            (8192, &[(8192, true), (1, true), (8193, true), (1, false), (2, true), (8193 + 8191, true), (8192, false)]),
             (8192, &[(9000, true), (808, false), (809, true)]),
-            (
-                65_536,
-                &[
-                    (65_536, true),
-                    (1, true),
-                    (65_537, true),
-                    (2, true),
-                    (1, false),
-                ],
-            ),
-            (
-                64,
-                &[
-                    (u32::MAX, true),
-                    (u32::MAX, false),
-                    (u32::MAX - 63, true),
-                    (u32::MAX - 64, false),
-                ],
-            ),
-            (
-                64,
-                &[
-                    (1, true),
-                    (u32::MAX, true),
-                    (1, false),
-                    (u32::MAX - 1, true),
-                ],
-            ),
+            (65_536, &[(65_536, true), (1, true), (65_537, true), (2, true), (1, false)]),
+            (64, &[(u32::MAX, true), (u32::MAX, false), (u32::MAX - 63, true), (u32::MAX - 64, false)]),
+            (64, &[(1, true), (u32::MAX, true), (1, false), (u32::MAX - 1, true)]),
         ];
         for (size, steps) in table {
             let mut window = ReplayWindow::new(*size, 15);
             for (step, &(id, expected)) in steps.iter().enumerate() {
-                assert_eq!(
-                    take(&mut window, id),
-                    expected,
-                    "size {size}, step {step}, id {id}"
-                );
+                assert_eq!(take(&mut window, id), expected, "size {size}, step {step}, id {id}");
             }
         }
     }

@@ -131,14 +131,7 @@ impl WireBatch {
             self.open = len == run.segment;
             return;
         }
-        self.runs.push(Run {
-            path: *path,
-            start,
-            len,
-            segment: len,
-            count: 1,
-            oversize,
-        });
+        self.runs.push(Run { path: *path, start, len, segment: len, count: 1, oversize });
         self.open = self.gso && !oversize;
     }
 }
@@ -171,13 +164,7 @@ mod tests {
     use std::net::SocketAddr;
 
     fn path(port: u16) -> Path {
-        Path {
-            worker: 0,
-            local: None,
-            ifindex: 0,
-            remote: SocketAddr::from(([192, 0, 2, 1], port)),
-            stream: None,
-        }
+        Path { worker: 0, local: None, ifindex: 0, remote: SocketAddr::from(([192, 0, 2, 1], port)), stream: None }
     }
 
     fn put(batch: &mut WireBatch, port: u16, len: usize) -> bool {
@@ -192,11 +179,7 @@ mod tests {
     }
 
     fn shape(batch: &WireBatch) -> Vec<(usize, usize, usize)> {
-        batch
-            .runs()
-            .iter()
-            .map(|run| (run.segment, run.count, run.len))
-            .collect()
+        batch.runs().iter().map(|run| (run.segment, run.count, run.len)).collect()
     }
 
     #[test]
@@ -261,15 +244,7 @@ mod tests {
         for len in [1000, 1000, 1001, 1001, 1000] {
             assert!(put(&mut batch, 1, len));
         }
-        assert_eq!(
-            shape(&batch),
-            [
-                (1000, 2, 2000),
-                (1001, 1, 1001),
-                (1001, 1, 1001),
-                (1000, 1, 1000)
-            ]
-        );
+        assert_eq!(shape(&batch), [(1000, 2, 2000), (1001, 1, 1001), (1001, 1, 1001), (1000, 1, 1000)]);
         let oversize: Vec<bool> = batch.runs().iter().map(|run| run.oversize).collect();
         assert_eq!(oversize, [false, true, true, false]);
     }

@@ -34,10 +34,7 @@ pub struct Route {
 impl RouteTable {
     /// A client's table: every address belongs to this peer.
     pub fn all_to(peer: u32) -> Self {
-        RouteTable {
-            all: Some(peer),
-            ..RouteTable::default()
-        }
+        RouteTable { all: Some(peer), ..RouteTable::default() }
     }
 
     /// A table of prefixes. Of two routes for the same prefix the later one counts.
@@ -48,12 +45,7 @@ impl RouteTable {
                 IpAddr::V4(address) => (&mut table.v4, u128::from(address.to_bits()), 32),
                 IpAddr::V6(address) => (&mut table.v6, address.to_bits(), 128),
             };
-            insert(
-                levels,
-                width - u32::from(route.prefix_len).min(width),
-                bits,
-                route.peer,
-            );
+            insert(levels, width - u32::from(route.prefix_len).min(width), bits, route.peer);
         }
         table
     }
@@ -75,13 +67,7 @@ fn insert(levels: &mut Vec<Level>, host_bits: u32, bits: u128, peer: u32) {
     let at = match levels.binary_search_by_key(&host_bits, |level| level.host_bits) {
         Ok(at) => at,
         Err(at) => {
-            levels.insert(
-                at,
-                Level {
-                    host_bits,
-                    prefixes: Vec::new(),
-                },
-            );
+            levels.insert(at, Level { host_bits, prefixes: Vec::new() });
             at
         }
     };
@@ -97,10 +83,7 @@ fn insert(levels: &mut Vec<Level>, host_bits: u32, bits: u128, peer: u32) {
 fn find(levels: &[Level], bits: u128) -> Option<u32> {
     levels.iter().find_map(|level| {
         let prefix = network(bits, level.host_bits);
-        let at = level
-            .prefixes
-            .binary_search_by_key(&prefix, |entry| entry.0)
-            .ok()?;
+        let at = level.prefixes.binary_search_by_key(&prefix, |entry| entry.0).ok()?;
         Some(level.prefixes[at].1)
     })
 }
@@ -115,11 +98,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn route(address: &str, prefix_len: u8, peer: u32) -> Route {
-        Route {
-            address: address.parse().unwrap(),
-            prefix_len,
-            peer,
-        }
+        Route { address: address.parse().unwrap(), prefix_len, peer }
     }
 
     fn lookup(table: &RouteTable, address: &str) -> Option<u32> {

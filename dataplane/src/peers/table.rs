@@ -96,6 +96,14 @@ impl PeerTable {
         self.update(setup)
     }
 
+    /// The peer-id that its P_DATA_V2 packets carry.
+    pub fn set_wire_id(&mut self, peer: u32, wire_peer_id: Option<u32>) -> bool {
+        let Some(setup) = self.get(peer).map(|peer| peer.setup.clone()) else {
+            return false;
+        };
+        setup.wire_peer_id == wire_peer_id || self.update(PeerSetup { wire_peer_id, ..setup })
+    }
+
     /// The peer of this handle.
     #[inline]
     pub fn get(&self, peer: u32) -> Option<&Peer> {

@@ -16,9 +16,7 @@ impl Sum {
         let mut blocks = bytes.chunks_exact(32);
         for block in &mut blocks {
             for (lane, word) in sum.iter_mut().zip(block.chunks_exact(8)) {
-                let word = u64::from_ne_bytes([
-                    word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
-                ]);
+                let word = u64::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
                 *lane += (word & 0xffff_ffff) + (word >> 32);
             }
         }
@@ -75,11 +73,7 @@ impl Sum {
 #[inline]
 pub fn pseudo_header(addresses: &[u8], protocol: u8, len: usize) -> Sum {
     // RFC 8200 has the length as 32 bits; a packet here has less than 2^17 bytes.
-    Sum::default()
-        .bytes(addresses)
-        .number(u16::from(protocol))
-        .number((len >> 16) as u16)
-        .number(len as u16)
+    Sum::default().bytes(addresses).number(u16::from(protocol)).number((len >> 16) as u16).number(len as u16)
 }
 
 /// The checksum after a 16-bit field changed from `old` to `new` (RFC 1624, equation 3). `odd`: the field starts at an odd
@@ -87,11 +81,7 @@ pub fn pseudo_header(addresses: &[u8], protocol: u8, len: usize) -> Sum {
 pub fn update(checksum: [u8; 2], old: [u8; 2], new: [u8; 2], odd: bool) -> [u8; 2] {
     let order = |[a, b]: [u8; 2]| if odd { [b, a] } else { [a, b] };
     let not = |[a, b]: [u8; 2]| [!a, !b];
-    Sum::default()
-        .bytes(&not(checksum))
-        .bytes(&not(order(old)))
-        .bytes(&order(new))
-        .checksum()
+    Sum::default().bytes(&not(checksum)).bytes(&not(order(old))).bytes(&order(new)).checksum()
 }
 
 #[cfg(test)]
@@ -119,8 +109,8 @@ mod tests {
     #[test]
     fn an_intact_header_is_told_from_a_broken_one() {
         let header = [
-            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8,
-            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0x00, 0x01, 0xc0, 0xa8,
+            0x00, 0xc7,
         ];
         assert!(Sum::default().bytes(&header).is_intact());
         for at in 0..header.len() {

@@ -11,10 +11,7 @@
 
 use super::checksum::{Sum, pseudo_header};
 use super::ip::{self, IpInfo};
-use super::virtio::{
-    F_DATA_VALID, F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN,
-    VnetHeader,
-};
+use super::virtio::{F_DATA_VALID, F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
 
 /// Which offloads TUN takes on a write (the TUN_F_ flags that TUNSETOFFLOAD accepted, linux/if_tun.h).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -240,16 +237,10 @@ impl TunBatch {
     #[inline]
     pub fn landed(&mut self) -> &mut [u8] {
         match self.landing {
-            Some(Landing {
-                place: Place::Behind(at) | Place::Fresh(at),
-                start,
-                len,
-            }) => &mut self.slots[at].buf[start..start + len],
-            Some(Landing {
-                place: Place::Arena,
-                start,
-                len,
-            }) => &mut self.arena[start..start + len],
+            Some(Landing { place: Place::Behind(at) | Place::Fresh(at), start, len }) => {
+                &mut self.slots[at].buf[start..start + len]
+            }
+            Some(Landing { place: Place::Arena, start, len }) => &mut self.arena[start..start + len],
             None => &mut [],
         }
     }
@@ -280,29 +271,15 @@ impl TunBatch {
             if let Some(slot) = self.slots[..self.used].get(self.last)
                 && slot.has_room_behind(len)
             {
-                return Some(Landing {
-                    place: Place::Behind(self.last),
-                    start: slot.end - slot.shape.headers,
-                    len,
-                });
+                return Some(Landing { place: Place::Behind(self.last), start: slot.end - slot.shape.headers, len });
             }
             if self.used < SLOTS {
-                return Some(Landing {
-                    place: Place::Fresh(self.used),
-                    start: VNET_HDR_LEN,
-                    len,
-                });
+                return Some(Landing { place: Place::Fresh(self.used), start: VNET_HDR_LEN, len });
             }
         }
         let start = self.arena_len + VNET_HDR_LEN;
-        let room = len <= MAX_PACKET
-            && start + len <= self.arena.len()
-            && self.frames.len() < self.frames.capacity();
-        room.then_some(Landing {
-            place: Place::Arena,
-            start,
-            len,
-        })
+        let room = len <= MAX_PACKET && start + len <= self.arena.len() && self.frames.len() < self.frames.capacity();
+        room.then_some(Landing { place: Place::Arena, start, len })
     }
 
     /// The fast path: the packet landed behind the super-packet that it continues.
@@ -350,10 +327,7 @@ impl TunBatch {
     }
 
     fn join_there(&mut self, landing: Landing, at: usize, next: Continuation) -> bool {
-        let (from, to) = (
-            landing.start + landing.len - next.payload,
-            self.slots[at].end,
-        );
+        let (from, to) = (landing.start + landing.len - next.payload, self.slots[at].end);
         self.copy_to_slot(landing, at, from, to, next.payload);
         self.put_back(landing);
         self.slots[at].grow(next);
@@ -418,9 +392,7 @@ impl TunBatch {
     /// Copies bytes of the landed packet into a slot, which may be the one where it landed.
     fn copy_to_slot(&mut self, landing: Landing, at: usize, from: usize, to: usize, len: usize) {
         match landing.place {
-            Place::Arena => {
-                self.slots[at].buf[to..to + len].copy_from_slice(&self.arena[from..from + len])
-            }
+            Place::Arena => self.slots[at].buf[to..to + len].copy_from_slice(&self.arena[from..from + len]),
             Place::Behind(there) | Place::Fresh(there) if there == at => {
                 self.slots[at].buf.copy_within(from..from + len, to);
             }
@@ -437,8 +409,7 @@ impl TunBatch {
     fn put_back(&mut self, landing: Landing) {
         if let Place::Behind(at) = landing.place {
             let headers = self.slots[at].shape.headers;
-            self.slots[at].buf[landing.start..landing.start + headers]
-                .copy_from_slice(&self.saved[..headers]);
+            self.slots[at].buf[landing.start..landing.start + headers].copy_from_slice(&self.saved[..headers]);
         }
     }
 }
@@ -448,10 +419,7 @@ impl Slot {
     #[inline]
     fn has_room_behind(&self, len: usize) -> bool {
         let headers = self.shape.headers;
-        self.open
-            && len > headers
-            && self.end >= VNET_HDR_LEN + 2 * headers
-            && self.end - headers + len <= SLOT_LEN
+        self.open && len > headers && self.end >= VNET_HDR_LEN + 2 * headers && self.end - headers + len <= SLOT_LEN
     }
 
     /// The headers of its first packet.
@@ -479,27 +447,14 @@ impl Slot {
             return None;
         }
         let next = match shape.protocol {
-            ip::TCP => self.continued_by_tcp(
-                first.get(shape.l4..)?,
-                packet.get(shape.l4..shape.headers)?,
-                payload,
-            )?,
-            _ => self.continued_by_udp(
-                first.get(shape.l4..)?,
-                packet.get(shape.l4..shape.headers)?,
-                payload,
-            )?,
+            ip::TCP => self.continued_by_tcp(first.get(shape.l4..)?, packet.get(shape.l4..shape.headers)?, payload)?,
+            _ => self.continued_by_udp(first.get(shape.l4..)?, packet.get(shape.l4..shape.headers)?, payload)?,
         };
         is_intact(packet, ip).then_some(next)
     }
 
     #[inline]
-    fn continued_by_tcp(
-        &self,
-        first: &[u8],
-        header: &[u8],
-        payload: usize,
-    ) -> Option<Continuation> {
+    fn continued_by_tcp(&self, first: &[u8], header: &[u8], payload: usize) -> Option<Continuation> {
         let (a, a_options) = first.split_first_chunk::<20>()?;
         let (b, b_options) = header.split_first_chunk::<20>()?;
         let same = a[..4] == b[..4]
@@ -512,28 +467,15 @@ impl Slot {
             return None;
         }
         let next_seq = sequence.wrapping_add(payload as u32);
-        Some(Continuation {
-            payload,
-            next_seq,
-            push: b[13] & TCP_PSH != 0,
-        })
+        Some(Continuation { payload, next_seq, push: b[13] & TCP_PSH != 0 })
     }
 
     #[inline]
-    fn continued_by_udp(
-        &self,
-        first: &[u8],
-        header: &[u8],
-        payload: usize,
-    ) -> Option<Continuation> {
+    fn continued_by_udp(&self, first: &[u8], header: &[u8], payload: usize) -> Option<Continuation> {
         let a: &[u8; 8] = first.first_chunk()?;
         let b: &[u8; 8] = header.first_chunk()?;
         let good = a[..4] == b[..4] && is_udp_header(b, payload) && self.count < MAX_UDP_SEGMENTS;
-        good.then_some(Continuation {
-            payload,
-            next_seq: 0,
-            push: false,
-        })
+        good.then_some(Continuation { payload, next_seq: 0, push: false })
     }
 
     /// The payload of the next packet stands behind its end.
@@ -552,18 +494,13 @@ impl Slot {
     /// headers) might belong to any flow between its addresses.
     fn is_flow_of(&self, packet: &[u8], ip: &IpInfo) -> bool {
         let first = self.headers();
-        let addresses = if self.shape.v6 {
-            first.get(8..40)
-        } else {
-            first.get(12..20)
-        };
+        let addresses = if self.shape.v6 { first.get(8..40) } else { first.get(12..20) };
         if ip.v6 != self.shape.v6 || addresses != Some(ip.addresses(packet)) {
             return false;
         }
         match ports(packet, ip) {
             Some(ports) => {
-                ip.protocol == self.shape.protocol
-                    && first.get(self.shape.l4..self.shape.l4 + 4) == Some(ports)
+                ip.protocol == self.shape.protocol && first.get(self.shape.l4..self.shape.l4 + 4) == Some(ports)
             }
             None => true,
         }
@@ -573,21 +510,11 @@ impl Slot {
     fn finish(&mut self) {
         self.open = false;
         if self.count == 1 {
-            let header = VnetHeader {
-                flags: F_DATA_VALID,
-                gso_type: GSO_NONE,
-                ..VnetHeader::default()
-            };
+            let header = VnetHeader { flags: F_DATA_VALID, gso_type: GSO_NONE, ..VnetHeader::default() };
             self.buf[..VNET_HDR_LEN].copy_from_slice(&header.to_bytes());
             return;
         }
-        let Shape {
-            v6,
-            protocol,
-            l4,
-            headers,
-            size,
-        } = self.shape;
+        let Shape { v6, protocol, l4, headers, size } = self.shape;
         let (gso_type, csum_offset) = match (protocol, v6) {
             (ip::TCP, false) => (GSO_TCPV4, TCP_CHECKSUM),
             (ip::TCP, true) => (GSO_TCPV6, TCP_CHECKSUM),
@@ -622,8 +549,7 @@ fn write_lengths(packet: &mut [u8], shape: &Shape) {
         packet[10..12].copy_from_slice(&checksum);
     }
     if shape.protocol == ip::UDP {
-        packet[shape.l4 + 4..shape.l4 + 6]
-            .copy_from_slice(&((len - shape.l4) as u16).to_be_bytes());
+        packet[shape.l4 + 4..shape.l4 + 6].copy_from_slice(&((len - shape.l4) as u16).to_be_bytes());
     }
 }
 
@@ -639,13 +565,7 @@ impl Shape {
             _ => first_of_udp(transport)?,
         };
         let (headers, size) = (ip.l4 + len, transport.len() - len);
-        let shape = Shape {
-            v6: ip.v6,
-            protocol: ip.protocol,
-            l4: ip.l4,
-            headers,
-            size,
-        };
+        let shape = Shape { v6: ip.v6, protocol: ip.protocol, l4: ip.l4, headers, size };
         (headers <= MAX_HEADERS).then_some((shape, next_seq))
     }
 }
@@ -683,10 +603,8 @@ fn same_ip(first: &[u8], packet: &[u8], shape: &Shape, count: usize) -> bool {
         };
         return a[..4] == b[..4] && a[6..8] == b[6..8] && a[8..] == b[8..];
     }
-    let (Some((a, a_rest)), Some((b, b_rest))) = (
-        first.split_first_chunk::<20>(),
-        packet.split_first_chunk::<20>(),
-    ) else {
+    let (Some((a, a_rest)), Some((b, b_rest))) = (first.split_first_chunk::<20>(), packet.split_first_chunk::<20>())
+    else {
         return false;
     };
     let options = shape.l4 - ip::V4_HEADER;
@@ -713,9 +631,7 @@ fn is_intact(packet: &[u8], ip: &IpInfo) -> bool {
         None => return false,
     };
     (ip.v6 || Sum::default().bytes(header).is_intact())
-        && pseudo_header(ip.addresses(packet), ip.protocol, transport.len())
-            .bytes(transport)
-            .is_intact()
+        && pseudo_header(ip.addresses(packet), ip.protocol, transport.len()).bytes(transport).is_intact()
 }
 
 #[cfg(test)]
@@ -724,13 +640,7 @@ mod tests {
     use crate::tun::test_packets::{ACK, FIN, PSH, Packet, SYN};
     use proptest::prelude::*;
 
-    const ALL: TunOffload = TunOffload {
-        csum: true,
-        tso4: true,
-        tso6: true,
-        uso4: true,
-        uso6: true,
-    };
+    const ALL: TunOffload = TunOffload { csum: true, tso4: true, tso6: true, uso4: true, uso6: true };
 
     fn put(batch: &mut TunBatch, packet: &[u8]) -> bool {
         let Some(room) = batch.land(packet.len()) else {
@@ -742,15 +652,7 @@ mod tests {
     }
 
     fn frames(batch: &mut TunBatch) -> Vec<(VnetHeader, Vec<u8>)> {
-        batch
-            .frames()
-            .map(|frame| {
-                (
-                    VnetHeader::parse(frame).unwrap(),
-                    frame[VNET_HDR_LEN..].to_vec(),
-                )
-            })
-            .collect()
+        batch.frames().map(|frame| (VnetHeader::parse(frame).unwrap(), frame[VNET_HDR_LEN..].to_vec())).collect()
     }
 
     fn coalesce(offload: TunOffload, packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
@@ -773,20 +675,15 @@ mod tests {
     }
 
     fn verified() -> VnetHeader {
-        VnetHeader {
-            flags: F_DATA_VALID,
-            ..VnetHeader::default()
-        }
+        VnetHeader { flags: F_DATA_VALID, ..VnetHeader::default() }
     }
 
     fn kinds() -> impl Iterator<Item = Packet> {
-        [(false, false), (false, true), (true, false), (true, true)]
-            .into_iter()
-            .map(|(v6, udp)| Packet {
-                v6,
-                udp,
-                ..Packet::with_payload(5000)
-            })
+        [(false, false), (false, true), (true, false), (true, true)].into_iter().map(|(v6, udp)| Packet {
+            v6,
+            udp,
+            ..Packet::with_payload(5000)
+        })
     }
 
     /// The packet that follows `packet` in its stream.
@@ -807,97 +704,42 @@ mod tests {
         for packet in kinds() {
             for size in [100, 1400, 2500, 4999] {
                 let frames = coalesce(ALL, &packet.segments(size));
-                assert_eq!(
-                    frames,
-                    [(packet.super_header(size), packet.partial_bytes())],
-                    "{size}"
-                );
+                assert_eq!(frames, [(packet.super_header(size), packet.partial_bytes())], "{size}");
             }
         }
     }
 
     #[test]
     fn a_push_ends_the_super_packet_and_stays_in_it() {
-        let packet = Packet {
-            flags: ACK | PSH,
-            ..Packet::with_payload(300)
-        };
+        let packet = Packet { flags: ACK | PSH, ..Packet::with_payload(300) };
         let mut segments = packet.segments(100);
-        segments.extend(
-            Packet {
-                seq: packet.seq + 300,
-                ..Packet::with_payload(100)
-            }
-            .segments(100),
-        );
+        segments.extend(Packet { seq: packet.seq + 300, ..Packet::with_payload(100) }.segments(100));
         let frames = coalesce(ALL, &segments);
-        assert_eq!(
-            frames[0],
-            (packet.super_header(100), packet.partial_bytes())
-        );
+        assert_eq!(frames[0], (packet.super_header(100), packet.partial_bytes()));
         assert_eq!(counts(&frames), [3, 1]);
     }
 
     #[test]
     fn a_packet_alone_is_told_to_be_verified() {
         for packet in kinds() {
-            assert_eq!(
-                coalesce(ALL, &[packet.bytes()]),
-                [(verified(), packet.bytes())]
-            );
+            assert_eq!(coalesce(ALL, &[packet.bytes()]), [(verified(), packet.bytes())]);
         }
     }
 
     #[test]
     fn followers_are_joined_and_everything_else_is_not() {
         for first in kinds() {
-            let first = Packet {
-                payload: vec![3; 200],
-                ..first
-            };
+            let first = Packet { payload: vec![3; 200], ..first };
             let next = follower(&first);
             assert_eq!(count_of_two(&first, &next), [2]);
-            let shorter = Packet {
-                payload: vec![4; 199],
-                ..next.clone()
-            };
+            let shorter = Packet { payload: vec![4; 199], ..next.clone() };
             assert_eq!(count_of_two(&first, &shorter), [2]);
             for (what, other) in [
-                (
-                    "longer",
-                    Packet {
-                        payload: vec![4; 201],
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "TTL",
-                    Packet {
-                        ttl: 63,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "TOS",
-                    Packet {
-                        tos: 2,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "host",
-                    Packet {
-                        host: 2,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "port",
-                    Packet {
-                        source_port: 1001,
-                        ..next.clone()
-                    },
-                ),
+                ("longer", Packet { payload: vec![4; 201], ..next.clone() }),
+                ("TTL", Packet { ttl: 63, ..next.clone() }),
+                ("TOS", Packet { tos: 2, ..next.clone() }),
+                ("host", Packet { host: 2, ..next.clone() }),
+                ("port", Packet { source_port: 1001, ..next.clone() }),
             ] {
                 assert_eq!(count_of_two(&first, &other), [1, 1], "{what} {first:?}");
             }
@@ -907,99 +749,23 @@ mod tests {
     #[test]
     fn tcp_that_differs_is_not_joined() {
         for v6 in [false, true] {
-            let first = Packet {
-                v6,
-                options: vec![1; 12],
-                ..Packet::with_payload(200)
-            };
+            let first = Packet { v6, options: vec![1; 12], ..Packet::with_payload(200) };
             let next = follower(&first);
             assert_eq!(count_of_two(&first, &next), [2]);
             for (what, other) in [
-                (
-                    "sequence",
-                    Packet {
-                        seq: next.seq + 1,
-                        ..next.clone()
-                    },
-                ),
+                ("sequence", Packet { seq: next.seq + 1, ..next.clone() }),
                 ("repeated", first.clone()),
-                (
-                    "ack",
-                    Packet {
-                        ack: 78,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "window",
-                    Packet {
-                        window: 513,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "options",
-                    Packet {
-                        options: vec![0; 12],
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "fewer options",
-                    Packet {
-                        options: vec![1; 8],
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "FIN",
-                    Packet {
-                        flags: ACK | FIN,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "SYN",
-                    Packet {
-                        flags: ACK | SYN,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "URG",
-                    Packet {
-                        flags: ACK | 0x20,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "ECE",
-                    Packet {
-                        flags: ACK | 0x40,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "CWR",
-                    Packet {
-                        flags: ACK | 0x80,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "no ACK",
-                    Packet {
-                        flags: 0,
-                        ..next.clone()
-                    },
-                ),
-                (
-                    "no payload",
-                    Packet {
-                        payload: vec![],
-                        ..next.clone()
-                    },
-                ),
+                ("ack", Packet { ack: 78, ..next.clone() }),
+                ("window", Packet { window: 513, ..next.clone() }),
+                ("options", Packet { options: vec![0; 12], ..next.clone() }),
+                ("fewer options", Packet { options: vec![1; 8], ..next.clone() }),
+                ("FIN", Packet { flags: ACK | FIN, ..next.clone() }),
+                ("SYN", Packet { flags: ACK | SYN, ..next.clone() }),
+                ("URG", Packet { flags: ACK | 0x20, ..next.clone() }),
+                ("ECE", Packet { flags: ACK | 0x40, ..next.clone() }),
+                ("CWR", Packet { flags: ACK | 0x80, ..next.clone() }),
+                ("no ACK", Packet { flags: 0, ..next.clone() }),
+                ("no payload", Packet { payload: vec![], ..next.clone() }),
             ] {
                 assert_eq!(count_of_two(&first, &other), [1, 1], "{what}");
                 // Nor does a later one join past it, even if it would fit.
@@ -1011,66 +777,21 @@ mod tests {
 
     #[test]
     fn ipv4_ids_count_only_where_fragments_may_be_made() {
-        let free = Packet {
-            dont_fragment: false,
-            ..Packet::with_payload(200)
-        };
+        let free = Packet { dont_fragment: false, ..Packet::with_payload(200) };
         assert_eq!(count_of_two(&free, &follower(&free)), [2]);
-        assert_eq!(
-            count_of_two(
-                &free,
-                &Packet {
-                    id: free.id,
-                    ..follower(&free)
-                }
-            ),
-            [1, 1]
-        );
+        assert_eq!(count_of_two(&free, &Packet { id: free.id, ..follower(&free) }), [1, 1]);
         let bound = Packet::with_payload(200);
-        assert_eq!(
-            count_of_two(
-                &bound,
-                &Packet {
-                    id: bound.id,
-                    ..follower(&bound)
-                }
-            ),
-            [2]
-        );
-        assert_eq!(
-            count_of_two(
-                &bound,
-                &Packet {
-                    dont_fragment: false,
-                    ..follower(&bound)
-                }
-            ),
-            [1, 1]
-        );
-        let options = Packet {
-            ip_options: vec![1; 4],
-            ..Packet::with_payload(200)
-        };
+        assert_eq!(count_of_two(&bound, &Packet { id: bound.id, ..follower(&bound) }), [2]);
+        assert_eq!(count_of_two(&bound, &Packet { dont_fragment: false, ..follower(&bound) }), [1, 1]);
+        let options = Packet { ip_options: vec![1; 4], ..Packet::with_payload(200) };
         assert_eq!(count_of_two(&options, &follower(&options)), [2]);
-        assert_eq!(
-            count_of_two(
-                &options,
-                &Packet {
-                    ip_options: vec![0; 4],
-                    ..follower(&options)
-                }
-            ),
-            [1, 1]
-        );
+        assert_eq!(count_of_two(&options, &Packet { ip_options: vec![0; 4], ..follower(&options) }), [1, 1]);
     }
 
     #[test]
     fn a_broken_checksum_passes_alone_and_unchanged() {
         for packet in kinds() {
-            let first = Packet {
-                payload: vec![3; 200],
-                ..packet
-            };
+            let first = Packet { payload: vec![3; 200], ..packet };
             let next = follower(&first);
             let good = [first.bytes(), next.bytes()];
             for broken_one in 0..2 {
@@ -1091,29 +812,17 @@ mod tests {
 
     #[test]
     fn udp_without_a_checksum_passes_alone() {
-        let packet = Packet {
-            udp: true,
-            ..Packet::with_payload(100)
-        };
+        let packet = Packet { udp: true, ..Packet::with_payload(100) };
         let mut bytes = packet.bytes();
         bytes[26..28].fill(0);
         let frames = coalesce(ALL, &[bytes.clone(), bytes.clone()]);
-        assert_eq!(
-            frames,
-            [
-                (VnetHeader::default(), bytes.clone()),
-                (VnetHeader::default(), bytes.clone())
-            ]
-        );
+        assert_eq!(frames, [(VnetHeader::default(), bytes.clone()), (VnetHeader::default(), bytes.clone())]);
         assert_eq!(counts(&coalesce(ALL, &[packet.bytes(), bytes])), [1, 1]);
     }
 
     #[test]
     fn fragments_pass_alone_and_close_the_flows_between_their_addresses() {
-        let first = Packet {
-            udp: true,
-            ..Packet::with_payload(100)
-        };
+        let first = Packet { udp: true, ..Packet::with_payload(100) };
         let next = follower(&first);
         let mut fragment = first.bytes();
         fragment[6] = 0x20;
@@ -1124,26 +833,15 @@ mod tests {
         assert_eq!(counts(&frames), [1, 1, 1]);
         assert_eq!(frames[1], (VnetHeader::default(), fragment.clone()));
         // Between other addresses it closes nothing.
-        let other = Packet {
-            host: 2,
-            ..first.clone()
-        };
+        let other = Packet { host: 2, ..first.clone() };
         let frames = coalesce(ALL, &[other.bytes(), fragment, follower(&other).bytes()]);
         assert_eq!(counts(&frames), [2, 1]);
     }
 
     #[test]
     fn interleaved_flows_are_joined_each_for_itself() {
-        let flows: Vec<Vec<Vec<u8>>> = (0..4)
-            .map(|host| {
-                Packet {
-                    host,
-                    source_port: 9,
-                    ..Packet::with_payload(1000)
-                }
-                .segments(100)
-            })
-            .collect();
+        let flows: Vec<Vec<Vec<u8>>> =
+            (0..4).map(|host| Packet { host, source_port: 9, ..Packet::with_payload(1000) }.segments(100)).collect();
         let mut mixed = Vec::new();
         for at in 0..10 {
             for flow in &flows {
@@ -1153,11 +851,7 @@ mod tests {
         let frames = coalesce(ALL, &mixed);
         assert_eq!(counts(&frames), [10; 4]);
         for (host, (_, packet)) in frames.iter().enumerate() {
-            let whole = Packet {
-                host: host as u8,
-                source_port: 9,
-                ..Packet::with_payload(1000)
-            };
+            let whole = Packet { host: host as u8, source_port: 9, ..Packet::with_payload(1000) };
             assert_eq!(*packet, whole.partial_bytes());
         }
     }
@@ -1165,11 +859,7 @@ mod tests {
     #[test]
     fn an_acknowledgement_of_another_flow_does_not_close_this_one() {
         let first = Packet::with_payload(100);
-        let ack = Packet {
-            source_port: 5,
-            payload: vec![],
-            ..first.clone()
-        };
+        let ack = Packet { source_port: 5, payload: vec![], ..first.clone() };
         let frames = coalesce(ALL, &[first.bytes(), ack.bytes(), follower(&first).bytes()]);
         assert_eq!(counts(&frames), [2, 1]);
     }
@@ -1177,26 +867,16 @@ mod tests {
     #[test]
     fn each_offload_has_its_switch() {
         for packet in kinds() {
-            let packet = Packet {
-                payload: vec![1; 300],
-                ..packet
-            };
+            let packet = Packet { payload: vec![1; 300], ..packet };
             let own = match (packet.udp, packet.v6) {
                 (false, false) => TunOffload { tso4: false, ..ALL },
                 (false, true) => TunOffload { tso6: false, ..ALL },
                 (true, false) => TunOffload { uso4: false, ..ALL },
                 (true, true) => TunOffload { uso6: false, ..ALL },
             };
-            let alone: Vec<_> = packet
-                .segments(100)
-                .into_iter()
-                .map(|segment| (VnetHeader::default(), segment))
-                .collect();
-            for offload in [
-                own,
-                TunOffload { csum: false, ..ALL },
-                TunOffload::default(),
-            ] {
+            let alone: Vec<_> =
+                packet.segments(100).into_iter().map(|segment| (VnetHeader::default(), segment)).collect();
+            for offload in [own, TunOffload { csum: false, ..ALL }, TunOffload::default()] {
                 assert_eq!(coalesce(offload, &packet.segments(100)), alone);
             }
         }
@@ -1208,18 +888,12 @@ mod tests {
         assert_eq!(counts(&tcp), [50]);
         let mut batch = TunBatch::new(ALL);
         let stream = Packet::with_payload(60_000);
-        let more = Packet {
-            seq: stream.seq.wrapping_add(60_000),
-            ..Packet::with_payload(10_000)
-        };
+        let more = Packet { seq: stream.seq.wrapping_add(60_000), ..Packet::with_payload(10_000) };
         for segment in stream.segments(1000).iter().chain(&more.segments(1000)) {
             assert!(put(&mut batch, segment));
         }
         assert_eq!(counts(&frames(&mut batch)), [65, 5]);
-        let udp = Packet {
-            udp: true,
-            ..Packet::with_payload(100 * 65)
-        };
+        let udp = Packet { udp: true, ..Packet::with_payload(100 * 65) };
         assert_eq!(counts(&coalesce(ALL, &udp.segments(100))), [64, 1]);
     }
 
@@ -1239,10 +913,7 @@ mod tests {
             batch.land(700).unwrap().fill(0xee);
         }
         batch.discard();
-        assert_eq!(
-            frames(&mut batch),
-            [(packet.super_header(100), packet.partial_bytes())]
-        );
+        assert_eq!(frames(&mut batch), [(packet.super_header(100), packet.partial_bytes())]);
         assert_eq!(batch.packets(), 3);
     }
 
@@ -1260,32 +931,19 @@ mod tests {
 
     #[test]
     fn more_flows_than_slots_go_through_one_by_one() {
-        let packets: Vec<Vec<u8>> = (0..20)
-            .map(|host| {
-                Packet {
-                    host,
-                    ..Packet::with_payload(100)
-                }
-                .bytes()
-            })
-            .collect();
+        let packets: Vec<Vec<u8>> = (0..20).map(|host| Packet { host, ..Packet::with_payload(100) }.bytes()).collect();
         let mut batch = TunBatch::new(ALL);
         for packet in &packets {
             assert!(put(&mut batch, packet));
         }
         assert!(batch.wants_flush());
-        let out: Vec<Vec<u8>> = frames(&mut batch)
-            .into_iter()
-            .map(|(_, packet)| packet)
-            .collect();
+        let out: Vec<Vec<u8>> = frames(&mut batch).into_iter().map(|(_, packet)| packet).collect();
         assert_eq!(out, packets);
     }
 
     #[test]
     fn a_batch_that_wants_no_flush_takes_a_whole_train_of_the_smallest_packets() {
-        let tiny = [
-            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-        ];
+        let tiny = [0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
         for offload in [ALL, TunOffload::default()] {
             let mut batch = TunBatch::new(offload);
             while !batch.wants_flush() {
@@ -1295,11 +953,7 @@ mod tests {
             }
             let capacity = batch.frames.capacity();
             while put(&mut batch, &tiny) {}
-            assert_eq!(
-                batch.frames.capacity(),
-                capacity,
-                "a full batch allocates nothing"
-            );
+            assert_eq!(batch.frames.capacity(), capacity, "a full batch allocates nothing");
             assert!(batch.land(MAX_PACKET + 1).is_none());
         }
     }

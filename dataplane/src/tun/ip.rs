@@ -46,13 +46,7 @@ fn parse_v4(packet: &[u8]) -> Option<IpInfo> {
     }
     // More fragments, or an offset.
     let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-    Some(IpInfo {
-        v6: false,
-        l4,
-        total,
-        protocol: header[9],
-        fragment,
-    })
+    Some(IpInfo { v6: false, l4, total, protocol: header[9], fragment })
 }
 
 #[inline]
@@ -62,22 +56,14 @@ fn parse_v6(packet: &[u8]) -> Option<IpInfo> {
     if total > packet.len() {
         return None;
     }
-    Some(IpInfo {
-        v6: true,
-        l4: V6_HEADER,
-        total,
-        protocol: header[6],
-        fragment: false,
-    })
+    Some(IpInfo { v6: true, l4: V6_HEADER, total, protocol: header[6], fragment: false })
 }
 
 impl IpInfo {
     /// Source and destination together, for a pseudo-header. Empty when `packet` is not the one that was read.
     #[inline]
     pub fn addresses<'a>(&self, packet: &'a [u8]) -> &'a [u8] {
-        packet
-            .get(if self.v6 { 8..40 } else { 12..20 })
-            .unwrap_or_default()
+        packet.get(if self.v6 { 8..40 } else { 12..20 }).unwrap_or_default()
     }
 
     /// The source address.
@@ -92,9 +78,7 @@ impl IpInfo {
 
     fn address(&self, packet: &[u8], at_v6: usize, at_v4: usize) -> IpAddr {
         if self.v6 {
-            let bytes = packet
-                .get(at_v6..)
-                .and_then(|rest| rest.first_chunk::<16>());
+            let bytes = packet.get(at_v6..).and_then(|rest| rest.first_chunk::<16>());
             IpAddr::from(*bytes.unwrap_or(&[0; 16]))
         } else {
             let bytes = packet.get(at_v4..).and_then(|rest| rest.first_chunk::<4>());
@@ -130,32 +114,14 @@ mod tests {
     fn both_versions_are_read() {
         let packet = v4();
         let info = parse(&packet).unwrap();
-        assert_eq!(
-            info,
-            IpInfo {
-                v6: false,
-                l4: 20,
-                total: 28,
-                protocol: UDP,
-                fragment: false
-            }
-        );
+        assert_eq!(info, IpInfo { v6: false, l4: 20, total: 28, protocol: UDP, fragment: false });
         assert_eq!(info.source(&packet), IpAddr::from([10, 0, 0, 1]));
         assert_eq!(info.destination(&packet), IpAddr::from([10, 0, 0, 2]));
         assert_eq!(info.addresses(&packet), [10, 0, 0, 1, 10, 0, 0, 2]);
 
         let packet = v6();
         let info = parse(&packet).unwrap();
-        assert_eq!(
-            info,
-            IpInfo {
-                v6: true,
-                l4: 40,
-                total: 48,
-                protocol: UDP,
-                fragment: false
-            }
-        );
+        assert_eq!(info, IpInfo { v6: true, l4: 40, total: 48, protocol: UDP, fragment: false });
         assert_eq!(info.source(&packet), "::1".parse::<IpAddr>().unwrap());
         assert_eq!(info.destination(&packet), "::2".parse::<IpAddr>().unwrap());
     }
@@ -168,39 +134,21 @@ mod tests {
             parse(&packet)
         };
         assert!(changed(v4(), 0, 0x44).is_none(), "header shorter than 20");
-        assert!(
-            changed(v4(), 0, 0x48).is_none(),
-            "header longer than the packet"
-        );
+        assert!(changed(v4(), 0, 0x48).is_none(), "header longer than the packet");
         assert!(changed(v4(), 0, 0x47).is_some(), "options");
-        assert!(
-            changed(v4(), 3, 29).is_none(),
-            "total longer than the bytes"
-        );
-        assert!(
-            changed(v4(), 3, 19).is_none(),
-            "total shorter than the header"
-        );
+        assert!(changed(v4(), 3, 29).is_none(), "total longer than the bytes");
+        assert!(changed(v4(), 3, 19).is_none(), "total shorter than the header");
         assert!(changed(v4(), 0, 0x55).is_none(), "version 5");
-        assert!(
-            changed(v6(), 5, 9).is_none(),
-            "payload longer than the bytes"
-        );
+        assert!(changed(v6(), 5, 9).is_none(), "payload longer than the bytes");
         assert!(changed(v6(), 5, 7).is_some(), "bytes behind the packet");
-        assert!(
-            parse(&v4()[..19]).is_none() && parse(&v6()[..39]).is_none() && parse(&[]).is_none()
-        );
+        assert!(parse(&v4()[..19]).is_none() && parse(&v6()[..39]).is_none() && parse(&[]).is_none());
     }
 
     #[test]
     fn first_and_later_fragments_are_recognised() {
-        for (high, low, fragment) in [
-            (0x20, 0, true),
-            (0, 1, true),
-            (0x1f, 0xff, true),
-            (0x40, 0, false),
-            (0x80, 0, false),
-        ] {
+        for (high, low, fragment) in
+            [(0x20, 0, true), (0, 1, true), (0x1f, 0xff, true), (0x40, 0, false), (0x80, 0, false)]
+        {
             let mut packet = v4();
             (packet[6], packet[7]) = (high, low);
             assert_eq!(parse(&packet).unwrap().fragment, fragment);

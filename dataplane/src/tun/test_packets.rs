@@ -63,18 +63,11 @@ pub(crate) fn plain_sum(parts: &[&[u8]]) -> u16 {
 
 impl Packet {
     pub(crate) fn with_payload(len: usize) -> Self {
-        Packet {
-            payload: (0..len).map(|i| (i * 7 % 251) as u8).collect(),
-            ..Packet::default()
-        }
+        Packet { payload: (0..len).map(|i| (i * 7 % 251) as u8).collect(), ..Packet::default() }
     }
 
     pub(crate) fn l4(&self) -> usize {
-        if self.v6 {
-            40
-        } else {
-            20 + self.ip_options.len()
-        }
+        if self.v6 { 40 } else { 20 + self.ip_options.len() }
     }
 
     pub(crate) fn headers(&self) -> usize {
@@ -100,16 +93,7 @@ impl Packet {
         let total = self.headers() + self.payload.len();
         if self.v6 {
             let len = ((total - 40) as u16).to_be_bytes();
-            let mut header = vec![
-                0x60 | self.tos >> 4,
-                self.tos << 4,
-                3,
-                4,
-                len[0],
-                len[1],
-                self.protocol(),
-                self.ttl,
-            ];
+            let mut header = vec![0x60 | self.tos >> 4, self.tos << 4, 3, 4, len[0], len[1], self.protocol(), self.ttl];
             header.extend(self.addresses());
             return header;
         }
@@ -221,11 +205,7 @@ impl Packet {
 
     /// As a TUN read: a super-packet.
     pub(crate) fn super_frame(&self, size: usize) -> Vec<u8> {
-        [
-            &self.super_header(size).to_bytes()[..],
-            &self.partial_bytes(),
-        ]
-        .concat()
+        [&self.super_header(size).to_bytes()[..], &self.partial_bytes()].concat()
     }
 
     /// The packets that a network card would make of it.

@@ -71,14 +71,7 @@ mod tests {
 
     #[test]
     fn a_header_survives_the_round_trip() {
-        let header = VnetHeader {
-            flags: 1,
-            gso_type: 4,
-            hdr_len: 60,
-            gso_size: 1380,
-            csum_start: 40,
-            csum_offset: 16,
-        };
+        let header = VnetHeader { flags: 1, gso_type: 4, hdr_len: 60, gso_size: 1380, csum_start: 40, csum_offset: 16 };
         assert_eq!(VnetHeader::parse(&header.to_bytes()), Some(header));
         assert_eq!(VnetHeader::default().to_bytes(), [0; VNET_HDR_LEN]);
     }

@@ -229,7 +229,7 @@ impl<'r> Worker<'r> {
             WorkerCommand::InstallKey(key) => self.pipeline.install_key(self.now_ns, key, &mut self.up),
             WorkerCommand::SendWith(name) => self.pipeline.send_with(name, &mut self.up),
             WorkerCommand::DropKeys { peer, generation } => self.pipeline.drop_keys(peer, generation, &mut self.up),
-            WorkerCommand::PeerAlive { peer } => self.pipeline.peer_alive(self.now_ns, peer),
+            WorkerCommand::PeerAlive { peer } => self.pipeline.peer_alive(self.now_ns, peer, &mut self.up),
         }
     }
 
