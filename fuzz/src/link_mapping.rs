@@ -11,10 +11,9 @@ use link::ring::{Consumer, Producer, PushError};
 use link::sync::Ordering;
 use link::{Mapping, Region};
 
-const SPEC: RingSpec = RingSpec {
-    slots: 4,
-    max_message: 6_000,
-};
+use crate::input::Input;
+
+const SPEC: RingSpec = RingSpec { slots: 4, max_message: 6_000 };
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
@@ -25,17 +24,6 @@ pub fn run(data: &[u8]) {
     let mut ring = Ring::new(Arc::new(mapping));
     let mut input = Input(data);
     while let Some(()) = ring.step(&mut input) {}
-}
-
-/// The rest of the input.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (bytes, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*bytes)
-    }
 }
 
 /// Both ends of one ring, and what an honest ring would still hold.
@@ -53,25 +41,15 @@ impl Ring {
         let region = || Region::new(&mapping, 0, SPEC);
         let producer = Producer::new(region(), SPEC.max_message);
         let consumer = Consumer::new(region(), SPEC.max_message);
-        Ring {
-            mapping,
-            producer,
-            consumer,
-            expected: VecDeque::new(),
-            honest: true,
-            out: Vec::new(),
-        }
+        Ring { mapping, producer, consumer, expected: VecDeque::new(), honest: true, out: Vec::new() }
     }
 
     /// One operation; `None` at the end of the input.
     fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
-        match input.take::<1>()?[0] % 4 {
-            0 => self.push(u16::from_le_bytes(input.take()?), input.take::<1>()?[0]),
+        match input.byte()? % 4 {
+            0 => self.push(input.number()?, input.byte()?),
             1 => self.pop(),
-            2 => self.scribble(
-                u16::from_le_bytes(input.take()?),
-                u64::from_le_bytes(input.take()?),
-            ),
+            2 => self.scribble(input.number()?, u64::from_le_bytes(input.take()?)),
             _ => {
                 let (ready, wanted) = (self.consumer.is_ready(), self.consumer.room_wanted());
                 assert!(!self.honest || ready != self.expected.is_empty());

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-/// A target's name, which is that of its corpus folder, and its body.
-type Target = (&'static str, fn(&[u8]));
-
-const TARGETS: &[Target] = &[("link_mapping", fuzz::link_mapping::run)];
+use fuzz::TARGETS;
 
 fn corpus() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
@@ -15,8 +12,7 @@ fn corpus() -> std::path::PathBuf {
 fn every_input_of_every_target_runs_without_a_panic() {
     for (name, run) in TARGETS {
         let folder = corpus().join(name);
-        let entries = std::fs::read_dir(&folder)
-            .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
         let mut inputs = 0;
         for entry in entries {
             let path = entry.unwrap().path();
@@ -33,11 +29,6 @@ fn every_input_of_every_target_runs_without_a_panic() {
 fn every_corpus_folder_belongs_to_a_target() {
     for entry in std::fs::read_dir(corpus()).unwrap() {
         let name = entry.unwrap().file_name();
-        assert!(
-            TARGETS
-                .iter()
-                .any(|(target, _)| *target == name.as_os_str()),
-            "{name:?} has no target"
-        );
+        assert!(TARGETS.iter().any(|(target, _)| *target == name.as_os_str()), "{name:?} has no target");
     }
 }

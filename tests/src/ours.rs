@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A running client, stopped on drop.
@@ -29,6 +30,9 @@ pub struct Launch {
     pub wrapper: Vec<&'static str>,
 }
 
+/// Clients started by this test program.
+static LAUNCHES: AtomicU32 = AtomicU32::new(0);
+
 impl Client {
     /// Starts the client and does not wait.
     pub fn start(net: &Net, temp: &Temp, setup: &Setup) -> Self {
@@ -45,7 +49,9 @@ impl Client {
         let mut command = net.client.command("sh");
         command.args(["-c", &shell, "sh"]).args(&launch.wrapper).args(arguments(setup, &file));
         command.env("NO_COLOR", "1");
-        Self { process: Process::start("the client", command, &temp.path().join("client.log")) }
+        // A log of its own: what an earlier client of the same test said must not count for this one.
+        let log = temp.path().join(format!("client-{}.log", LAUNCHES.fetch_add(1, Ordering::Relaxed)));
+        Self { process: Process::start("the client", command, &log) }
     }
 
     /// Waits until the tunnel is up; panics with the log where that takes longer than 30 s.

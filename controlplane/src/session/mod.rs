@@ -36,6 +36,10 @@ const KEY_INSTALL: Duration = Duration::from_secs(10);
 /// The verified presence of the peer is reported at most this often.
 const ALIVE: Duration = Duration::from_secs(1);
 
+/// See [`Settings::switch_after`]. An acknowledgement that lets the peer use the key may be lost once and be repeated after
+/// the 2 s of `tls-timeout`.
+const SWITCH_UNAGED: Duration = Duration::from_secs(4);
+
 /// What all sessions of an endpoint have in common.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -77,11 +81,11 @@ impl Settings {
         }
     }
 
-    /// When a new key is sent with, counted from the queuing of its reset, if nothing says so earlier. Stock peers
-    /// wait as long before they send with it.
+    /// When a new key is sent with, counted from the queuing of its reset, if nothing says so earlier: as late as stock
+    /// peers do. Where keys do not age (`reneg-sec 0`, common in profiles) only the peer renegotiates, at a pace that is
+    /// not known here, and a key that it has forgotten must not be sent with: then it is as early as is safe.
     pub(crate) fn switch_after(&self) -> Duration {
-        self.reneg
-            .map_or(self.hand_window, |reneg| self.hand_window.min(reneg / 2))
+        self.hand_window.min(self.reneg.map_or(SWITCH_UNAGED, |reneg| reneg / 2))
     }
 
     fn terms(&self, wrapper: &Wrapper) -> Terms {
