@@ -440,3 +440,51 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The seeds' honest exchange, which must get as far as it looks, or the target tells nothing.
+    const HANDSHAKE: [u8; 12] = [0, 31, 11, 15, 0, 0, 31, 11, 15, 0, 0, 31];
+
+    fn after(settings: u8, steps: &[u8]) -> World {
+        let mut world = World::new(settings);
+        let mut input = Input(steps);
+        while world.step(&mut input).is_some() {}
+        world
+    }
+
+    #[test]
+    fn an_honest_exchange_establishes_a_session_under_every_protection() {
+        for settings in [0, 2, 3, 0x80, 0x20] {
+            let world = after(settings, &HANDSHAKE);
+            assert!(world.record.is_some_and(|record| record.resumable), "settings {settings:#x}");
+            assert!(!world.ended);
+        }
+    }
+
+    #[test]
+    fn a_wrong_password_is_refused_and_a_renegotiation_and_a_resumption_give_new_keys() {
+        assert!(after(0x80, &[&[13, 1][..], &HANDSHAKE].concat()).ended);
+        let renegotiated = after(0, &[&HANDSHAKE[..], &[15, 0, 0, 0, 31, 0, 31]].concat());
+        assert_eq!((renegotiated.last_name.generation, renegotiated.last_name.negotiation), (1, 1));
+        let resumed = after(3, &[&HANDSHAKE[..], &[14, 7, 0, 0, 31, 0, 31]].concat());
+        assert_eq!((resumed.last_name.generation, resumed.ended), (2, false));
+    }
+
+    #[test]
+    fn what_is_forged_gets_past_the_protection() {
+        for settings in [0, 2, 3] {
+            let mut world = after(settings, &[0, 1]);
+            world.client.take_dropped();
+            let body = [4, 0x20, 5, 0, 0, 0, 0, 9];
+            world.forge(&mut Input(&body[1..]));
+            let dropped = world.client.take_dropped();
+            assert!(
+                dropped.iter().all(|(reason, _)| !reason.contains("tag") && !reason.contains("replay")),
+                "{dropped:?}"
+            );
+        }
+    }
+}

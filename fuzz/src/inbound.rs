@@ -238,3 +238,22 @@ impl End {
         self.tun.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_of_a_flow_are_joined_and_damaged_ones_dropped() {
+        let mut end = End::new(0);
+        let packet = |step: u8| [1, 0, 0, step, 0x10, 0xFF, 100, 0, 0, 0];
+        for step in 1..=8 {
+            assert_eq!(end.step(&mut Input(&packet(step))), Some(()));
+        }
+        assert_eq!((end.tun.packets(), end.tun.frames().count()), (8, 1), "one super-packet");
+        end.flush();
+        let damaged = [1, 0, 0, 9, 0x10, 0xFF, 100, 0, 4, 0, 40, 0];
+        assert_eq!(end.step(&mut Input(&damaged)), Some(()));
+        assert_eq!((end.tun.packets(), end.stats.snapshot().dropped_total()), (0, 1));
+    }
+}

@@ -57,7 +57,8 @@ fn tcp(flow: u8, step: u8, flags: u8, window: u8, options: &[u8], payload: usize
     bytes[..4].copy_from_slice(&[4, flow & 3, 0, 80]);
     // Segments of equal size follow each other when the steps do.
     bytes[4..8].copy_from_slice(&(u32::from(step).wrapping_mul(payload as u32)).to_be_bytes());
-    bytes[12] = (header / 4 << 4) as u8;
+    // In 32-bit words, in the upper half of the byte.
+    bytes[12] = ((header / 4) << 4) as u8;
     bytes[13] = flags;
     bytes[15] = window;
     bytes[20..20 + options.len()].copy_from_slice(options);

@@ -131,3 +131,18 @@ fn open(key: &OpeningKey, datagram: &[u8], wire_peer: Option<u32>, last_id: u32)
     assert!(ip::parse(&inner).is_some_and(|ip| ip.total <= inner.len()));
     header.packet_id
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_header_fits_and_splits_every_kind_of_super_packet() {
+        for (shape, header) in [(0, 20), (1, 20), (2, 8), (3, 8)] {
+            let bytes = [1, 100, 0, shape, 0, 1, 0x10, 0xFF, 0xE8, 3];
+            let frame = frame(&mut Input(&bytes)).unwrap_or_default();
+            let plan = dataplane::tun::split::plan(&frame).unwrap_or_else(|reason| panic!("{shape}: {reason:?}"));
+            assert_eq!((plan.count(), plan.longest()), (10, plan.ip.l4 + header + 100));
+        }
+    }
+}

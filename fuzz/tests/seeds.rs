@@ -137,6 +137,7 @@ fn profiles() -> Vec<Seed> {
             "mistakes",
             &["remot a\nremote\n<ca>\nnever closed\n\"open\nverb 99\n\u{1b}[31m x\ncomp-lzo\n\\x \\\" 'a b'\n"],
         ),
+        seed("unprintable_tag", &["<c\u{1b}[31ma>\nx\n</\u{7}>\n"]),
         seed("not_utf8", &["client\n# ", "\n"]),
     ]
 }

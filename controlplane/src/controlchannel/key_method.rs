@@ -162,7 +162,7 @@ impl ClientKeyMethod {
                 random1,
                 random2,
             },
-            options: text(options),
+            options: printable(options),
             username: text(username),
             password: Secret(password.to_vec()),
             peer_info: text(peer_info),
@@ -208,7 +208,7 @@ impl ServerKeyMethod {
         }
         let message = ServerKeyMethod {
             source: ServerSource { random1, random2 },
-            options: text(options),
+            options: printable(options),
         };
         Ok(Some((message, r.consumed(plaintext))))
     }
@@ -233,6 +233,11 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Error> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The options string, which sentences for people quote: control characters, which could steer a terminal, are dropped.
+fn printable(bytes: &[u8]) -> String {
+    text(bytes).chars().filter(|c| !c.is_control()).collect()
 }
 
 /// A cursor for which "not there yet" is no error.

@@ -5,6 +5,12 @@ use crate::setup::Ending;
 /// The most bytes that may wait for their NUL.
 pub const MAX_WAITING: usize = 64 * 1024;
 
+/// The most characters of a peer's words that are handed on to people. Longer ones are cut.
+pub const MAX_WORDS: usize = 512;
+/// The longest pause in seconds that `AUTH_FAILED,TEMP[backoff n]` may ask for: a server that wants more is tried again
+/// all the same, so that a wrong number does not silence a client for years.
+pub const MAX_BACKOFF: u32 = 3_600;
+
 /// A control message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -35,19 +41,24 @@ impl Message {
             Some((word, rest)) => (word, Some(rest)),
             None => (line, None),
         };
-        let text = || rest.unwrap_or_default().to_owned();
+        let text = || words(rest.unwrap_or_default());
         match word {
             "PUSH_REQUEST" => Message::PushRequest,
-            "PUSH_REPLY" => Message::PushReply(text()),
+            "PUSH_REPLY" => Message::PushReply(rest.unwrap_or_default().to_owned()),
             "AUTH_FAILED" => Message::AuthFailed(auth_failed(rest.unwrap_or_default())),
             "AUTH_PENDING" => Message::AuthPending(pending_timeout(rest.unwrap_or_default())),
             "RESTART" => Message::Restart(restart(rest.unwrap_or_default())),
             "HALT" => Message::Halt(Ending::Halt(text())),
             "EXIT" => Message::Exit,
             "INFO" | "INFO_PRE" => Message::Info(text()),
-            _ => Message::Unknown(line.to_owned()),
+            _ => Message::Unknown(words(line)),
         }
     }
+}
+
+/// A peer's words, cut at [`MAX_WORDS`] characters.
+pub(crate) fn words(text: &str) -> String {
+    text.chars().take(MAX_WORDS).collect()
 }
 
 /// Cuts a stream of plaintext into messages.
@@ -90,7 +101,7 @@ pub struct Unprintable;
 /// `AUTH_FAILED`, after its comma.
 fn auth_failed(text: &str) -> Ending {
     let refused = |reason: &str, retry_after, session_token| Ending::AuthFailed {
-        reason: reason.to_owned(),
+        reason: words(reason),
         retry_after,
         session_token,
     };
@@ -137,8 +148,9 @@ fn backoff(flags: &str) -> u32 {
         .filter_map(|f| f.trim().strip_prefix("backoff "));
     words
         .next()
-        .and_then(|n| n.trim().parse().ok())
+        .and_then(|n| n.trim().parse::<u32>().ok())
         .unwrap_or(0)
+        .min(MAX_BACKOFF)
 }
 
 fn pending_timeout(text: &str) -> Option<u32> {
@@ -154,7 +166,7 @@ fn restart(text: &str) -> Ending {
         None => ("", text),
     };
     Ending::Restart {
-        message: message.to_owned(),
+        message: words(message),
         next_remote: flags.contains('N'),
     }
 }

@@ -1,6 +1,8 @@
 //! PUSH_REPLY: collected over its parts, its options separated; those that concern the control channel itself are
 //! understood here, all others are handed on as text.
 
+use crate::controlchannel::key_method::{MAX_PASSWORD, MAX_USERNAME};
+use crate::controlchannel::message::words;
 use crate::setup::{Cipher, Pushed, Secret};
 
 /// The most text that one server may push, in bytes.
@@ -71,7 +73,7 @@ impl PushCollector {
         let value = value.trim();
         let reply = &mut self.reply;
         match name {
-            "cipher" => reply.cipher = Some(value.to_owned()),
+            "cipher" => reply.cipher = Some(words(value)),
             "peer-id" => {
                 reply.peer_id = value
                     .parse()
@@ -82,10 +84,14 @@ impl PushCollector {
                 value.split_whitespace().for_each(|word| match word {
                     "tls-ekm" => reply.tls_ekm = true,
                     "cc-exit" => reply.cc_exit = true,
-                    other => reply.unknown_flag = Some(other.to_owned()),
+                    other => reply.unknown_flag = Some(words(other)),
                 })
             }
-            "auth-token" => reply.auth_token = Some(Secret(value.as_bytes().to_vec())),
+            // One that fits no key message would end every later login before it is sent.
+            "auth-token" => {
+                reply.auth_token = (value.len() <= MAX_PASSWORD)
+                    .then(|| Secret(value.as_bytes().to_vec()));
+            }
             "auth-token-user" => reply.auth_token_user = decode_user(value),
             _ => reply.pushed.options.push(option.to_owned()),
         }
@@ -115,7 +121,7 @@ pub fn agree_cipher(
             .or(fallback.filter(|c| c.available())),
     };
     agreed.ok_or_else(|| {
-        let theirs = occ.unwrap_or("none named");
+        let theirs = words(occ.unwrap_or("none named"));
         format!(
             "the server negotiates no data cipher and the one it uses ({theirs}) is not in data-ciphers: have the \
              server use one of data-ciphers, or set data-ciphers-fallback"
@@ -146,7 +152,7 @@ fn decode_user(value: &str) -> Option<String> {
     let bytes = STANDARD.decode(value).ok()?;
     String::from_utf8(bytes)
         .ok()
-        .filter(|s| !s.is_empty() && !s.contains('\0'))
+        .filter(|s| (1..=MAX_USERNAME).contains(&s.len()) && !s.chars().any(char::is_control))
 }
 
 /// A server's PUSH_REPLY in as many messages as it needs.

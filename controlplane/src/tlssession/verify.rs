@@ -29,6 +29,9 @@ use crate::crypto::{ct_eq, sha256};
 use crate::ids::Role;
 use crate::setup::{PeerUsage, TlsSetup, VerifyName};
 
+/// The most characters of a certificate's subject that a sentence shows.
+const SHOWN: usize = 512;
+
 /// The rules by which a peer's certificate is judged. `peer` is the peer's role.
 #[derive(Debug)]
 pub struct PeerVerifier {
@@ -103,7 +106,9 @@ impl PeerVerifier {
             ))
         })?;
         let subject = subject(parsed.subject());
-        let refuse = |why: String| Refusal(format!("{who} ({subject}) was refused: {why}"));
+        // Nothing is verified yet: the name may be as long as a TLS message.
+        let shown = cut(&subject);
+        let refuse = |why: String| Refusal(format!("{who} ({shown}) was refused: {why}"));
         if let Some(weak) = weakness(&parsed) {
             return Err(refuse(format!("{weak}; have it issued anew")));
         }
@@ -233,7 +238,7 @@ impl PeerVerifier {
         use webpki::Error as E;
         let weak = sent.iter().chain(&self.authorities).find_map(|der| {
             let (_, cert) = X509Certificate::from_der(der).ok()?;
-            Some((subject(cert.subject()), weak_key(&cert)?))
+            Some((cut(&subject(cert.subject())), weak_key(&cert)?))
         });
         match error {
             E::CertExpired { not_after, .. } => {
@@ -383,11 +388,16 @@ pub(super) fn own_certificate_problem(leaf: &CertificateDer<'_>, unix: u64) -> O
     })
 }
 
-/// The subject of a certificate as OpenVPN prints it; empty when it cannot be read.
+/// The subject of a certificate as OpenVPN prints it, for people: cut at [`SHOWN`] characters; empty when it cannot be read.
 pub fn subject_of(der: &[u8]) -> String {
     X509Certificate::from_der(der)
-        .map(|(_, cert)| subject(cert.subject()))
+        .map(|(_, cert)| cut(&subject(cert.subject())))
         .unwrap_or_default()
+}
+
+/// A name for a sentence.
+fn cut(subject: &str) -> String {
+    subject.chars().take(SHOWN).collect()
 }
 
 fn anchor(der: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, String> {
@@ -555,7 +565,7 @@ fn text_of(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
 fn escape(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_ascii_control() {
+            if c.is_control() {
                 format!("\\{:02X}", u32::from(c))
             } else {
                 c.to_string()
@@ -623,6 +633,7 @@ mod tests {
     #[test]
     fn control_characters_in_a_subject_are_escaped() {
         assert_eq!(escape("a\nb"), "a\\0Ab");
+        assert_eq!(escape("a\u{9b}31m"), "a\\9B31m", "C1 steers terminals too");
         assert_eq!(escape("é"), "é");
     }
 }

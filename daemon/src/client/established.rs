@@ -49,6 +49,9 @@ impl Client {
             return self.on_ending(Ending::Incompatible(why));
         }
         let settings = pushed.settings;
+        for line in &settings.dns {
+            tracing::info!("name servers are not applied in this version: {line}");
+        }
         if let Err(fatal) = self.set_up_host(&settings).await {
             return self.end(Err(fatal));
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::run::{Client, PEER, Phase};
+use super::tunnel::Tunnel;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
 use crate::messages::ToControl;
@@ -12,6 +13,8 @@ use crate::observe::console::State;
 
 /// The goodbye over the control channel is waited for so long.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// More than so many lose nothing but time.
+const MOST_GOODBYES: u32 = 5;
 /// The worker sends what it was ordered within this time.
 const WORKER_SENDS: Duration = Duration::from_millis(50);
 
@@ -22,6 +25,9 @@ impl Client {
         self.timers.attempt = None;
         match &self.session {
             Some(session) if matches!(session.phase, Phase::Up(_)) => {
+                // `explicit-exit-notify n`: in the data channel a goodbye is not acknowledged, so it may be said n times.
+                let pushed = self.tunnel.as_ref().and_then(Tunnel::explicit_exit_notify);
+                self.goodbyes = pushed.or(session.remote.explicit_exit_notify).unwrap_or(1).min(MOST_GOODBYES);
                 self.timers.goodbye = Some(clock::now().at + GOODBYE);
                 self.control.send(&ToControl::Disconnect { generation: session.generation });
             }
@@ -43,7 +49,9 @@ impl Client {
     /// OCC exit in the data channel: for servers without `cc-exit`, or when the control process cannot say it.
     pub(super) fn say_goodbye_by_worker(&mut self) {
         self.timers.goodbye = None;
-        self.order(WorkerOrder::OccExit { peer: PEER });
+        for _ in 0..self.goodbyes.max(1) {
+            self.order(WorkerOrder::OccExit { peer: PEER });
+        }
         self.end(Ok(()));
     }
 

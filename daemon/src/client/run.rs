@@ -52,6 +52,7 @@ pub(super) struct Client {
     pub(super) tried: Vec<String>,
     pub(super) last_failure: String,
     pub(super) timers: Timers,
+    pub(super) goodbyes: u32,
     pub(super) suspend: SuspendDetector,
     pub(super) ended: Option<Result<(), Fatal>>,
 }

@@ -98,6 +98,7 @@ async fn assemble(profile: ClientProfile, options: Connect, console: Console, wa
         tried: Vec::new(),
         last_failure: String::new(),
         timers: Timers::default(),
+        goodbyes: 0,
         suspend: SuspendDetector::new(),
         ended: None,
     })

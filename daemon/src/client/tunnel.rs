@@ -75,6 +75,11 @@ impl Tunnel {
         &self.interface.name
     }
 
+    /// `explicit-exit-notify` when pushed.
+    pub(super) fn explicit_exit_notify(&self) -> Option<u32> {
+        self.settings.explicit_exit_notify
+    }
+
     /// `ping-exit` instead of `ping-restart`.
     pub(super) fn exits_on_silence(&self) -> bool {
         matches!(self.settings.silence, Some(Silence::Exit(_)))

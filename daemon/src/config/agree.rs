@@ -5,7 +5,7 @@ use std::path::Path;
 
 use controlplane::{Cipher, Digest, Wrap};
 
-use super::agreed::{ClientProfile, CredentialSource, LogWish, Remote, ReplayWindow, Timers};
+use super::agreed::{ClientProfile, CredentialSource, Remote, ReplayWindow, Timers};
 use super::ciphers::{self, Named};
 use super::connection::{Connection, RemoteLine, WrapLines};
 use super::draft::{Draft, only_udp};
@@ -67,13 +67,9 @@ impl Draft {
             problems.push(Problem::error(self.place("ifconfig", profile), trouble));
         }
         let seen = |name: &str| self.seen.contains_key(name);
-        let (log, append) = self.log.clone().map_or((None, false), |(file, append)| {
-            (Some(places.directory.join(file)), append)
-        });
         Some(ClientProfile {
             remotes: ways.iter().map(|way| way.remote.clone()).collect(),
             remote_random: seen("remote-random"),
-            resolv_retry: self.resolv_retry,
             connect_retry_max: self.connect_retry_max,
             pull,
             route_nopull: seen("route-nopull"),
@@ -100,12 +96,6 @@ impl Draft {
             auth_retry: self.auth_retry,
             push_peer_info: self.peer_info,
             max_packet_size: ways.first()?.connection.max_packet_size,
-            log: LogWish {
-                verb: self.verb.unwrap_or(1),
-                mute: self.mute,
-                file: log,
-                append,
-            },
             device: self.device,
             settings: self.settings,
             pull_filters: self.pull_filters,
@@ -234,7 +224,7 @@ impl Draft {
                     || ways
                         .iter()
                         .any(|way| way.connection.wrap.tls_auth.is_some());
-                let trouble = Trouble::new("minivpn does not have this digest");
+                let trouble = Trouble::new("auth: minivpn does not have this digest");
                 let problem = match used {
                     true => Problem::error(
                         at,

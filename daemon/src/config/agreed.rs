@@ -5,7 +5,6 @@
 //! [`TunnelSettings`], whose home is `tunnel.rs`. Defaults are those of OpenVPN 2.6 unless a field says otherwise.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use controlplane::{Cipher, ClientSetup, Credentials, Digest, KeyLimits, TlsSetup, Wrap};
 
@@ -18,8 +17,6 @@ pub struct ClientProfile {
     pub remotes: Vec<Remote>,
     /// `remote-random`: shuffle [`remotes`](Self::remotes) before the first attempt.
     pub remote_random: bool,
-    /// `resolv-retry` in seconds; `None` is `infinite`, the default.
-    pub resolv_retry: Option<u32>,
     /// `connect-retry-max`: rounds over all remotes; `None` when not written (OpenVPN: unlimited).
     pub connect_retry_max: Option<u32>,
     /// The TUN device.
@@ -68,8 +65,6 @@ pub struct ClientProfile {
     pub user: Option<String>,
     /// `group`.
     pub group: Option<String>,
-    /// `verb`, `mute`, `log` and `log-append`.
-    pub log: LogWish,
 }
 
 impl ClientProfile {
@@ -119,12 +114,8 @@ pub struct Remote {
     pub family: Family,
     /// Where our own socket is bound.
     pub bind: Bind,
-    /// `float`: accept the server from another address once it authenticated.
-    pub float: bool,
     /// `connect-timeout` (`server-poll-timeout`) in seconds: how long to wait for an answer before the next remote; default 120.
     pub connect_timeout: u32,
-    /// `connect-retry`: first and longest pause between attempts, in seconds; default 1 and 300.
-    pub connect_retry: (u32, u32),
     /// `explicit-exit-notify n`: how often to say goodbye where EXIT is not negotiated; `None` is off. A pushed value wins.
     pub explicit_exit_notify: Option<u32>,
     /// `mssfix` as written; [`mssfix`](Self::mssfix) knows the default.
@@ -194,8 +185,6 @@ pub enum MtuDiscovery {
 pub struct Device {
     /// `dev tunX`, at most 15 bytes; `None` for `dev tun`: the kernel picks a number.
     pub name: Option<String>,
-    /// `dev-node`; default /dev/net/tun.
-    pub node: Option<PathBuf>,
     /// `txqueuelen` in packets.
     pub txqueuelen: Option<u32>,
 }
@@ -291,17 +280,4 @@ pub enum AuthRetry {
     NoInteract,
     /// `interact`: ask again, then try.
     Interact,
-}
-
-/// What the profile says about logs; the command line wins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogWish {
-    /// `verb`, 0..=11; default 1.
-    pub verb: u8,
-    /// `mute`: at most this many like messages in a row; `None` is off.
-    pub mute: Option<u32>,
-    /// `log` or `log-append`.
-    pub file: Option<PathBuf>,
-    /// `log-append`: keep what the file has.
-    pub append: bool,
 }

@@ -76,9 +76,7 @@ pub struct Connection {
     local: Option<IpAddr>,
     local_port: Option<u16>,
     bind: Option<bool>,
-    float: bool,
     timeout: u32,
-    retry: (u32, u32),
     exit_notify: Option<u32>,
     mssfix: Option<MssFix>,
     mtu_disc: Option<MtuDiscovery>,
@@ -96,9 +94,7 @@ impl Default for Connection {
             local: None,
             local_port: None,
             bind: None,
-            float: false,
             timeout: 120,
-            retry: (1, 300),
             exit_notify: None,
             mssfix: None,
             mtu_disc: None,
@@ -123,9 +119,7 @@ impl Connection {
             port: line.port.unwrap_or(self.port),
             family,
             bind: self.bind(),
-            float: self.float,
             connect_timeout: self.timeout,
-            connect_retry: self.retry,
             explicit_exit_notify: self.exit_notify,
             mssfix: self.mssfix,
             mtu_disc: self.mtu_disc,
@@ -150,7 +144,7 @@ impl Connection {
             ("proto", [transport]) => self.transport = transport_of(transport)?,
             ("port" | "rport", [port]) => self.port = values::port(port)?,
             ("lport", [port]) => {
-                self.local_port = Some(values::number16(port, 0..=u16::MAX, "port")?)
+                self.local_port = Some(values::number16(port, 0..=u16::MAX, "")?)
             }
             ("local", [address]) => {
                 let wrong = |_| {
@@ -173,12 +167,8 @@ impl Connection {
 
     fn apply_behaviour(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         match (name, args) {
-            ("float", _) => self.float = true,
             ("connect-timeout" | "server-poll-timeout", [after]) => {
                 self.timeout = values::number32(after, 1..=86_400, "seconds")?
-            }
-            ("connect-retry", [first, longest @ ..]) => {
-                self.retry = connect_retry(first, longest.first())?
             }
             ("explicit-exit-notify", count) => self.exit_notify = exit_notify(count.first())?,
             ("mssfix", words) => self.mssfix = mssfix(words)?,
@@ -265,15 +255,6 @@ fn key_direction(word: &str) -> Result<u8, Trouble> {
                 .instead("write 1 on a client (0 is the server's)"),
         ),
     }
-}
-
-fn connect_retry(first: &str, longest: Option<&String>) -> Result<(u32, u32), Trouble> {
-    let first = values::number32(first, 1..=86_400, "seconds")?;
-    let longest = longest
-        .map(|text| values::number32(text, 1..=86_400, "seconds"))
-        .transpose()?
-        .unwrap_or(300);
-    Ok((first, longest.max(first)))
 }
 
 /// `mssfix [N [mtu|fixed]]`; bare, it is the default.

@@ -85,7 +85,9 @@ pub fn nearest(name: &str) -> Option<&'static str> {
         6..=40 => 2,
         _ => return None,
     };
-    let distances = TABLE.iter().map(|row| (distance(name, row.name), row.name));
+    // Each letter more is an insertion: most of the table need not be compared.
+    let rows = TABLE.iter().filter(|row| row.name.len().abs_diff(name.len()) <= bound);
+    let distances = rows.map(|row| (distance(name, row.name), row.name));
     distances
         .filter(|(distance, _)| *distance <= bound)
         .min_by_key(|(distance, _)| *distance)
@@ -112,6 +114,13 @@ fn distance(a: &str, b: &str) -> usize {
     }
     last[b.len()]
 }
+
+/// Why compression framing is refused, and what to do about it. The byte is there with `comp-lzo no` too, in both directions, so that
+/// leaving out the line helps exactly when the server does not have it.
+pub const FRAMING: (&str, &str) = (
+    "it puts a byte of compression framing before every packet (`comp-lzo no` does, too), which is not supported",
+    "remove the line; if the server has comp-lzo or compress as well, its operator must remove it there",
+);
 
 use Disposition::{Ignored, Implemented, NoEffect, Refused};
 use Role::{Both, Client, Pushed, Server};
@@ -140,6 +149,10 @@ const WINDOWS: Disposition = NoEffect("concerns Windows only");
 const OBSOLETE: Disposition = NoEffect("obsolete; OpenVPN 2.6 ignores it too");
 const SUITES: Disposition =
     Ignored("TLS offers its own list: TLS 1.3, and ECDHE with AES-GCM or ChaCha20 in TLS 1.2");
+const LOG_FILE: Disposition =
+    Ignored("logs go to standard error; use the service manager or redirect them");
+const NAME_SERVERS: Disposition =
+    Ignored("name servers are logged, not applied; set them yourself, as with `resolvectl dns DEVICE ADDRESS`");
 const MANAGEMENT: Disposition = Ignored("there is no management interface in this version");
 const PROXY: Disposition = Refused(
     "proxies are not supported in this version",
@@ -184,12 +197,12 @@ pub const TABLE: &[Row] = &[
     row("local", Both, 1, 1, Implemented, CONN, &["local 192.0.2.7"]),
     row("bind", Both, 0, 1, Implemented, CONN, &["bind", "bind ipv6only"]),
     row("nobind", Both, 0, 0, Implemented, CONN, &["nobind"]),
-    row("float", Both, 0, 0, Implemented, CONN, &["float"]),
+    row("float", Both, 0, 0, Ignored("the server is expected at the address that was connected to"), CONN, &["float"]),
     row("remote-random", Client, 0, 0, Implemented, LINE, &["remote-random"]),
     row("remote-random-hostname", Client, 0, 0, Ignored("host names are resolved as they are written"), LINE, &["remote-random-hostname"]),
-    row("resolv-retry", Client, 1, 1, Implemented, LINE, &["resolv-retry infinite", "resolv-retry 30"]),
+    row("resolv-retry", Client, 1, 1, NoEffect("names are resolved anew in every round"), LINE, &["resolv-retry infinite", "resolv-retry 30"]),
     row("preresolve", Client, 0, 0, NoEffect("names are resolved when they are tried"), LINE, &["preresolve"]),
-    row("connect-retry", Client, 1, 2, Implemented, CONN, &["connect-retry 5", "connect-retry 5 60"]),
+    row("connect-retry", Client, 1, 2, NoEffect("pauses grow from 1 s to 15 s"), CONN, &["connect-retry 5", "connect-retry 5 60"]),
     row("connect-retry-max", Client, 1, 1, Implemented, LINE, &["connect-retry-max 3", "connect-retry-max infinite"]),
     row("connect-timeout", Client, 1, 1, Implemented, CONN, &["connect-timeout 20"]),
     row("server-poll-timeout", Client, 1, 1, Implemented, CONN, &["server-poll-timeout 4"]),
@@ -203,7 +216,7 @@ pub const TABLE: &[Row] = &[
     row("tcp-nodelay", Server, 0, 0, GATEWAY, LINE, &["tcp-nodelay"]),
     row("fast-io", Both, 0, 0, NoEffect("the fast way is the only one"), LINE, &["fast-io"]),
     row("passtos", Both, 0, 0, Ignored("the TOS byte of inner packets is not copied in this version"), LINE, &["passtos"]),
-    row("shaper", Both, 1, 1, Ignored("traffic is not shaped; use tc(8)"), PUSH, &["shaper 100000"]),
+    row("shaper", Both, 1, 1, Ignored("traffic is not shaped; use tc(8) on the device"), PUSH, &["shaper 100000"]),
     row("http-proxy", Client, 1, 4, PROXY, CONN, &["http-proxy proxy.example.com 3128"]),
     row("http-proxy-option", Client, 1, 4, PROXY, CONN, &["http-proxy-option VERSION 1.1"]),
     row("http-proxy-user-pass", Client, 1, 1, PROXY, CONN_BLOCK, &["http-proxy-user-pass pass.txt"]),
@@ -216,7 +229,7 @@ pub const TABLE: &[Row] = &[
     // The device and its MTU.
     row("dev", Both, 1, 1, Implemented, LINE, &["dev tun", "dev tun0"]),
     row("dev-type", Both, 1, 1, Implemented, LINE, &["dev-type tun"]),
-    row("dev-node", Both, 1, 1, Implemented, LINE, &["dev-node /dev/net/tun"]),
+    row("dev-node", Both, 1, 1, NoEffect("/dev/net/tun is the one that is used; another is warned of"), LINE, &["dev-node /dev/net/tun"]),
     row("txqueuelen", Both, 1, 1, Implemented, LINE, &["txqueuelen 1000"]),
     row("lladdr", Both, 1, 1, Ignored("a TUN device has no link-layer address"), PUSH, &["lladdr 00:11:22:33:44:55"]),
     row("tun-mtu", Both, 1, 2, Implemented, CONN_PUSH, &["tun-mtu 1500", "tun-mtu 1400"]),
@@ -232,7 +245,7 @@ pub const TABLE: &[Row] = &[
     row("fragment", Both, 1, 2, Implemented, CONN, &["fragment 0"]),
     row("disable-dco", Both, 0, 0, NoEffect("the kernel's OpenVPN module is not used"), LINE, &["disable-dco"]),
     row("tun-ipv6", Both, 0, 0, NoEffect("IPv6 is always on"), PUSH, &["tun-ipv6"]),
-    row("iproute", Both, 1, 1, SCRIPT, LINE, &["iproute /sbin/ip"]),
+    row("iproute", Both, 1, 1, Ignored("addresses and routes are set over netlink, not by a command"), LINE, &["iproute /sbin/ip"]),
 
     // Addresses and routes.
     row("ifconfig", Both, 2, 2, Implemented, PUSH, &["ifconfig 10.8.0.2 10.8.0.1"]),
@@ -243,7 +256,7 @@ pub const TABLE: &[Row] = &[
     row("route", Both, 1, 4, Implemented, PUSH, &["route 10.0.0.0 255.0.0.0 vpn_gateway 5", "route 0.0.0.0 0.0.0.0", "route remote_host 255.255.255.255 net_gateway"]),
     row("route-ipv6", Both, 1, 3, Implemented, PUSH, &["route-ipv6 2000::/3", "route-ipv6 fd00::/48 fd00::1 5"]),
     row("route-gateway", Both, 1, 1, Implemented, PUSH, &["route-gateway 10.8.0.1", "route-gateway dhcp"]),
-    row("route-ipv6-gateway", Both, 1, 1, Implemented, PUSH, &["route-ipv6-gateway fd00::1"]),
+    row("route-ipv6-gateway", Both, 1, 1, NoEffect("IPv6 routes lead to the device itself"), PUSH, &["route-ipv6-gateway fd00::1"]),
     row("route-metric", Both, 1, 1, Implemented, PUSH, &["route-metric 50"]),
     row("route-delay", Both, 0, 2, NoEffect("routes are set as soon as the device is up"), PUSH, &["route-delay", "route-delay 5 30"]),
     row("route-method", Both, 1, 1, WINDOWS, LINE, &["route-method exe"]),
@@ -253,26 +266,26 @@ pub const TABLE: &[Row] = &[
     row("allow-pull-fqdn", Client, 0, 0, Ignored("pushed host names are not resolved"), LINE, &["allow-pull-fqdn"]),
     row("redirect-gateway", Both, 0, 8, Implemented, PUSH, &["redirect-gateway", "redirect-gateway def1 bypass-dhcp ipv6"]),
     row("redirect-private", Both, 0, 8, Implemented, PUSH, &["redirect-private def1"]),
-    row("block-ipv6", Both, 0, 0, Implemented, PUSH, &["block-ipv6"]),
+    row("block-ipv6", Both, 0, 0, Ignored("IPv6 is not blocked; only what is routed there enters the tunnel"), PUSH, &["block-ipv6"]),
     row("allow-recursive-routing", Both, 0, 0, Ignored("packets to the server never enter the tunnel"), LINE, &["allow-recursive-routing"]),
     row("client-nat", Both, 4, 4, Refused("addresses are not translated", "remove it, or translate with nftables"), PUSH, &["client-nat snat 10.0.0.0 255.0.0.0 10.1.0.0"]),
     row("pull-filter", Client, 2, 2, Implemented, LINE, &["pull-filter ignore \"dhcp-option DNS\"", "pull-filter accept route", "pull-filter reject route-ipv6"]),
-    row("dhcp-option", Both, 1, 3, Ignored("name servers are shown but not applied yet"), PUSH, &["dhcp-option DNS 10.8.0.1"]),
-    row("dns", Both, 2, 15, Ignored("name servers are shown but not applied yet"), PUSH, &["dns server 0 address 10.8.0.1"]),
+    row("dhcp-option", Both, 1, 3, NAME_SERVERS, PUSH, &["dhcp-option DNS 10.8.0.1"]),
+    row("dns", Both, 2, 15, NAME_SERVERS, PUSH, &["dns server 0 address 10.8.0.1"]),
 
     // Keepalive and ends.
     row("keepalive", Both, 2, 2, Implemented, LINE, &["keepalive 10 60"]),
     row("ping", Both, 1, 1, Implemented, PUSH, &["ping 15"]),
     row("ping-restart", Both, 1, 1, Implemented, PUSH, &["ping-restart 60", "ping-restart 0"]),
     row("ping-exit", Both, 1, 1, Implemented, PUSH, &["ping-exit 60"]),
-    row("ping-timer-rem", Both, 0, 0, Implemented, PUSH, &["ping-timer-rem"]),
+    row("ping-timer-rem", Both, 0, 0, NoEffect("silence counts only while connected"), PUSH, &["ping-timer-rem"]),
     row("inactive", Both, 1, 2, Implemented, PUSH, &["inactive 3600", "inactive 3600 1000000"]),
     row("session-timeout", Both, 1, 1, Implemented, PUSH, &["session-timeout 86400"]),
     row("persist-key", Both, 0, 0, NoEffect("keys are kept across reconnects"), PUSH, &["persist-key"]),
     row("persist-tun", Both, 0, 0, NoEffect("the device is kept across reconnects"), PUSH, &["persist-tun"]),
     row("persist-local-ip", Both, 0, 0, NoEffect("the kernel chooses the local address"), LINE, &["persist-local-ip"]),
     row("persist-remote-ip", Both, 0, 0, NoEffect("the remotes are tried in order at each reconnect"), LINE, &["persist-remote-ip"]),
-    row("remap-usr1", Both, 1, 1, Ignored("a silent server means reconnecting"), LINE, &["remap-usr1 SIGHUP"]),
+    row("remap-usr1", Both, 1, 1, Ignored("SIGUSR1 always means reconnecting"), LINE, &["remap-usr1 SIGHUP"]),
     row("tls-exit", Both, 0, 0, NoEffect("a TLS error of the first connection ends the client"), LINE, &["tls-exit"]),
     row("single-session", Both, 0, 0, NoEffect("a client has one session"), LINE, &["single-session"]),
 
@@ -311,7 +324,7 @@ pub const TABLE: &[Row] = &[
     row("tls-cert-profile", Both, 1, 1, Ignored("TLS has its own rules, between `preferred` and `legacy`"), LINE, &["tls-cert-profile preferred"]),
     row("x509-track", Both, 1, 1, SCRIPT, LINE, &["x509-track CN"]),
     row("keying-material-exporter", Both, 2, 2, SCRIPT, LINE, &["keying-material-exporter EXPORTER-x 20"]),
-    row("askpass", Both, 0, 1, Refused("encrypted private keys are not supported", "decrypt it: `openssl pkey -in client.key -out plain.key`"), LINE, &["askpass pass.txt"]),
+    row("askpass", Both, 0, 1, Refused("encrypted private keys are not supported", "decrypt the key (`openssl pkey -in client.key -out plain.key`), name the new file in `key`, and remove this line"), LINE, &["askpass pass.txt"]),
     row("engine", Both, 0, 1, NoEffect("OpenSSL is not used"), LINE, &["engine"]),
     row("providers", Both, 1, 15, NoEffect("OpenSSL is not used"), LINE, &["providers default"]),
     row("pkcs11-providers", Both, 1, 15, PKCS11, LINE, &["pkcs11-providers /usr/lib/p11.so"]),
@@ -346,7 +359,7 @@ pub const TABLE: &[Row] = &[
     row("compat-mode", Both, 1, 1, Ignored("the defaults of 2.6 hold; write what the server needs (`data-ciphers`)"), LINE, &["compat-mode 2.4.0"]),
     row("disable-occ", Both, 0, 0, OBSOLETE, LINE, &["disable-occ"]),
     row("force-tls-key-material-export", Both, 0, 0, Ignored("the server decides how keys are derived"), LINE, &["force-tls-key-material-export"]),
-    row("comp-lzo", Both, 0, 1, Refused("compression framing is not supported in this version", "remove it here and on the server: compressing is unsafe (VORACLE)"), PUSH, &["comp-lzo", "comp-lzo no", "comp-lzo adaptive"]),
+    row("comp-lzo", Both, 0, 1, Refused(FRAMING.0, FRAMING.1), PUSH, &["comp-lzo", "comp-lzo no", "comp-lzo adaptive"]),
     row("compress", Both, 0, 1, Implemented, PUSH, &["compress stub-v2", "compress migrate"]),
     row("comp-noadapt", Both, 0, 0, OBSOLETE, LINE, &["comp-noadapt"]),
     row("allow-compression", Both, 1, 1, Implemented, LINE, &["allow-compression no"]),
@@ -387,10 +400,10 @@ pub const TABLE: &[Row] = &[
     row("inetd", Server, 0, 2, GATEWAY, LINE, &["inetd"]),
     row("writepid", Both, 1, 1, Ignored("no pid file is written; use a service manager"), LINE, &["writepid /run/x.pid"]),
     row("tmp-dir", Both, 1, 1, NoEffect("no temporary files are made"), LINE, &["tmp-dir /tmp"]),
-    row("verb", Both, 1, 1, Implemented, PUSH, &["verb 3"]),
-    row("mute", Both, 1, 1, Implemented, PUSH, &["mute 20"]),
-    row("log", Both, 1, 1, Implemented, LINE, &["log /var/log/x.log"]),
-    row("log-append", Both, 1, 1, Implemented, LINE, &["log-append /var/log/x.log"]),
+    row("verb", Both, 1, 1, NoEffect("use --log-level"), PUSH, &["verb 3"]),
+    row("mute", Both, 1, 1, NoEffect("use --log-level"), PUSH, &["mute 20"]),
+    row("log", Both, 1, 1, LOG_FILE, LINE, &["log /var/log/x.log"]),
+    row("log-append", Both, 1, 1, LOG_FILE, LINE, &["log-append /var/log/x.log"]),
     row("syslog", Both, 0, 1, Ignored("logs go to standard error; the service manager keeps them"), LINE, &["syslog"]),
     row("errors-to-stderr", Both, 0, 0, NoEffect("they go there"), LINE, &["errors-to-stderr"]),
     row("machine-readable-output", Both, 0, 0, NoEffect("use --log-format json"), LINE, &["machine-readable-output"]),

@@ -2,14 +2,14 @@
 //! Whether the values fit together is for `agree.rs`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use controlplane::{Cipher, Digest};
 
 use super::agreed::{AuthRetry, Device, FilterAction, PullFilter, ReplayWindow};
 use super::ciphers;
 use super::connection::{Connection, RemoteLine, Transport, WrapLines, transport_of};
-use super::directives::{Disposition, Role};
+use super::directives::{Disposition, FRAMING, Role};
+use super::idle;
 use super::identity::Identity;
 use super::material::Source;
 use super::problem::{At, Problem};
@@ -37,7 +37,6 @@ pub(super) struct Draft {
     pub(super) dev_name: Option<String>,
     pub(super) credentials: Option<Source>,
     pub(super) auth_retry: AuthRetry,
-    pub(super) resolv_retry: Option<u32>,
     pub(super) connect_retry_max: Option<u32>,
     pub(super) pull_filters: Vec<PullFilter>,
     pub(super) data_ciphers: Option<Vec<Cipher>>,
@@ -58,9 +57,6 @@ pub(super) struct Draft {
     pub(super) bind_dev: Option<String>,
     pub(super) user: Option<String>,
     pub(super) group: Option<String>,
-    pub(super) verb: Option<u8>,
-    pub(super) mute: Option<u32>,
-    pub(super) log: Option<(PathBuf, bool)>,
     /// Found while reading single values.
     pub(super) warnings: Vec<Trouble>,
 }
@@ -151,8 +147,6 @@ impl Draft {
             }
             ("remote", _) => self.remotes.push(RemoteLine::of(directive)?),
             ("remote-random", _) => {}
-            ("resolv-retry", [after]) if after == "infinite" => self.resolv_retry = None,
-            ("resolv-retry", [after]) => self.resolv_retry = Some(values::seconds(after)?),
             ("connect-retry-max", [rounds]) if rounds == "infinite" || rounds == "unlimited" => {
                 self.connect_retry_max = Some(u32::MAX)
             }
@@ -164,7 +158,7 @@ impl Draft {
                 return Err(only_udp());
             }
             ("proto-force", _) => {}
-            ("mark", [mark]) => self.mark = Some(values::number32(mark, 0..=u32::MAX, "mark")?),
+            ("mark", [mark]) => self.mark = Some(values::number32(mark, 0..=u32::MAX, "")?),
             ("bind-dev", [device]) => self.bind_dev = Some(values::interface(device)?),
             _ => return Ok(false),
         }
@@ -183,9 +177,7 @@ impl Draft {
             ("setenv", [variable, value @ ..]) => self.setenv(variable, value.first())?,
             ("compress", [form]) if form == "stub-v2" || form == "migrate" => {}
             ("compress", _) => {
-                let trouble = Trouble::new("compression framing is not supported in this version");
-                return Err(trouble
-                    .instead("remove it here and on the server: compressing is unsafe (VORACLE)"));
+                return Err(Trouble::new(FRAMING.0).instead(FRAMING.1));
             }
             ("allow-compression", [word]) if word == "no" => {}
             ("allow-compression", [word]) if word == "asym" || word == "yes" => self
@@ -248,7 +240,6 @@ impl Draft {
                 return Err(Trouble::new(format!("unknown type {}", quoted(kind)))
                     .instead("write `dev-type tun`"));
             }
-            ("dev-node", [node]) => self.device.node = Some(node.into()),
             ("txqueuelen", [packets]) => {
                 self.device.txqueuelen = Some(values::number32(packets, 0..=1_000_000, "packets")?)
             }
@@ -370,17 +361,6 @@ impl Draft {
         match (name, args) {
             ("user", [user]) => self.user = Some(account(user)?),
             ("group", [group]) => self.group = Some(account(group)?),
-            ("verb", [level]) => {
-                self.verb = Some(
-                    u8::try_from(values::number(level, 0..=15, "verbosity")?.min(11)).unwrap_or(11),
-                )
-            }
-            ("mute", [count]) => {
-                self.mute = Some(values::number32(count, 0..=u32::MAX, "messages")?)
-                    .filter(|count| *count > 0)
-            }
-            ("log", [file]) => self.log = Some((file.into(), false)),
-            ("log-append", [file]) => self.log = Some((file.into(), true)),
             _ => return Ok(false),
         }
         Ok(true)
@@ -398,12 +378,16 @@ fn verdict(directive: &Directive, problems: &mut Vec<Problem>) -> bool {
             false
         }
         Disposition::Implemented => true,
-        Disposition::NoEffect(_) => false,
+        Disposition::NoEffect(_) => {
+            match idle::check(row.name, &directive.line.args) {
+                Ok(None) => {}
+                Ok(Some(why)) => problems.push(ignored(directive, why)),
+                Err(trouble) => problems.push(directive.problem(trouble)),
+            }
+            false
+        }
         Disposition::Ignored(why) => {
-            problems.push(Problem::warning(
-                &directive.line.at,
-                Trouble::new(format!("{} is ignored: {why}", row.name)),
-            ));
+            problems.push(ignored(directive, why));
             matches!(row.name, "dhcp-option" | "dns")
         }
         Disposition::Refused(why, instead) => {
@@ -411,6 +395,11 @@ fn verdict(directive: &Directive, problems: &mut Vec<Problem>) -> bool {
             false
         }
     }
+}
+
+fn ignored(directive: &Directive, why: &str) -> Problem {
+    let trouble = Trouble::new(format!("{} is ignored: {why}", directive.row.name));
+    Problem::warning(&directive.line.at, trouble)
 }
 
 fn apply_inside(connection: &mut Connection, directive: &Directive) -> Result<bool, Trouble> {

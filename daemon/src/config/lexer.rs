@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::problem::{At, Problem};
 use super::secrets::SecretText;
-use super::values::{Trouble, quoted};
+use super::values::{Trouble, printable, quoted};
 
 /// Longest line outside a block, in bytes.
 pub const MAX_LINE: usize = 255;
@@ -14,7 +14,7 @@ pub const MAX_WORDS: usize = 16;
 /// Most lines with words in one file: what is longer is no profile.
 const MAX_LINES: usize = 100_000;
 /// Reading stops after this many problems: what has more is no profile.
-const MAX_PROBLEMS: usize = 200;
+pub(super) const MAX_PROBLEMS: usize = 200;
 
 /// One directive as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +85,7 @@ pub fn lex_from(text: &str, start: &At, problems: &mut Vec<Problem>) -> Vec<Line
     };
     while let Some((at, line)) = reader.next_line() {
         if lines.len() >= MAX_LINES || problems.len() >= MAX_PROBLEMS {
-            problems.push(Problem::error(
-                &at,
-                Trouble::new("too much to read on: this is not a profile"),
-            ));
+            problems.push(too_much(&at));
             break;
         }
         match reader.directive(&at, line) {
@@ -98,6 +95,11 @@ pub fn lex_from(text: &str, start: &At, problems: &mut Vec<Problem>) -> Vec<Line
         }
     }
     lines
+}
+
+/// What is said instead of everything that is wrong from here on.
+pub(super) fn too_much(at: &At) -> Problem {
+    Problem::error(at, Trouble::new("too much to read on: this is not a profile"))
 }
 
 /// Walks through a text line by line.
@@ -147,7 +149,8 @@ impl<'a> Reader<'a> {
     fn block(&mut self, name: &str) -> Result<SecretText, Trouble> {
         if let Some(opened) = name.strip_prefix('/') {
             return Err(Trouble::new(format!(
-                "</{opened}> closes a block that was not opened"
+                "</{}> closes a block that was not opened",
+                printable(opened)
             )));
         }
         let (text, end) = (self.rest, format!("</{name}>"));
@@ -165,8 +168,9 @@ impl<'a> Reader<'a> {
         // Without its end the block would swallow the file: read on after the tag, so that the other problems are found too.
         *self = before;
         self.skip_to_directives();
+        let name = printable(name);
         Err(Trouble::new(format!("<{name}> has no end"))
-            .instead(format!("write a line {end} after it")))
+            .instead(format!("write a line </{name}> after it")))
     }
 
     /// Leaves out PEM and the like after a block that has no end: up to the next opening tag.
@@ -339,6 +343,15 @@ mod tests {
         assert_eq!((lines[2].name.as_str(), lines[2].at.line), ("verb", 7));
         let (lines, _) = read("<ca>\n</ca>");
         assert_eq!(lines[0].block.as_ref().unwrap().expose(), "");
+    }
+
+    #[test]
+    fn a_tag_that_cannot_be_printed_is_not_printed() {
+        for text in ["<c\u{1b}[31ma>\n", "</\u{7}>\n"] {
+            let (_, problems) = read(text);
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert!(!problems[0].contains(char::is_control), "{problems:?}");
+        }
     }
 
     #[test]

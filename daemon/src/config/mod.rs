@@ -13,6 +13,7 @@ pub mod directives;
 mod draft;
 pub mod files;
 pub mod identity;
+mod idle;
 pub mod lexer;
 pub mod material;
 pub mod problem;

@@ -51,8 +51,8 @@ impl Problem {
         Problem {
             severity: Severity::Error,
             at: at.clone(),
-            what: trouble.what,
-            instead: trouble.instead,
+            what: plain(trouble.what),
+            instead: trouble.instead.map(plain),
         }
     }
 
@@ -67,6 +67,15 @@ impl Problem {
     /// Whether it keeps the profile from being used.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
+    }
+}
+
+/// A profile may come from anywhere: no sentence about it, whatever it repeats, moves a terminal's cursor.
+fn plain(text: String) -> String {
+    if text.contains(char::is_control) {
+        text.replace(char::is_control, "\u{fffd}")
+    } else {
+        text
     }
 }
 
@@ -105,6 +114,19 @@ mod tests {
         assert_eq!(
             Problem::warning(&at, Trouble::new("no ca")).to_string(),
             "profile.ovpn: warning: no ca"
+        );
+    }
+
+    #[test]
+    fn a_control_character_is_not_repeated() {
+        let at = At {
+            file: "p".into(),
+            line: 1,
+        };
+        let trouble = Trouble::new("a\u{1b}[2Jb").instead("c\nd");
+        assert_eq!(
+            Problem::error(&at, trouble).to_string(),
+            "p:1: error: a\u{fffd}[2Jb: c\u{fffd}d"
         );
     }
 }

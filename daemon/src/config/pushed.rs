@@ -4,8 +4,9 @@
 use super::agreed::{ClientProfile, FilterAction};
 use super::connection::exit_notify;
 use super::directives::{self, Disposition, Row};
+use super::idle;
 use super::lexer;
-use super::tunnel::{Ipv4Setup, MAX_PUSHED_MTU, MIN_MTU, TunnelSettings};
+use super::tunnel::{self, MAX_PUSHED_MTU, MIN_MTU, TunnelSettings};
 use super::values::{self, Trouble, quoted};
 
 /// More warnings than this are only counted.
@@ -16,8 +17,6 @@ const MAX_WARNINGS: usize = 32;
 pub struct PushedSettings {
     /// The profile's settings with the pushed ones over them.
     pub settings: TunnelSettings,
-    /// The tunnel's IPv4 address, read by the topology; `None` when there is none that can be used.
-    pub ipv4: Option<Ipv4Setup>,
     /// What was left out and why: printable sentences, none of which holds a secret. At most 33.
     pub warnings: Vec<String>,
     /// `Some`: the session must end, with this sentence (`pull-filter reject`, compression).
@@ -97,9 +96,13 @@ impl Reader<'_> {
         let harmless = matches!(args, [form] if form == "stub-v2" || form == "migrate");
         match row.does {
             _ if matches!(row.name, "comp-lzo" | "compress") && !harmless => {
-                self.refuse("the server wants compression framing, which is not supported: remove comp-lzo and compress there".to_owned());
+                self.refuse("the server pushes comp-lzo or compress: compression framing, even that of `comp-lzo no`, is not supported, and only the server's operator can turn it off: remove comp-lzo and compress from its configuration and from its push lines".to_owned());
             }
-            Disposition::NoEffect(_) => {}
+            Disposition::NoEffect(_) => {
+                if let Err(trouble) = idle::check(row.name, args) {
+                    self.warn(option, &trouble.what);
+                }
+            }
             Disposition::Refused(why, _) => self.warn(option, why),
             Disposition::Ignored(why) if !matches!(row.name, "dhcp-option" | "dns") => {
                 self.warn(option, why)
@@ -114,8 +117,12 @@ impl Reader<'_> {
 
     fn apply(&mut self, name: &str, args: &[String]) -> Result<(), Trouble> {
         match (name, args) {
-            // Logs are the host's business; the cipher is the control channel's; a harmless form of compression is none.
-            ("verb" | "mute" | "cipher" | "compress", _) => {}
+            // The cipher is the control channel's; a harmless form of compression is none.
+            ("cipher" | "compress", _) => {}
+            // They come too late: the socket is open, with what the profile says or with more than servers push.
+            ("sndbuf" | "rcvbuf", [bytes]) => {
+                tunnel::buffer_size(bytes)?;
+            }
             ("explicit-exit-notify", count) => {
                 self.settings.explicit_exit_notify = Some(exit_notify(count.first())?.unwrap_or(0))
             }
@@ -156,16 +163,11 @@ impl Reader<'_> {
     }
 
     fn finish(mut self) -> PushedSettings {
-        let ipv4 = self.settings.ipv4().unwrap_or_else(|trouble| {
-            self.warn("ifconfig", &trouble.what);
-            None
-        });
         if self.unsaid > 0 {
             self.warnings.push(format!("and {} more", self.unsaid));
         }
         PushedSettings {
             settings: self.settings,
-            ipv4,
             warnings: self.warnings,
             refusal: self.refusal,
         }
@@ -196,7 +198,7 @@ fn first_word(option: &str) -> String {
 mod tests {
     use super::super::agreed::PullFilter;
     use super::super::tests::profile;
-    use super::super::tunnel::{Redirect, Silence, Topology};
+    use super::super::tunnel::{Ipv4Setup, Redirect, Silence, Topology};
     use super::*;
     use proptest::prelude::*;
 
@@ -231,7 +233,7 @@ mod tests {
                 "protocol-flags cc-exit tls-ekm dyn-tls-crypt",
                 "tun-mtu 1420",
                 "explicit-exit-notify 3",
-                "block-ipv6",
+                "ping-timer-rem",
                 "sndbuf 393216",
                 "inactive 300 1000",
                 "session-timeout 600",
@@ -242,11 +244,11 @@ mod tests {
         assert_eq!(pushed.refusal, None);
         let settings = pushed.settings;
         assert_eq!(
-            pushed.ipv4,
-            Some(Ipv4Setup::Subnet {
+            settings.ipv4(),
+            Ok(Some(Ipv4Setup::Subnet {
                 address: "10.8.0.2".parse().unwrap(),
                 prefix: 24
-            })
+            }))
         );
         assert_eq!(settings.topology, Topology::Subnet);
         assert_eq!(
@@ -260,7 +262,7 @@ mod tests {
                 settings.explicit_exit_notify,
                 settings.sndbuf
             ),
-            (1_420, Some(3), Some(393_216))
+            (1_420, Some(3), None)
         );
         assert_eq!(settings.dns, ["dhcp-option DNS 10.8.0.1"]);
         assert_eq!(
@@ -272,7 +274,6 @@ mod tests {
                 ..Redirect::default()
             })
         );
-        assert!(settings.block_ipv6);
     }
 
     #[test]
@@ -315,6 +316,13 @@ mod tests {
             "route-gateway x",
             "inactive x",
             "sndbuf 999999999999",
+            "rcvbuf x",
+            "verb x",
+            "mute x",
+            "route-ipv6-gateway x",
+            "block-ipv6",
+            "float",
+            "log-append x",
             "<ca>",
         ] {
             let pushed = push(&profile, &[option]);
@@ -406,23 +414,33 @@ mod tests {
             "ping 3",
             "ifconfig 10.8.0.6 10.8.0.5",
         ];
-        let settings = push(&profile, &options).settings;
+        let pushed = push(&profile, &options);
+        assert_eq!(pushed.warnings, Vec::<String>::new());
+        let settings = pushed.settings;
         assert!(
             settings.routes.is_empty()
                 && settings.routes_ipv6.is_empty()
                 && settings.redirect.is_none()
         );
-        assert!(settings.dns.is_empty() && !settings.block_ipv6);
+        assert!(settings.dns.is_empty());
         assert!(settings.ping == Some(3) && settings.ifconfig.is_some());
     }
 
     #[test]
     fn an_address_that_does_not_fit_the_topology_is_no_address() {
-        let pushed = push(
-            &profile(""),
-            &["topology subnet", "ifconfig 10.8.0.6 10.8.0.5"],
+        let subnet = ["topology subnet", "ifconfig 10.8.0.6 10.8.0.5"];
+        assert!(push(&profile(""), &subnet).settings.ipv4().is_err());
+        assert!(push(&profile(""), &subnet[1..]).settings.ipv4().is_ok());
+    }
+
+    #[test]
+    fn what_is_pushed_without_effect_is_said_where_it_matters() {
+        let pushed = push(&profile("sndbuf 1000\n"), &["block-ipv6", "sndbuf 2000", "rcvbuf 2000", "verb 3"]);
+        assert_eq!(
+            pushed.warnings,
+            ["pushed option \"block-ipv6\" is not taken: IPv6 is not blocked; only what is routed there enters the tunnel"]
         );
-        assert_eq!((pushed.ipv4, pushed.warnings.len()), (None, 1));
+        assert_eq!((pushed.settings.sndbuf, pushed.settings.rcvbuf), (Some(1_000), None));
     }
 
     #[test]

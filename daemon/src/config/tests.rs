@@ -133,14 +133,13 @@ fn the_defaults_are_those_of_2_6() {
     assert_eq!(
         (
             remote.connect_timeout,
-            remote.connect_retry,
             remote.explicit_exit_notify
         ),
-        (120, (1, 300), None)
+        (120, None)
     );
     assert_eq!(
-        (remote.bind, remote.float, remote.mtu_disc),
-        (Bind::default(), false, None)
+        (remote.bind, remote.mtu_disc),
+        (Bind::default(), None)
     );
     assert_eq!(
         (remote.mssfix(1_500), remote.mssfix(1_400)),
@@ -179,16 +178,12 @@ fn the_defaults_are_those_of_2_6() {
     );
     assert_eq!(
         (
-            profile.resolv_retry,
             profile.connect_retry_max,
             profile.auth_retry
         ),
-        (None, None, AuthRetry::None)
+        (None, AuthRetry::None)
     );
-    assert_eq!(
-        (profile.credentials.clone(), profile.log.verb),
-        (CredentialSource::Prompt, 1)
-    );
+    assert_eq!(profile.credentials, CredentialSource::Prompt);
     let setup = profile.client_setup();
     assert_eq!(
         (
@@ -222,10 +217,10 @@ fn the_defaults_are_those_of_2_6() {
 #[test]
 fn what_is_written_arrives() {
     let profile = profile(
-        "port 443\nproto udp6\nlport 1000\nlocal 192.0.2.1\nfloat\nconnect-timeout 9\nconnect-retry 2 8\nconnect-retry-max 4\nresolv-retry 7\n\
+        "port 443\nproto udp6\nlport 1000\nlocal 192.0.2.1\nconnect-timeout 9\nconnect-retry-max 4\n\
          explicit-exit-notify 2\nmssfix 1300\nmtu-disc yes\ntun-mtu 1400\nmax-packet-size 1000\ndev tun7\ntxqueuelen 500\nremote-random\n\
          reneg-sec 10\nreneg-bytes 11\nreneg-pkts 12\nhand-window 13\ntran-window 14\ntls-timeout 15\nreplay-window 16 17\n\
-         auth SHA512\nauth-nocache\nauth-retry interact\nverb 4\nmute 5\nuser nobody\ngroup nogroup\nmark 6\nlog-append x.log\n\
+         auth SHA512\nauth-nocache\nauth-retry interact\nuser nobody\ngroup nogroup\nmark 6\nbind-dev eth7\nsndbuf 8\nrcvbuf 9\n\
          tls-version-min 1.3\nverify-x509-name srv name\ntls-auth ta.key 1\nping-exit 30\nroute-noexec\nauth-user-pass pass.txt\n",
     );
     let remote = &profile.remotes[0];
@@ -233,11 +228,9 @@ fn what_is_written_arrives() {
         (
             remote.port,
             remote.family,
-            remote.float,
-            remote.connect_timeout,
-            remote.connect_retry
+            remote.connect_timeout
         ),
-        (443, Family::V6, true, 9, (2, 8))
+        (443, Family::V6, 9)
     );
     assert_eq!(
         remote.bind,
@@ -257,10 +250,9 @@ fn what_is_written_arrives() {
     assert_eq!(
         (
             profile.connect_retry_max,
-            profile.resolv_retry,
             profile.remote_random
         ),
-        (Some(4), Some(7), true)
+        (Some(4), true)
     );
     assert_eq!(
         (profile.device.name.as_deref(), profile.device.txqueuelen),
@@ -282,8 +274,8 @@ fn what_is_written_arrives() {
         (Some("nobody"), Some("nogroup"))
     );
     assert_eq!(
-        (profile.log.verb, profile.log.mute, profile.log.append),
-        (4, Some(5), true)
+        (profile.bind_dev.as_deref(), profile.settings.sndbuf, profile.settings.rcvbuf),
+        (Some("eth7"), Some(8), Some(9))
     );
     assert_eq!(
         (profile.settings.silence, profile.settings.route_noexec),
@@ -395,6 +387,20 @@ fn a_connection_has_one_remote_and_goes_before_those_outside() {
         found,
         [
             "p.ovpn:3: warning: remote lines outside of <connection> are not used when there is one inside: put it into a <connection>"
+        ]
+    );
+}
+
+#[test]
+fn what_has_no_effect_is_looked_at_inside_of_a_connection_too() {
+    let lines = |more: &str| problems(&block("connection", &format!("remote a\n{more}\n")));
+    assert_eq!(lines("connect-retry 5").len(), 1, "the remote outside, nothing else");
+    let found = lines("connect-retry x\nfloat");
+    assert_eq!(
+        found[1..],
+        [
+            "p.ovpn:9: error: connect-retry: \"x\" is not a number of seconds from 1 to 86400",
+            "p.ovpn:10: warning: float is ignored: the server is expected at the address that was connected to",
         ]
     );
 }
@@ -515,11 +521,11 @@ fn problems_say_where_what_and_what_instead() {
         ),
         (
             "auth MD5",
-            "p.ovpn:7: warning: minivpn does not have this digest: nothing needs it: the data ciphers authenticate by themselves",
+            "p.ovpn:7: warning: auth: minivpn does not have this digest: nothing needs it: the data ciphers authenticate by themselves",
         ),
         (
             "auth MD5\ntls-auth ta.key",
-            "p.ovpn:7: error: minivpn does not have this digest: use SHA1, SHA256, SHA384 or SHA512, as on the server",
+            "p.ovpn:7: error: auth: minivpn does not have this digest: use SHA1, SHA256, SHA384 or SHA512, as on the server",
         ),
         (
             "verify-x509-name srv",
@@ -557,6 +563,34 @@ fn problems_say_where_what_and_what_instead() {
         (
             "auth-user-pass nowhere.txt",
             "p.ovpn:7: error: auth-user-pass: cannot read \"nowhere.txt\": entity not found",
+        ),
+        (
+            "comp-lzo no",
+            "p.ovpn:7: error: comp-lzo: it puts a byte of compression framing before every packet (`comp-lzo no` does, too), which is not supported: remove the line; if the server has comp-lzo or compress as well, its operator must remove it there",
+        ),
+        (
+            "compress lz4",
+            "p.ovpn:7: error: compress: it puts a byte of compression framing before every packet (`comp-lzo no` does, too), which is not supported: remove the line; if the server has comp-lzo or compress as well, its operator must remove it there",
+        ),
+        (
+            "float",
+            "p.ovpn:7: warning: float is ignored: the server is expected at the address that was connected to",
+        ),
+        (
+            "log x.log",
+            "p.ovpn:7: warning: log is ignored: logs go to standard error; use the service manager or redirect them",
+        ),
+        (
+            "dev-node /dev/tun",
+            "p.ovpn:7: warning: dev-node is ignored: only /dev/net/tun is used",
+        ),
+        (
+            "verb 16",
+            "p.ovpn:7: error: verb: \"16\" is not a number from 0 to 15",
+        ),
+        (
+            "setenv opt mute x",
+            "p.ovpn:7: warning: mute: \"x\" is not a number of messages from 0 to 4294967295",
         ),
         (
             "peer-id 5",
@@ -865,12 +899,8 @@ mod shapes {
             }
         ));
         assert_eq!(
-            (
-                profile.settings.ping,
-                profile.settings.silence,
-                profile.settings.ping_timer_rem
-            ),
-            (Some(15), None, true)
+            (profile.settings.ping, profile.settings.silence),
+            (Some(15), None)
         );
         assert_eq!(
             (profile.timers.reneg_sec, profile.remotes[0].mssfix),

@@ -31,8 +31,6 @@ pub struct TunnelSettings {
     pub redirect: Option<Redirect>,
     /// `route-gateway`: the default of `vpn_gateway`.
     pub route_gateway: Option<RouteGateway>,
-    /// `route-ipv6-gateway`: the default gateway of `route-ipv6`.
-    pub route_ipv6_gateway: Option<Ipv6Addr>,
     /// `route-metric`: of routes that have none.
     pub route_metric: Option<u32>,
     /// `tun-mtu` in bytes; default 1500.
@@ -41,8 +39,6 @@ pub struct TunnelSettings {
     pub ping: Option<u32>,
     /// `ping-restart` and `ping-exit`; `None` is never.
     pub silence: Option<Silence>,
-    /// `ping-timer-rem`: the silence timer runs only once a remote is known.
-    pub ping_timer_rem: bool,
     /// `inactive`: exit after that long without traffic of people.
     pub inactive: Option<Inactive>,
     /// `session-timeout`: exit after that long.
@@ -51,11 +47,9 @@ pub struct TunnelSettings {
     pub explicit_exit_notify: Option<u32>,
     /// `dhcp-option` and `dns` lines, as they were written; shown, not applied.
     pub dns: Vec<String>,
-    /// `block-ipv6`: answer IPv6 from the tunnel with unreachable.
-    pub block_ipv6: bool,
-    /// `sndbuf` of the transport socket in bytes; `None` keeps the system's.
+    /// `sndbuf` of the transport socket in bytes; `None` is 8 MiB. The profile's only: a pushed one meets a socket that is open.
     pub sndbuf: Option<u32>,
-    /// `rcvbuf`
+    /// `rcvbuf`, likewise
     pub rcvbuf: Option<u32>,
     /// `ifconfig-noexec`: leave the addresses to somebody else.
     pub ifconfig_noexec: bool,
@@ -73,17 +67,14 @@ impl Default for TunnelSettings {
             routes_ipv6: Vec::new(),
             redirect: None,
             route_gateway: None,
-            route_ipv6_gateway: None,
             route_metric: None,
             tun_mtu: 1_500,
             ping: None,
             silence: None,
-            ping_timer_rem: false,
             inactive: None,
             session_timeout: None,
             explicit_exit_notify: None,
             dns: Vec::new(),
-            block_ipv6: false,
             sndbuf: None,
             rcvbuf: None,
             ifconfig_noexec: false,
@@ -133,15 +124,13 @@ impl Ipv4Setup {
     }
 }
 
-/// `ifconfig-ipv6 local/bits remote`
+/// `ifconfig-ipv6 local/bits [remote]`, of which the remote plays no part on a TUN device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ipv6Setup {
     /// Our address.
     pub local: Ipv6Addr,
     /// Prefix length, 0..=128.
     pub prefix: u8,
-    /// The other end.
-    pub peer: Ipv6Addr,
 }
 
 /// Where a route goes to.
@@ -295,7 +284,6 @@ impl TunnelSettings {
                 self.tun_mtu = values::number16(mtu, MIN_MTU..=u16::MAX, "bytes")?
             }
             ("dhcp-option" | "dns", _) => self.add_dns(name, args)?,
-            ("block-ipv6", _) => self.block_ipv6 = true,
             ("ifconfig-noexec", _) => self.ifconfig_noexec = true,
             ("sndbuf", [bytes]) => self.sndbuf = buffer_size(bytes)?,
             ("rcvbuf", [bytes]) => self.rcvbuf = buffer_size(bytes)?,
@@ -321,9 +309,6 @@ impl TunnelSettings {
             }
             ("route-gateway", [gateway]) => {
                 self.route_gateway = Some(RouteGateway::Address(values::ipv4(gateway)?))
-            }
-            ("route-ipv6-gateway", [gateway]) => {
-                self.route_ipv6_gateway = Some(values::ipv6(gateway)?)
             }
             ("route-metric", [metric]) => self.route_metric = Some(route_metric(metric)?),
             ("route-noexec", _) => self.route_noexec = true,
@@ -352,7 +337,6 @@ impl TunnelSettings {
                 self.ping = Some(ping);
                 self.silence = Some(Silence::Restart(restart));
             }
-            ("ping-timer-rem", _) => self.ping_timer_rem = true,
             ("inactive", [after, bytes @ ..]) => self.inactive = inactive(after, bytes.first())?,
             ("session-timeout", [after]) => {
                 self.session_timeout = positive(values::seconds(after)?)
@@ -421,7 +405,7 @@ fn topology(kind: &str) -> Result<Topology, Trouble> {
     }
 }
 
-/// The second address may be missing on a subnet (2.7 writes it so); then it is our own.
+/// The second address may be missing (2.7 writes it so). It is checked and not kept: nothing is sent to it.
 fn ipv6_setup(local: &str, peer: Option<&String>) -> Result<Ipv6Setup, Trouble> {
     let (local, prefix) = values::ipv6_with_bits(local)?;
     if local.is_unspecified() || local.is_multicast() || local.is_loopback() {
@@ -429,24 +413,17 @@ fn ipv6_setup(local: &str, peer: Option<&String>) -> Result<Ipv6Setup, Trouble> 
             "{local} cannot be a tunnel's address"
         )));
     }
-    let peer = peer
-        .map(|text| values::ipv6(text))
-        .transpose()?
-        .unwrap_or(local);
-    Ok(Ipv6Setup {
-        local,
-        prefix,
-        peer,
-    })
+    peer.map(|text| values::ipv6(text)).transpose()?;
+    Ok(Ipv6Setup { local, prefix })
 }
 
-/// `sndbuf` and `rcvbuf`: at most 256 MiB; 0 keeps the system's size.
-fn buffer_size(bytes: &str) -> Result<Option<u32>, Trouble> {
+/// `sndbuf` and `rcvbuf`: at most 256 MiB; 0 is as if it were not written.
+pub(super) fn buffer_size(bytes: &str) -> Result<Option<u32>, Trouble> {
     values::number32(bytes, 0..=1 << 28, "bytes").map(positive)
 }
 
 fn route_metric(text: &str) -> Result<u32, Trouble> {
-    values::number32(text, 0..=u32::MAX, "metric")
+    values::number32(text, 0..=u32::MAX, "")
 }
 
 /// `[netmask [gateway [metric]]]`, each of which may be `default`.

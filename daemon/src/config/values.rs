@@ -36,15 +36,16 @@ impl Trouble {
     }
 }
 
-/// A decimal number in `range`; `unit` goes into the sentence (`"seconds"`).
+/// A decimal number in `range`; `unit` goes into the sentence (`"seconds"`), and may be empty.
 pub fn number(
     text: &str,
     range: std::ops::RangeInclusive<u64>,
     unit: &str,
 ) -> Result<u64, Trouble> {
     let wrong = || {
+        let of = if unit.is_empty() { "" } else { " of " };
         Trouble::new(format!(
-            "{} is not a number of {unit} from {} to {}",
+            "{} is not a number{of}{unit} from {} to {}",
             quoted(text),
             range.start(),
             range.end()
@@ -155,11 +156,16 @@ pub fn interface(text: &str) -> Result<String, Trouble> {
 
 /// Text from outside, for a sentence: in quotes, printable, at most 60 characters.
 pub fn quoted(text: &str) -> String {
+    format!("\"{}\"", printable(text))
+}
+
+/// Text from outside, for a sentence that marks it in another way than by quotes: printable, at most 60 characters.
+pub fn printable(text: &str) -> String {
     let mut shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() {
         shown.push('…');
     }
-    format!("\"{shown}\"")
+    shown
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ impl Known {
     ) -> Option<Directive> {
         let optional = take_optional(&mut line);
         let Some(row) = directives::find(&line.name) else {
-            problems.extend(self.unknown(&line, optional));
+            report(problems, &line.at, || self.unknown(&line, optional));
             return None;
         };
         match form(row, &line, connection) {
@@ -202,7 +202,7 @@ impl Known {
                 optional,
             }),
             Err(trouble) => {
-                problems.push(graded(optional, &line.at, trouble));
+                report(problems, &line.at, || Some(graded(optional, &line.at, trouble)));
                 None
             }
         }
@@ -216,6 +216,16 @@ impl Known {
         trouble.instead =
             directives::nearest(&line.name).map(|name| format!("did you mean \"{name}\"?"));
         Some(graded(self.forward_compatible, &line.at, trouble))
+    }
+}
+
+/// Adds a problem, unless so much is wrong already that the file is no profile: then that is the last word, and an error, because
+/// what is left out may be one.
+fn report(problems: &mut Vec<Problem>, at: &At, problem: impl FnOnce() -> Option<Problem>) {
+    if problems.len() < lexer::MAX_PROBLEMS {
+        problems.extend(problem());
+    } else if !problems.last().is_some_and(Problem::is_error) {
+        problems.push(lexer::too_much(at));
     }
 }
 
@@ -255,7 +265,7 @@ fn form(row: &Row, line: &Line, connection: bool) -> Result<(), Trouble> {
     }
     if connection && !row.places.connection() {
         return Err(
-            Trouble::new(format!("{name} does not belong into <connection>"))
+            Trouble::new(format!("{name} does not belong in <connection>"))
                 .instead("write it outside"),
         );
     }
@@ -275,13 +285,14 @@ fn form(row: &Row, line: &Line, connection: bool) -> Result<(), Trouble> {
     if (min..=max).contains(&line.args.len()) {
         return Ok(());
     }
-    let count = if min == max {
-        format!("{min}")
-    } else {
-        format!("{min} to {max}")
+    let wanted = match (min, max) {
+        (0, 0) => "no arguments".to_owned(),
+        (1, 1) => "1 argument".to_owned(),
+        _ if min == max => format!("{min} arguments"),
+        _ => format!("{min} to {max} arguments"),
     };
     Err(Trouble::new(format!(
-        "{name} takes {count} arguments, and here are {}",
+        "{name} takes {wanted}, and this line has {}",
         line.args.len()
     ))
     .instead(usage(row)))
@@ -357,6 +368,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_profile_has_a_bounded_number_of_problems_and_the_last_is_an_error() {
+        let bound = lexer::MAX_PROBLEMS;
+        let inside = format!("<connection>\n{}</connection>\n", "nonsense\n".repeat(bound));
+        for text in ["nonsense\n".repeat(bound), "remote\n".repeat(bound), inside] {
+            let (_, problems, _) = read_files(&[("p", &text)]);
+            assert_eq!(problems.len(), bound);
+            let (_, problems, _) = read_files(&[("p", &text.repeat(2))]);
+            // The lexer has a last word of its own, once a block.
+            assert!((bound..=bound + 1).contains(&problems.len()), "{}", problems.len());
+        }
+        // Warnings do not hide an error behind them.
+        let forgiving = format!("setenv FORWARD_COMPATIBLE 1\n{}", "nonsense\n".repeat(bound));
+        let (_, problems, _) = read_files(&[("p", &forgiving)]);
+        assert!(problems.len() == bound && !problems.iter().any(|problem| problem.contains("error")));
+        let (_, problems, _) = read_files(&[("p", &format!("{forgiving}remote\nremote\n"))]);
+        assert_eq!(problems.len(), bound + 1);
+        assert!(problems[bound].contains("error: too much to read on"), "{}", problems[bound]);
+    }
+
+    #[test]
     fn a_connection_is_opened_and_its_lines_keep_their_places() {
         let (names, problems, _) = read_files(&[(
             "p",
@@ -365,7 +396,7 @@ mod tests {
         assert_eq!(names, ["p:1:client", "p:2:connection of 2"]);
         assert_eq!(
             problems[0],
-            "p:7: error: verb does not belong into <connection>: write it outside"
+            "p:7: error: verb does not belong in <connection>: write it outside"
         );
         assert_eq!(
             problems[1],
@@ -394,20 +425,21 @@ mod tests {
         assert_eq!(names, ["p:1:verb"]);
         assert_eq!(
             problems,
-            ["p:2: warning: verb takes 1 arguments, and here are 0: write it like `verb 3`"]
+            ["p:2: warning: verb takes 1 argument, and this line has 0: write it like `verb 3`"]
         );
     }
 
     #[test]
     fn the_form_of_a_line_is_checked() {
         for (line, part) in [
-            ("client now", "takes 0 arguments"),
+            ("client now", "takes no arguments, and this line has 1"),
+            ("keepalive 10", "takes 2 arguments, and this line has 1"),
             ("remote", "takes 1 to 3"),
             ("remote a 1 udp x", "takes 1 to 3"),
             ("<verb>\n3\n</verb>", "not an inline block"),
             ("<zzzzzzz>\n3\n</zzzzzzz>", "unknown directive"),
             ("connection", "is a block"),
-            ("config", "takes 1"),
+            ("config", "takes 1 argument,"),
         ] {
             let (_, problems, _) = read_files(&[("p", line)]);
             assert_eq!(problems.len(), 1, "{line}");
