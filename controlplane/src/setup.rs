@@ -332,6 +332,18 @@ pub enum State {
     AuthPending,
 }
 
+/// Where a client that was refused for now tries again (`AUTH_FAILED,TEMP[advance …]`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Advance {
+    /// The same remote (`no`, and when nothing is said).
+    #[default]
+    Same,
+    /// The next address of the same remote (`addr`).
+    Address,
+    /// The next remote (`remote`).
+    Remote,
+}
+
 /// Who is to blame when a session ends, as far as we can see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
@@ -343,6 +355,8 @@ pub enum Ending {
         retry_after: Option<u32>,
         /// The refusal concerned a session token: drop it and try with the password.
         session_token: bool,
+        /// Where to try again, when it is temporary.
+        advance: Advance,
     },
     /// TLS or a certificate check failed on our side: the sentence says what and what to do.
     Tls(String),

@@ -149,10 +149,7 @@ fn install_key(key: &controlplane::InstallKey) -> link::InstallKey {
 }
 
 fn direction(key: &controlplane::DirectionKey) -> link::DirectionKey {
-    link::DirectionKey {
-        key: link::Secret(key.key.0.clone()),
-        implicit_iv: link::Secret(key.implicit_iv.0.clone()),
-    }
+    link::DirectionKey { key: link::Secret(key.key.0.clone()), implicit_iv: link::Secret(key.implicit_iv.0.clone()) }
 }
 
 fn limits(limits: &controlplane::KeyLimits) -> link::KeyLimits {

@@ -385,6 +385,20 @@ mod tests {
     }
 
     #[test]
+    fn an_options_string_cannot_steer_a_terminal() {
+        let mut message = server();
+        message.options = "V4,cipher \x1b]0;x\x07A\u{9b}31m\nB".into();
+        let bytes = message.encode().unwrap();
+        let (m, _) = ServerKeyMethod::decode(&bytes).unwrap().unwrap();
+        assert_eq!(m.options, "V4,cipher ]0;xA31mB");
+        let mut message = client();
+        message.options = "V4\x1b[2J".into();
+        let bytes = message.encode().unwrap();
+        let (m, _) = ClientKeyMethod::decode(&bytes).unwrap().unwrap();
+        assert_eq!(m.options, "V4[2J");
+    }
+
+    #[test]
     fn a_message_in_pieces_is_waited_for() {
         let bytes = client().encode().unwrap();
         let fixed = 119 + 16;

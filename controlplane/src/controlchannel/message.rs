@@ -1,6 +1,6 @@
 //! Control messages: NUL-terminated lines of text over TLS. Split, checked for unprintable characters, and parsed.
 
-use crate::setup::Ending;
+use crate::setup::{Advance, Ending};
 
 /// The most bytes that may wait for their NUL.
 pub const MAX_WAITING: usize = 64 * 1024;
@@ -104,6 +104,7 @@ fn auth_failed(text: &str) -> Ending {
         reason: words(reason),
         retry_after,
         session_token,
+        advance: Advance::Same,
     };
     if text.starts_with("CRV1:") {
         return refused(
@@ -128,7 +129,12 @@ fn auth_failed(text: &str) -> Ending {
     match text.strip_prefix("TEMP") {
         Some(rest) if rest.is_empty() || rest.starts_with(['[', ':']) => {
             let (flags, reason) = temp_parts(rest);
-            refused(reason, Some(backoff(flags)), false)
+            Ending::AuthFailed {
+                reason: words(reason),
+                retry_after: Some(backoff(flags)),
+                session_token: false,
+                advance: advance(flags),
+            }
         }
         _ => refused(text, None, false),
     }
@@ -151,6 +157,20 @@ fn backoff(flags: &str) -> u32 {
         .and_then(|n| n.trim().parse::<u32>().ok())
         .unwrap_or(0)
         .min(MAX_BACKOFF)
+}
+
+/// The last one that is understood counts.
+fn advance(flags: &str) -> Advance {
+    flags
+        .split(',')
+        .filter_map(|f| match f.trim().strip_prefix("advance ")?.trim() {
+            "no" => Some(Advance::Same),
+            "addr" => Some(Advance::Address),
+            "remote" => Some(Advance::Remote),
+            _ => None,
+        })
+        .last()
+        .unwrap_or_default()
 }
 
 fn pending_timeout(text: &str) -> Option<u32> {
@@ -216,6 +236,16 @@ mod tests {
             reason: reason.into(),
             retry_after,
             session_token,
+            advance: Advance::Same,
+        })
+    }
+
+    fn failed_for_now(reason: &str, seconds: u32, advance: Advance) -> Message {
+        Message::AuthFailed(Ending::AuthFailed {
+            reason: reason.into(),
+            retry_after: Some(seconds),
+            session_token: false,
+            advance,
         })
     }
 
@@ -232,15 +262,27 @@ mod tests {
         );
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP:There are no flags here [really not]"),
-            failed("There are no flags here [really not]", Some(0), false)
+            failed_for_now("There are no flags here [really not]", 0, Advance::Same)
         );
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP[backoff 42,advance no]"),
-            failed("", Some(42), false)
+            failed_for_now("", 42, Advance::Same)
         );
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP[advance remote,backoff 77]:go round and round"),
-            failed("go round and round", Some(77), false)
+            failed_for_now("go round and round", 77, Advance::Remote)
+        );
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMP[advance addr]:full"),
+            failed_for_now("full", 0, Advance::Address)
+        );
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMP[advance home,backoff 3]"),
+            failed_for_now("", 3, Advance::Same)
+        );
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMP:[advance remote]"),
+            failed_for_now("[advance remote]", 0, Advance::Same)
         );
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMPERED"),
@@ -250,6 +292,37 @@ mod tests {
             Message::parse("AUTH_FAILED,CRV1:R,E:x:YQ==:code"),
             Message::AuthFailed(Ending::AuthFailed { reason, .. }) if reason.contains("challenge")
         ));
+    }
+
+    #[test]
+    fn a_pause_of_years_is_cut_to_an_hour() {
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMP[backoff 4294967295]:x"),
+            failed("x", Some(MAX_BACKOFF), false)
+        );
+        assert_eq!(
+            Message::parse("AUTH_FAILED,TEMP[backoff 3600]:x"),
+            failed("x", Some(3_600), false)
+        );
+    }
+
+    #[test]
+    fn words_for_people_are_cut_and_a_push_reply_is_not() {
+        let long = "x".repeat(MAX_WORDS + 1);
+        let cut = &long[1..];
+        let restart = Ending::Restart {
+            message: cut.into(),
+            next_remote: false,
+        };
+        for (word, expected) in [
+            ("AUTH_FAILED", failed(cut, None, false)),
+            ("HALT", Message::Halt(Ending::Halt(cut.into()))),
+            ("RESTART", Message::Restart(restart)),
+            ("INFO", Message::Info(cut.into())),
+            ("PUSH_REPLY", Message::PushReply(long.clone())),
+        ] {
+            assert_eq!(Message::parse(&format!("{word},{long}")), expected);
+        }
     }
 
     #[test]

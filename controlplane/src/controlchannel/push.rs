@@ -231,6 +231,25 @@ mod tests {
     }
 
     #[test]
+    fn a_token_or_name_that_fits_no_key_message_is_not_taken() {
+        use base64::Engine;
+        let take = |text: String| PushCollector::default().take(&text).unwrap().unwrap();
+        for (len, taken) in [(MAX_PASSWORD, true), (MAX_PASSWORD + 1, false)] {
+            let reply = take(format!(",auth-token {}", "t".repeat(len)));
+            assert_eq!(reply.auth_token.is_some(), taken, "{len}");
+        }
+        for (name, taken) in [
+            ("u".repeat(MAX_USERNAME), true),
+            ("u".repeat(MAX_USERNAME + 1), false),
+            ("a\x1b[2Jb".to_owned(), false),
+        ] {
+            let name = base64::engine::general_purpose::STANDARD.encode(name);
+            let reply = take(format!(",auth-token-user {name}"));
+            assert_eq!(reply.auth_token_user.is_some(), taken, "{name}");
+        }
+    }
+
+    #[test]
     fn a_peer_id_that_is_switched_off_is_none() {
         for off in ["-1", "16777215", "x", ""] {
             let reply = PushCollector::default()

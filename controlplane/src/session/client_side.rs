@@ -146,6 +146,7 @@ impl Session {
                 reason,
                 retry_after,
                 session_token,
+                advance,
             }) => {
                 // A refusal of a login by token may be cured by the password.
                 let session_token =
@@ -156,6 +157,7 @@ impl Session {
                         reason,
                         retry_after,
                         session_token,
+                        advance,
                     },
                 );
             }
@@ -164,11 +166,11 @@ impl Session {
             }
             Message::Exit => self.end(ctx, Ending::PeerExited),
             Message::AuthPending(timeout) => self.client_auth_pending(ctx, timeout),
-            Message::Info(text) => ctx.out.event(Event::Info {
+            Message::Info(text) if self.words.permit(ctx.now.at) => ctx.out.event(Event::Info {
                 generation: self.generation,
                 text,
             }),
-            Message::PushRequest | Message::Unknown(_) => {}
+            Message::Info(_) | Message::PushRequest | Message::Unknown(_) => {}
         }
     }
 
@@ -185,10 +187,12 @@ impl Session {
         get_config.deadline = get_config
             .deadline
             .max(get_config.since + asked.min(longest));
-        ctx.out.event(Event::State {
-            generation: self.generation,
-            state: State::AuthPending,
-        });
+        if self.words.permit(ctx.now.at) {
+            ctx.out.event(Event::State {
+                generation: self.generation,
+                state: State::AuthPending,
+            });
+        }
     }
 
     fn client_push_reply(&mut self, ctx: &mut Context<'_>, text: &str) {
@@ -222,11 +226,13 @@ impl Session {
         }
         self.token = Some(token.clone());
         let username = self.token_user.clone();
-        ctx.out.event(Event::AuthToken {
-            generation: self.generation,
-            token,
-            username,
-        });
+        if self.words.permit(ctx.now.at) {
+            ctx.out.event(Event::AuthToken {
+                generation: self.generation,
+                token,
+                username,
+            });
+        }
     }
 
     /// All is said: cipher, peer-id and flags are known, and the first key can be made.

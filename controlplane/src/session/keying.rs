@@ -38,6 +38,7 @@ impl Session {
         self.next_key_id = self.next_key_id.next();
         self.next = Some(negotiation);
         self.renegotiating = true;
+        self.last_begun = Some(ctx.now.at);
         self.deadlines.renegotiate = None;
         self.deadlines.again = None;
         self.deadlines

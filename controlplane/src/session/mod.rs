@@ -36,6 +36,14 @@ const KEY_INSTALL: Duration = Duration::from_secs(10);
 /// The verified presence of the peer is reported at most this often.
 const ALIVE: Duration = Duration::from_secs(1);
 
+/// A peer's SOFT_RESET begins a renegotiation at most this often. An earlier one is dropped like a lost packet, and comes
+/// again: a peer must not make us do TLS handshakes, or say that they failed, as fast as it can send.
+const PEER_RENEGOTIATES: Duration = Duration::from_secs(1);
+/// What a server's messages make us tell the caller: at most so many events in [`WORDS_SPAN`]; what is above is dropped.
+const MAX_WORDS_EVENTS: u32 = 32;
+/// See [`MAX_WORDS_EVENTS`].
+const WORDS_SPAN: Duration = Duration::from_secs(10);
+
 /// See [`Settings::switch_after`]. An acknowledgement that lets the peer use the key may be lost once and be repeated after
 /// the 2 s of `tls-timeout`.
 const SWITCH_UNAGED: Duration = Duration::from_secs(4);
@@ -143,6 +151,9 @@ pub(crate) struct Session {
     token: Option<Secret>,
     token_user: Option<String>,
     last_alive: Option<Instant>,
+    /// When the last renegotiation began.
+    last_begun: Option<Instant>,
+    words: Words,
     last_record: Option<ResumeRecord>,
 }
 
@@ -210,6 +221,26 @@ struct Deadlines {
     expire: Option<Instant>,
     resume: Option<Instant>,
     retire: Option<Instant>,
+}
+
+/// How much a server's messages have made us tell lately.
+#[derive(Debug, Default)]
+struct Words {
+    since: Instant,
+    count: u32,
+}
+
+impl Words {
+    fn permit(&mut self, now: Instant) -> bool {
+        if self.count == 0 || now.since(self.since) >= WORDS_SPAN {
+            *self = Words {
+                since: now,
+                count: 0,
+            };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count <= MAX_WORDS_EVENTS
+    }
 }
 
 impl Session {
@@ -335,6 +366,8 @@ impl Session {
             token: None,
             token_user: None,
             last_alive: None,
+            last_begun: None,
+            words: Words::default(),
             last_record: None,
         }
     }
@@ -539,6 +572,9 @@ impl Session {
         if packet.opcode == Opcode::SoftResetV1
             && packet.key_id == self.next_key_id
             && self.next.is_none()
+            && self
+                .last_begun
+                .is_none_or(|last| ctx.now.at.since(last) >= PEER_RENEGOTIATES)
         {
             self.start_renegotiation(ctx);
         }

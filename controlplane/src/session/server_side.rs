@@ -12,7 +12,7 @@ use crate::controlchannel::push::split_reply;
 use crate::crypto::ct_eq;
 use crate::negotiation::{Happening, Negotiation};
 use crate::output::Event;
-use crate::setup::{Ending, Established, Pushed};
+use crate::setup::{Advance, Ending, Established, Pushed};
 
 /// A refused session is kept this long, so that its last message arrives.
 const LINGER: Duration = Duration::from_secs(5);
@@ -188,6 +188,7 @@ impl Session {
             reason: reason.into(),
             retry_after: None,
             session_token: false,
+            advance: Advance::Same,
         };
         self.phase = Phase::Lingering {
             deadline: ctx.now.at + LINGER,

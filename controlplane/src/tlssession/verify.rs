@@ -208,9 +208,12 @@ impl PeerVerifier {
                  anew with that usage, or make sure that you talk to the right peer"
             ));
         }
-        let ku = cert.key_usage().ok().flatten().map(|k| k.value);
-        if ku.is_some_and(|k| !(k.digital_signature() || k.key_agreement() || k.key_encipherment()))
-        {
+        let Some(ku) = cert.key_usage().ok().flatten().map(|k| k.value) else {
+            return Err("it has no key usage extension, which remote-cert-tls wants: have it issued anew with the key \
+                        usage digitalSignature"
+                .into());
+        };
+        if !(ku.digital_signature() || ku.key_agreement() || ku.key_encipherment()) {
             return Err("its key usage permits neither signatures nor key agreement nor key encipherment: have it \
                         issued anew with digitalSignature"
                 .into());

@@ -139,7 +139,16 @@ fn remote_cert_tls_wants_the_usage_of_the_other_side() {
         key_usages: vec![rcgen::KeyUsagePurpose::CrlSign],
         ..Leaf::named("server", ServerAuth)
     });
-    assert_refused(judge(&pki, &crl_only, server), "key usage");
+    assert_refused(judge(&pki, &crl_only, server), "permits neither signatures");
+    let without = pki.leaf(&Leaf {
+        key_usages: Vec::new(),
+        ..Leaf::named("server", ServerAuth)
+    });
+    assert_eq!(judge(&pki, &without, |_| ()), Ok(()));
+    assert_refused(
+        judge(&pki, &without, server),
+        "no key usage extension, which remote-cert-tls wants: have it issued anew",
+    );
     // A client's certificate is not a server's even without remote-cert-tls, because it says what it is for.
     let wrong = pki.leaf(&Leaf::named("server", ClientAuth));
     assert_refused(judge(&pki, &wrong, |_| ()), "for another purpose");

@@ -1,7 +1,7 @@
 //! A client and a server, both ours, on a virtual clock: the handshake in all its variants.
 
-use crate::util::{Pair, Pki, Side, client_setup, server_setup, static_key};
-use controlplane::{Cipher, Digest, TlsVersion, Wrap};
+use crate::util::{Network, Pair, Pki, Side, client_setup, server_setup, static_key};
+use controlplane::{Cipher, Digest, Event, Output, State, TlsVersion, Wrap};
 
 #[test]
 fn a_client_connects_and_both_have_the_same_keys() {
@@ -169,7 +169,6 @@ fn a_worker_that_never_answers_ends_the_session() {
 
 #[test]
 fn states_come_in_order() {
-    use controlplane::{Event, State};
     let pki = Pki::new("ca");
     let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 8);
     pair.establish();
@@ -207,7 +206,6 @@ fn every_early_client_packet_acknowledges_the_servers_reset() {
 
 #[test]
 fn a_new_connection_drops_the_old_keys_once_it_has_its_own() {
-    use controlplane::Event;
     let pki = Pki::new("ca");
     let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 10);
     pair.establish();
@@ -248,7 +246,7 @@ fn disconnect_does_not_wait_for_a_dead_server() {
     let pki = Pki::new("ca");
     let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 12);
     pair.establish();
-    pair.network = crate::util::Network::DEAD;
+    pair.network = Network::DEAD;
     let before = pair.now.at;
     let sent = pair.sent.len();
     pair.client.disconnect(pair.now, 1);
@@ -280,4 +278,171 @@ fn disconnect_without_the_agreement_leaves_the_farewell_to_the_data_channel() {
         pair.ended(Side::Client),
         Some(Ending::Disconnected { exit_sent: false })
     );
+}
+
+#[test]
+fn a_push_request_is_repeated_every_five_seconds() {
+    const CONTROL_V1: u8 = 4;
+    let pki = Pki::new("ca");
+    let mut server = server_setup(&pki);
+    server.push.push("push-continuation 2".into()); // its PUSH_REPLY is never complete
+    let mut pair = Pair::new(client_setup(&pki), server, 14);
+    pair.connect(None);
+    let asking = |p: &Pair| {
+        p.client_events.iter().any(|e| {
+            matches!(
+                e,
+                Event::State {
+                    state: State::GetConfig,
+                    ..
+                }
+            )
+        })
+    };
+    assert!(pair.run_until(5, asking));
+    let (asked_from, already) = (pair.now.at, pair.sent.len());
+    pair.run_for(20);
+    let requests: Vec<u64> = pair.sent[already..]
+        .iter()
+        .filter(|(from, _, bytes)| *from == Side::Client && bytes[0] >> 3 == CONTROL_V1)
+        .map(|(_, at, _)| at.since(asked_from).as_secs())
+        .collect();
+    assert_eq!(requests, [1, 6, 11, 16]);
+}
+
+#[test]
+fn no_datagram_of_a_handshake_is_larger_than_max_packet_size() {
+    const IP_UDP: usize = 48;
+    let pki = Pki::new("ca");
+    let tls_auth = |direction| Wrap::TlsAuth {
+        key: static_key(),
+        direction: Some(direction),
+        digest: Digest::Sha512,
+    };
+    let tls_crypt = || Wrap::TlsCrypt { key: static_key() };
+    for (client_wrap, server_wrap) in [
+        (Wrap::None, Wrap::None),
+        (tls_auth(1), tls_auth(0)),
+        (tls_crypt(), tls_crypt()),
+    ] {
+        for max in [1250, 400] {
+            let mut client = client_setup(&pki);
+            client.wrap = client_wrap.clone();
+            client.max_packet_size = max;
+            let mut server = server_setup(&pki);
+            server.wrap = server_wrap.clone();
+            server.max_packet_size = max;
+            server.push = (0..100)
+                .map(|i| format!("route 10.{i}.0.0 255.255.0.0"))
+                .collect();
+            let mut pair = Pair::new(client, server, 15);
+            pair.establish();
+            let room = usize::from(max) - IP_UDP;
+            for side in [Side::Client, Side::Server] {
+                let sizes = pair.sent.iter().filter(|(from, _, _)| *from == side);
+                let largest = sizes.map(|(_, _, bytes)| bytes.len()).max().unwrap();
+                assert!(largest <= room, "{side:?}, {max}: {largest} of {room}");
+                // Room is kept for the acknowledgements that a packet may carry; the client has little to say.
+                if side == Side::Server || max < 1000 {
+                    assert!(largest + 40 > room, "{side:?}, {max}: {largest} of {room}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_payload_of_a_servers_reset_is_not_tls() {
+    let pki = Pki::new("ca");
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 16);
+    pair.network = Network::DEAD;
+    pair.connect(None);
+    let reset = pair.sent[0].2.clone();
+    pair.deliver(Side::Server, &reset);
+    let Output::Transmit { bytes, .. } = pair.server.poll_output() else {
+        panic!()
+    };
+    const HARD_RESET_SERVER_V2: u8 = 8;
+    assert_eq!(bytes[0] >> 3, HARD_RESET_SERVER_V2);
+    // Early negotiation: type 1 of two bytes.
+    let with_payload = [&bytes[..], &[0, 1, 0, 2, 0, 1]].concat();
+    pair.network = Network::GOOD;
+    pair.deliver(Side::Client, &with_payload);
+    assert!(
+        pair.run_until(10, |p| p.established().is_some()),
+        "{}",
+        pair.story()
+    );
+    assert_eq!(pair.client.take_dropped(), []);
+    let resets = pair.sent.iter().filter(|(from, _, _)| *from == Side::Client);
+    assert_eq!(
+        resets.filter(|(_, _, bytes)| bytes[0] >> 3 == 7).count(),
+        1,
+        "the answer was taken"
+    );
+}
+
+/// The extensions of the ClientHello that the client's packets from there on begin with.
+fn client_hello_extensions(sent: &[(Side, controlplane::Instant, Vec<u8>)]) -> Vec<u16> {
+    const CONTROL_V1: u8 = 4;
+    let mut tls = Vec::new();
+    for (from, _, bytes) in sent {
+        if *from == Side::Client && bytes[0] >> 3 == CONTROL_V1 {
+            // Opcode, session id, acknowledgements (and the session id they are for), message id.
+            let acks = usize::from(bytes[9]);
+            let header = 10 + 4 * acks + if acks > 0 { 8 } else { 0 } + 4;
+            tls.extend_from_slice(&bytes[header..]);
+        }
+    }
+    let (record, hello) = tls.split_at(5);
+    assert_eq!(record[0], 22, "a handshake record");
+    assert_eq!(hello[0], 1, "a ClientHello");
+    let u16_at = |at: usize| u16::from_be_bytes([hello[at], hello[at + 1]]);
+    let mut at = 4 + 2 + 32; // type and length, version, random
+    at += 1 + usize::from(hello[at]); // session id
+    at += 2 + usize::from(u16_at(at)); // cipher suites
+    at += 1 + usize::from(hello[at]); // compression methods
+    let end = at + 2 + usize::from(u16_at(at));
+    at += 2;
+    let mut extensions = Vec::new();
+    while at < end {
+        extensions.push(u16_at(at));
+        at += 4 + usize::from(u16_at(at + 2));
+    }
+    assert_eq!(at, end);
+    extensions
+}
+
+#[test]
+fn a_client_hello_names_no_server_and_resumes_nothing() {
+    const SERVER_NAME: u16 = 0;
+    const SUPPORTED_GROUPS: u16 = 10;
+    const SESSION_TICKET: u16 = 35;
+    const PRE_SHARED_KEY: u16 = 41;
+    const EARLY_DATA: u16 = 42;
+    let pki = Pki::new("ca");
+    for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+        let mut client = client_setup(&pki);
+        client.tls.version_max = version;
+        let mut pair = Pair::new(client, server_setup(&pki), 17);
+        pair.establish();
+        pair.run_for(2);
+        let first = client_hello_extensions(&pair.sent);
+        // The second connection could resume the first one's TLS session.
+        let from = pair.sent.len();
+        pair.client
+            .connect(pair.now, &mut pair.rng, 2, crate::util::client_path(), None);
+        let again = |p: &Pair| {
+            let up = p.client_events.iter();
+            up.filter(|e| matches!(e, Event::Established(_))).count() == 2
+        };
+        assert!(pair.run_until(10, again), "{}", pair.story());
+        let second = client_hello_extensions(&pair.sent[from..]);
+        for extensions in [first, second] {
+            assert!(extensions.contains(&SUPPORTED_GROUPS), "{extensions:?}");
+            for absent in [SERVER_NAME, SESSION_TICKET, PRE_SHARED_KEY, EARLY_DATA] {
+                assert!(!extensions.contains(&absent), "{absent}: {extensions:?}");
+            }
+        }
+    }
 }

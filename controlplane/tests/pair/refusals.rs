@@ -19,6 +19,44 @@ fn pair() -> Pair {
 }
 
 #[test]
+fn a_server_that_never_stops_talking_is_heard_for_a_while() {
+    let mut pair = pair();
+    pair.establish();
+    let flood = format!("INFO,a{}", "\0INFO,a".repeat(2_000));
+    pair.server.dismiss(pair.now, &mut pair.rng, 1, &flood);
+    pair.drain();
+    pair.run_for(3);
+    let told = pair
+        .events(Side::Client)
+        .iter()
+        .filter(|e| matches!(e, Event::Info { .. }))
+        .count();
+    assert_eq!(told, 32);
+}
+
+#[test]
+fn a_forged_certificate_with_an_endless_name_makes_a_short_sentence() {
+    let stranger = Pki::new("stranger");
+    let name = "\u{1b}".repeat(30_000);
+    let forged = stranger.leaf(&crate::util::pki::Leaf::named(
+        &name,
+        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+    ));
+    let pki = Pki::new("ca");
+    let mut server = server_setup(&pki);
+    server.tls.cert_pem = forged.cert_pem;
+    server.tls.key_pem = Secret(forged.key_pem.into_bytes());
+    let mut pair = Pair::new(client_setup(&pki), server, 26);
+    pair.connect(None);
+    pair.run_for(30);
+    let Some(Ending::Tls(sentence)) = pair.ended(Side::Client) else {
+        panic!("{}", pair.story())
+    };
+    assert!(sentence.len() < 2_048, "{}", sentence.len());
+    assert!(!sentence.contains('\u{1b}'));
+}
+
+#[test]
 fn nobody_there_is_unanswered_after_the_hand_window() {
     let mut pair = pair();
     pair.network = Network::DEAD;

@@ -72,6 +72,33 @@ fn twenty_in_a_row_from_each_side_and_both_at_once() {
     }
 }
 
+/// Who sees an unprotected control channel can begin renegotiations and break them, but not as fast as it can send.
+#[test]
+fn forged_soft_resets_do_not_make_a_storm() {
+    let pki = Pki::new("ca");
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 37);
+    pair.establish();
+    let of_server = |(side, _, _): &&(Side, _, Vec<u8>)| *side == Side::Server;
+    let seen = pair.sent.iter().find(of_server).unwrap().2[1..9].to_vec();
+    let forged = |opcode, key_id: u32, message_id: u8, payload: &[u8]| {
+        let key_id = (1 + (key_id % 7)) as u8;
+        [&[opcode << 3 | key_id], &seen[..], &[0, 0, 0, 0, message_id], payload].concat()
+    };
+    const SOFT_RESET: u8 = 3;
+    const CONTROL: u8 = 4;
+    for n in 0..70 {
+        pair.deliver(Side::Client, &forged(SOFT_RESET, n, 0, b""));
+        pair.deliver(Side::Client, &forged(CONTROL, n, 1, b"this is not TLS"));
+        pair.drain();
+    }
+    let failed = |p: &Pair| {
+        let events = p.events(Side::Client).iter();
+        events.filter(|e| matches!(e, Event::RenegotiationFailed { .. })).count()
+    };
+    assert_eq!(failed(&pair), 1);
+    assert_eq!(pair.ended(Side::Client), None);
+}
+
 #[test]
 fn it_works_on_a_bad_network_from_both_sides() {
     for seed in 0..20 {
@@ -141,7 +168,11 @@ fn the_server_sends_its_key_message_only_after_the_key_is_installed() {
 
 #[test]
 fn a_new_key_sends_after_the_hand_window_counted_from_its_reset() {
-    let mut pair = pair(33);
+    let pki = Pki::new("ca");
+    let mut client = client_setup(&pki);
+    client.reneg_sec = 3600;
+    let mut pair = Pair::new(client, server_setup(&pki), 33);
+    pair.establish();
     let begun = pair.now.at;
     start(&mut pair, Side::Client);
     assert!(both_have(&mut pair, 1));
@@ -371,4 +402,31 @@ fn a_certificate_that_expires_meanwhile_fails_the_renegotiation_but_not_the_key(
     );
     assert!(failed, "{}", pair.story());
     assert_eq!(pair.ended(Side::Client), None);
+}
+
+/// A key that no packet came for is sent with after half the key's age, at most after `hand-window`; where keys do not
+/// age, after 4 s.
+#[test]
+fn a_new_key_is_sent_with_at_a_time_that_is_counted_from_its_reset() {
+    for (reneg_sec, hand_window, expected) in
+        [(0, 60, 4), (0, 3, 3), (100, 60, 50), (200, 60, 60), (3600, 5, 5)]
+    {
+        let pki = Pki::new("ca");
+        let mut client = client_setup(&pki);
+        let mut server = server_setup(&pki);
+        (client.reneg_sec, client.hand_window) = (reneg_sec, hand_window);
+        (server.reneg_sec, server.hand_window) = (reneg_sec, hand_window);
+        let mut pair = Pair::new(client, server, 38);
+        pair.establish();
+        let (begun, delay) = (pair.now.at, pair.network.delay);
+        start(&mut pair, Side::Client);
+        assert!(both_have(&mut pair, 1), "{}", pair.story());
+        for (side, reset_sent) in [(Side::Client, begun), (Side::Server, begun + delay)] {
+            let send_from = reset_sent + Duration::from_secs(expected);
+            assert_eq!(
+                pair.keys(side)[1].send_from_ns, send_from.0,
+                "{side:?}, reneg-sec {reneg_sec}, hand-window {hand_window}"
+            );
+        }
+    }
 }

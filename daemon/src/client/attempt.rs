@@ -5,8 +5,8 @@ use std::time::Duration;
 use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
 
-use super::endings::{self, Verdict};
-use super::remotes::Next;
+use super::endings::{self, Place, Verdict};
+use super::remotes::{Next, Remotes};
 use super::run::{Client, Phase, Session};
 use super::{established, transport};
 use crate::clock;
@@ -128,18 +128,13 @@ impl Client {
                     Err(fatal) => self.end(Err(Fatal::new(Exit::Auth, fatal.sentence))),
                 }
             }
-            Verdict::Again { why, at_least, next_remote } => self.again(&why, at_least, next_remote, lived),
+            Verdict::Again { why, at_least, place } => self.again(&why, at_least, place, lived),
         }
     }
 
-    fn again(&mut self, why: &str, at_least: Duration, next_remote: bool, lived: Option<Duration>) {
+    fn again(&mut self, why: &str, at_least: Duration, place: Place, lived: Option<Duration>) {
         self.note_failure(why.to_owned());
-        if next_remote {
-            self.remotes.leave();
-        } else if self.had_success || !at_least.is_zero() {
-            // It served us before, or it says itself that it will.
-            self.remotes.again();
-        }
+        steer(&mut self.remotes, place, self.had_success);
         // A server that restarts after it served us is met at once; one that fails again and again is left in peace.
         let pause = match lived {
             Some(_) if self.backoff.is_fresh() => {
@@ -178,5 +173,66 @@ impl Client {
         if self.tried.len() < TRIED_SHOWN && !self.tried.contains(&address) {
             self.tried.push(address);
         }
+    }
+}
+
+/// Says where the next attempt goes.
+fn steer(remotes: &mut Remotes, place: Place, had_success: bool) {
+    match place {
+        Place::NextRemote => remotes.leave(),
+        Place::Same => remotes.again(),
+        Place::Usual if had_success => remotes.again(),
+        // What stands next in the queue.
+        Place::Usual | Place::NextAddress => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use controlplane::SystemRandom;
+
+    use super::*;
+    use crate::config::agreed::Bind;
+
+    fn remote(host: &str) -> Remote {
+        Remote {
+            host: host.to_owned(),
+            port: 1194,
+            family: Family::Any,
+            bind: Bind::default(),
+            connect_timeout: 120,
+            explicit_exit_notify: None,
+            mssfix: None,
+            mtu_disc: None,
+        }
+    }
+
+    /// What follows an attempt at the first of two addresses of `a`, before `b`.
+    fn after(place: Place, had_success: bool) -> String {
+        let mut remotes = Remotes::new(vec![remote("a"), remote("b")], false, &mut SystemRandom);
+        assert!(matches!(remotes.next(), Next::Resolve(_)));
+        remotes.resolved([1, 2].map(|last| ([192, 0, 2, last], 1194).into()));
+        assert!(matches!(remotes.next(), Next::Try(..)));
+        steer(&mut remotes, place, had_success);
+        match remotes.next() {
+            Next::Resolve(remote) => format!("resolve {}", remote.host),
+            Next::Try(remote, address) => format!("try {} {}", remote.host, address.ip()),
+            Next::RoundOver(_) => "round over".into(),
+        }
+    }
+
+    #[test]
+    fn the_next_attempt_goes_where_the_server_says() {
+        for had_success in [false, true] {
+            assert_eq!(after(Place::Same, had_success), "resolve a");
+            assert_eq!(after(Place::NextAddress, had_success), "try a 192.0.2.2");
+            assert_eq!(after(Place::NextRemote, had_success), "resolve b");
+        }
+    }
+
+    #[test]
+    fn without_a_word_only_a_server_that_served_us_is_met_again() {
+        assert_eq!(after(Place::Usual, true), "resolve a");
+        assert_eq!(after(Place::Usual, false), "try a 192.0.2.2");
     }
 }

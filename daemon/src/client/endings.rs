@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use controlplane::Ending;
+use controlplane::{Advance, Ending};
 
 use crate::config::agreed::AuthRetry;
 use crate::exit::{Exit, Fatal};
@@ -21,8 +21,8 @@ pub(super) enum Verdict {
         why: String,
         /// What the server asked for.
         at_least: Duration,
-        /// Leave this remote.
-        next_remote: bool,
+        /// Where.
+        place: Place,
     },
     /// The session token was refused: with the password, at once.
     WithPassword,
@@ -35,16 +35,40 @@ pub(super) enum Verdict {
     },
 }
 
+/// Where the next attempt goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nobody says: a server that served us is met again, any other is passed over for now.
+    Usual,
+    /// The same remote, at fresh addresses.
+    Same,
+    /// The next address of the same remote; after its last one, the next remote.
+    NextAddress,
+    /// The next remote.
+    NextRemote,
+}
+
+impl From<Advance> for Place {
+    fn from(advance: Advance) -> Place {
+        match advance {
+            Advance::Same => Place::Same,
+            Advance::Address => Place::NextAddress,
+            Advance::Remote => Place::NextRemote,
+        }
+    }
+}
+
 /// Judges an ending. `had_token` says whether a session token was used; `was_up` whether this session carried traffic.
 pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_up: bool) -> Verdict {
-    let again = |why: String| Verdict::Again { why, at_least: Duration::ZERO, next_remote: false };
+    let again = |why: String| Verdict::Again { why, at_least: Duration::ZERO, place: Place::Usual };
     match ending {
-        Ending::AuthFailed { session_token, .. } if session_token || had_token => Verdict::WithPassword,
-        Ending::AuthFailed { reason, retry_after: Some(seconds), .. } => Verdict::Again {
+        // A server that is busy has not looked at the token: it stays good.
+        Ending::AuthFailed { reason, retry_after: Some(seconds), advance, .. } => Verdict::Again {
             why: format!("the server refuses us for now: {reason}"),
             at_least: Duration::from_secs(u64::from(seconds)),
-            next_remote: false,
+            place: advance.into(),
         },
+        Ending::AuthFailed { session_token, .. } if session_token || had_token => Verdict::WithPassword,
         Ending::AuthFailed { reason, .. } => refused(&reason, auth_retry),
         Ending::Tls(sentence) => Verdict::Fatal(Fatal::new(Exit::Tls, sentence)),
         Ending::Incompatible(sentence) => Verdict::Fatal(Fatal::new(Exit::Config, sentence)),
@@ -54,7 +78,8 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
             "the server answered, but {awaiting} did not come in time: it may refuse our certificate, or the path drops large packets"
         )),
         Ending::Restart { message, next_remote } => {
-            Verdict::Again { why: format!("the server asks us to reconnect {message}"), at_least: Duration::ZERO, next_remote }
+            let place = if next_remote { Place::NextRemote } else { Place::Usual };
+            Verdict::Again { why: format!("the server asks us to reconnect {message}"), at_least: Duration::ZERO, place }
         }
         Ending::Halt(message) => Verdict::Fatal(Fatal::new(Exit::Other, format!("the server told us to stop: {message}"))),
         Ending::PeerExited => again("the server has left".into()),
@@ -73,7 +98,7 @@ fn refused(reason: &str, auth_retry: AuthRetry) -> Verdict {
         AuthRetry::NoInteract => Verdict::Again {
             why: format!("AUTH_FAILED{words}"),
             at_least: Duration::from_secs(10),
-            next_remote: false,
+            place: Place::Same,
         },
         AuthRetry::Interact => Verdict::AskPassword(format!("AUTH_FAILED{words}")),
     }
@@ -99,7 +124,7 @@ mod tests {
     use super::*;
 
     fn auth(reason: &str, retry_after: Option<u32>, session_token: bool) -> Ending {
-        Ending::AuthFailed { reason: reason.into(), retry_after, session_token }
+        Ending::AuthFailed { reason: reason.into(), retry_after, session_token, advance: Advance::Same }
     }
 
     #[test]
@@ -120,6 +145,38 @@ mod tests {
     fn a_temporary_refusal_waits_as_long_as_the_server_says() {
         let Verdict::Again { at_least, .. } = judge(auth("busy", Some(42), false), AuthRetry::None, false, false) else { panic!() };
         assert_eq!(at_least, Duration::from_secs(42));
+    }
+
+    #[test]
+    fn a_temporary_refusal_keeps_the_token() {
+        for (session_token, had_token, seconds) in [(false, true, 42), (true, true, 0), (true, false, 7)] {
+            let verdict = judge(auth("busy", Some(seconds), session_token), AuthRetry::None, had_token, true);
+            let Verdict::Again { at_least, place, .. } = verdict else { panic!("{verdict:?}") };
+            assert_eq!((at_least, place), (Duration::from_secs(u64::from(seconds)), Place::Same));
+        }
+    }
+
+    #[test]
+    fn a_temporary_refusal_says_where_to_try_again() {
+        let places = [
+            (Advance::Same, Place::Same),
+            (Advance::Address, Place::NextAddress),
+            (Advance::Remote, Place::NextRemote),
+        ];
+        for (advance, expected) in places {
+            let ending = Ending::AuthFailed { reason: "busy".into(), retry_after: Some(1), session_token: false, advance };
+            let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, false, false) else { panic!() };
+            assert_eq!(place, expected);
+        }
+    }
+
+    #[test]
+    fn a_restart_moves_on_only_when_it_says_so() {
+        for (next_remote, expected) in [(false, Place::Usual), (true, Place::NextRemote)] {
+            let ending = Ending::Restart { message: String::new(), next_remote };
+            let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, false, true) else { panic!() };
+            assert_eq!(place, expected);
+        }
     }
 
     #[test]

@@ -48,7 +48,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn option(&mut self, option: &str) {
-        match self.filter(option) {
+        let words = lexer::split(option);
+        // Filters see what will be obeyed: quotes, escapes and spaces must not hide an option from them.
+        let plain = words.as_ref().map_or(option.to_owned(), |words| words.join(" "));
+        match self.filter(&plain) {
             FilterAction::Accept => {}
             FilterAction::Ignore => return,
             FilterAction::Reject => {
@@ -59,7 +62,7 @@ impl Reader<'_> {
                 return;
             }
         }
-        let words = match lexer::split(option) {
+        let words = match words {
             Ok(words) => words,
             Err(trouble) => return self.warn(option, &trouble.what),
         };
@@ -400,6 +403,39 @@ mod tests {
         assert_eq!((pushed.settings.routes.len(), pushed.refusal), (1, None));
         assert!(pushed.settings.route_gateway.is_some());
         assert!(push(&profile, &["route-ipv6 fd00::/8"]).refusal.is_some());
+    }
+
+    #[test]
+    fn spelling_does_not_hide_an_option_from_a_filter() {
+        let mut profile = profile("");
+        profile.pull_filters = vec![
+            PullFilter { action: FilterAction::Ignore, prefix: "redirect-gateway".to_owned() },
+            PullFilter { action: FilterAction::Ignore, prefix: "route 10.".to_owned() },
+        ];
+        for option in [
+            "redirect-gateway def1",
+            "\"redirect-gateway\" def1",
+            "'redirect-gateway' def1",
+            "  redirect-gateway",
+            "route \t 10.0.0.0 255.0.0.0",
+            "route \"10.0.0.0\" 255.0.0.0",
+        ] {
+            let settings = push(&profile, &[option]).settings;
+            assert_eq!((settings.redirect, settings.routes.len()), (None, 0), "{option}");
+        }
+        assert_eq!(push(&profile, &["route \"11.0.0.0\" 255.0.0.0"]).settings.routes.len(), 1);
+    }
+
+    #[test]
+    fn a_network_that_would_take_half_the_internet_is_no_tunnel() {
+        let address = |mask: &str| push(&profile(""), &["topology subnet", &format!("ifconfig 200.0.0.1 {mask}")]).settings.ipv4();
+        assert!(address("255.0.0.0").is_ok());
+        for mask in ["254.0.0.0", "128.0.0.0", "0.0.0.0"] {
+            assert!(address(mask).is_err(), "{mask}");
+        }
+        let ipv6 = |bits: u8| push(&profile(""), &[&format!("ifconfig-ipv6 2001:db8::2/{bits} 2001:db8::1")]).settings.ifconfig_ipv6;
+        assert!(ipv6(32).is_some() && ipv6(128).is_some());
+        assert!(ipv6(31).is_none() && ipv6(3).is_none() && ipv6(0).is_none());
     }
 
     #[test]

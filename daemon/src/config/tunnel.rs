@@ -11,6 +11,10 @@ pub const MAX_ROUTES: usize = 4_096;
 pub const MAX_DNS_LINES: usize = 64;
 /// Largest MTU that may be pushed, in bytes (OpenVPN's `tun-mtu-max`); announced to the server as `IV_MTU`.
 pub const MAX_PUSHED_MTU: u16 = 1_600;
+/// Shortest prefix of a tunnel's own IPv4 network: the kernel routes all of it into the tunnel, whatever filters of routes say.
+pub const MIN_IPV4_PREFIX: u8 = 8;
+/// Shortest prefix of a tunnel's own IPv6 network, likewise.
+pub const MIN_IPV6_PREFIX: u8 = 32;
 /// Smallest MTU of a tunnel, in bytes.
 pub const MIN_MTU: u16 = 100;
 
@@ -385,12 +389,17 @@ fn unicast(text: &str) -> Result<Ipv4Addr, Trouble> {
 
 /// A netmask, refusing what is an address of a point-to-point tunnel.
 fn netmask_of_ifconfig(mask: Ipv4Addr) -> Result<u8, Trouble> {
-    values::netmask(mask).map_err(|_| {
+    let prefix = values::netmask(mask).map_err(|_| {
         Trouble::new(format!(
             "topology subnet wants a netmask in ifconfig, and {mask} is none"
         ))
         .instead("write `topology net30` (or `p2p`) if it is the peer's address")
-    })
+    })?;
+    if prefix < MIN_IPV4_PREFIX {
+        return Err(Trouble::new(format!("a network of /{prefix} is too large for a tunnel"))
+            .instead(format!("use one of /{MIN_IPV4_PREFIX} or smaller, and `route` for what is behind it")));
+    }
+    Ok(prefix)
 }
 
 fn topology(kind: &str) -> Result<Topology, Trouble> {
@@ -412,6 +421,10 @@ fn ipv6_setup(local: &str, peer: Option<&String>) -> Result<Ipv6Setup, Trouble> 
         return Err(Trouble::new(format!(
             "{local} cannot be a tunnel's address"
         )));
+    }
+    if prefix < MIN_IPV6_PREFIX {
+        return Err(Trouble::new(format!("a network of /{prefix} is too large for a tunnel"))
+            .instead(format!("use one of /{MIN_IPV6_PREFIX} or smaller, and `route-ipv6` for what is behind it")));
     }
     peer.map(|text| values::ipv6(text)).transpose()?;
     Ok(Ipv6Setup { local, prefix })

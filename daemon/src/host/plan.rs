@@ -127,6 +127,9 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
+/// More notes on routes than this are only counted.
+const MAX_ROUTE_NOTES: usize = 32;
+
 /// With `def1`: two routes that win over any default route without replacing it.
 const HALVES_V4: [(Ipv4Addr, u8); 2] = [(Ipv4Addr::UNSPECIFIED, 1), (Ipv4Addr::new(128, 0, 0, 0), 1)];
 
@@ -143,6 +146,7 @@ impl Plan {
     /// tunnel), the redirect, the routes.
     pub fn make(settings: &TunnelSettings, around: &Surroundings) -> Self {
         let mut plan = Plan::default();
+        let settings = &plan.without_server_address(settings);
         let ipv6 = plan.usable_ipv6(settings, around);
         plan.link(settings);
         plan.addresses(settings, ipv6);
@@ -157,6 +161,18 @@ impl Plan {
     /// The server's own route, when the plan has one.
     pub fn server_route(&self, server: IpAddr) -> Option<&Change> {
         self.changes.iter().find(|change| change.is_host_route(server))
+    }
+
+    /// A tunnel address that is the server's own would cut the way to it, also for the next attempt to connect.
+    fn without_server_address(&mut self, settings: &TunnelSettings) -> TunnelSettings {
+        let mut kept = settings.clone();
+        let server = settings.server;
+        kept.ipv4 = kept.ipv4.filter(|ipv4| server != ipv4.local && ipv4.link != peer_link(server));
+        kept.ipv6 = kept.ipv6.filter(|(local, _)| server != *local);
+        if (&kept.ipv4, &kept.ipv6) != (&settings.ipv4, &settings.ipv6) {
+            self.notes.push(format!("the tunnel's address is left out: it is {server}, the server's own"));
+        }
+        kept
     }
 
     fn usable_ipv6(&mut self, settings: &TunnelSettings, around: &Surroundings) -> bool {
@@ -236,14 +252,23 @@ impl Plan {
 
     fn wishes(&mut self, settings: &TunnelSettings, around: &Surroundings, ipv6: bool) -> Vec<Route> {
         let mut routes = Vec::new();
+        let mut left_out = 0_usize;
         for wish in &settings.routes {
             if wish.dest.is_ipv6() && !ipv6 {
                 continue; // said once already
             }
             match wished(settings, around, wish) {
                 Ok(route) => routes.push(route),
-                Err(why) => self.notes.push(format!("route {}/{} is left out: {why}", wish.dest, wish.prefix)),
+                Err(why) => {
+                    left_out += 1;
+                    if left_out <= MAX_ROUTE_NOTES {
+                        self.notes.push(format!("route {}/{} is left out: {why}", wish.dest, wish.prefix));
+                    }
+                }
             }
+        }
+        if left_out > MAX_ROUTE_NOTES {
+            self.notes.push(format!("and {} routes more are left out", left_out - MAX_ROUTE_NOTES));
         }
         routes
     }
@@ -284,6 +309,10 @@ fn wished(settings: &TunnelSettings, around: &Surroundings, wish: &RouteWish) ->
         return Err(format!("/{} is longer than an address", wish.prefix));
     }
     let dest = network_of(wish.dest, wish.prefix);
+    // Packets to the server that went into the tunnel would come out of it as packets to the server, for ever.
+    if dest == settings.server && wish.prefix == full_length(dest) && wish.gateway != Gateway::Net {
+        return Err("it leads to the server itself".to_owned());
+    }
     let metric = wish.metric.or(settings.route_metric);
     let plain = |gateway, interface| Route { dest, prefix: wish.prefix, gateway, interface, metric, first: false };
     match wish.gateway {
@@ -311,6 +340,15 @@ fn wished(settings: &TunnelSettings, around: &Surroundings, wish: &RouteWish) ->
     }
 }
 
+/// The link whose peer is this address; of IPv6 there is none.
+fn peer_link(address: IpAddr) -> Ipv4Link {
+    match address {
+        IpAddr::V4(address) => Ipv4Link::Peer(address),
+        // No tunnel has the peer 0.0.0.0.
+        IpAddr::V6(_) => Ipv4Link::Peer(Ipv4Addr::UNSPECIFIED),
+    }
+}
+
 fn is_own(settings: &TunnelSettings, address: IpAddr) -> bool {
     settings.ipv4.is_some_and(|ipv4| IpAddr::V4(ipv4.local) == address)
         || settings.ipv6.is_some_and(|(local, _)| IpAddr::V6(local) == address)
@@ -325,15 +363,19 @@ fn plan_server_route(
 ) -> Option<Route> {
     let server = settings.server;
     let into_tunnel = |route: &&Route| route.interface.as_ref() == Some(&settings.interface);
-    let swallowed =
-        routes.iter().filter(into_tunnel).any(|route| route.covers(server)) || on_tunnel_link(settings, server);
+    let swallowing = |route: &&Route| into_tunnel(route) && route.covers(server);
+    let swallowed = routes.iter().any(|route| swallowing(&route)) || on_tunnel_link(settings, server);
+    // Networks of links are smaller than this: what is larger does not win over them.
+    let large = if server.is_ipv4() { 8 } else { 16 };
+    let wins_over_link =
+        routes.iter().any(|route| swallowing(&route) && route.prefix > large) || on_tunnel_link(settings, server);
     let asked = settings.redirect.is_some_and(|flags| flags.private);
     let local = settings.redirect.is_some_and(|flags| flags.local);
     if local || !(swallowed || asked) {
         return None;
     }
     match &around.to_server {
-        Some(hop) if hop.gateway.is_some() => Some(Route::to_host(server, hop)),
+        Some(hop) if hop.gateway.is_some() || wins_over_link => Some(Route::to_host(server, hop)),
         Some(_) => None, // on a link of ours, which is more specific than what swallows it
         None => {
             notes.push(format!("the way to the server {server} is unknown, it gets no route of its own"));
@@ -452,6 +494,70 @@ mod tests {
         let around = Surroundings { to_server: Some(hop(None, 0)), ..around() };
         assert!(Plan::make(&settings, &around).server_route(settings.server).is_none());
         assert!(Plan::make(&settings, &super::tests::around()).server_route(settings.server).is_some());
+    }
+
+    #[test]
+    fn a_pushed_route_cannot_take_the_servers_packets_into_the_tunnel() {
+        let wish = |dest: &str, prefix, gateway| RouteWish { dest: ip(dest), prefix, gateway, metric: Some(1) };
+        for gateway in [Gateway::Vpn, Gateway::Ip(ip("10.8.0.9")), Gateway::Ip(ip("10.8.0.2")), Gateway::Ip(ip("192.0.2.9"))] {
+            let settings = TunnelSettings { routes: vec![wish("198.51.100.1", 32, gateway)], ..settings() };
+            let plan = Plan::make(&settings, &around());
+            assert_eq!((plan.changes.len(), plan.notes.len()), (2, 1), "{gateway:?}");
+        }
+        let outside = TunnelSettings { routes: vec![wish("198.51.100.1", 32, Gateway::Net)], ..settings() };
+        assert_eq!(lines(&outside, &around())[1], "route 198.51.100.1/32 via 192.0.2.1 dev eth0 metric 1");
+        let neighbour = TunnelSettings { routes: vec![wish("198.51.100.2", 32, Gateway::Vpn)], ..settings() };
+        assert_eq!(lines(&neighbour, &around()).len(), 2);
+    }
+
+    #[test]
+    fn a_server_on_our_own_link_is_kept_there_against_routes_that_would_win() {
+        let on_link = Surroundings { to_server: Some(hop(None, 0)), ..around() };
+        let server_route = |prefix| {
+            let wish = RouteWish { dest: ip("198.51.100.1"), prefix, gateway: Gateway::Vpn, metric: None };
+            let settings = TunnelSettings { routes: vec![wish], ..settings() };
+            Plan::make(&settings, &on_link).server_route(settings.server).map(ToString::to_string)
+        };
+        for prefix in [9, 24, 31] {
+            assert_eq!(server_route(prefix).as_deref(), Some("route 198.51.100.1/32 dev eth0"), "/{prefix}");
+        }
+        assert_eq!(server_route(8), None);
+        let inside = TunnelSettings {
+            ipv4: Some(Ipv4Setting { local: v4("198.51.100.2"), link: Ipv4Link::Prefix(30) }),
+            ..settings()
+        };
+        assert!(Plan::make(&inside, &on_link).server_route(inside.server).is_some());
+    }
+
+    #[test]
+    fn the_servers_address_is_never_the_tunnels() {
+        let peer = |local: &str, peer: &str| Some(Ipv4Setting { local: v4(local), link: Ipv4Link::Peer(v4(peer)) });
+        for (ipv4, kept) in [
+            (peer("10.8.0.6", "198.51.100.1"), false),
+            (peer("198.51.100.1", "10.8.0.5"), false),
+            (Some(Ipv4Setting { local: v4("198.51.100.1"), link: Ipv4Link::Prefix(24) }), false),
+            (peer("10.8.0.6", "198.51.100.2"), true),
+        ] {
+            let plan = Plan::make(&TunnelSettings { ipv4, ..settings() }, &around());
+            let addressed = plan.changes.iter().any(|change| matches!(change, Change::Address(_)));
+            assert_eq!((addressed, plan.notes.is_empty()), (kept, kept), "{ipv4:?}");
+        }
+        let v6 = TunnelSettings {
+            server: ip("2001:db8::1"),
+            ipv6: Some(("2001:db8::1".parse().unwrap(), 64)),
+            ..settings()
+        };
+        assert_eq!(lines(&v6, &around()), [ADDRESS]);
+    }
+
+    #[test]
+    fn notes_on_thousands_of_routes_are_counted() {
+        let wish = RouteWish { dest: ip("10.0.0.0"), prefix: 33, gateway: Gateway::Vpn, metric: None };
+        let plan = |n| Plan::make(&TunnelSettings { routes: vec![wish; n], ..settings() }, &around());
+        assert_eq!(plan(MAX_ROUTE_NOTES).notes.len(), MAX_ROUTE_NOTES);
+        let many = plan(4_096).notes;
+        assert_eq!(many.len(), MAX_ROUTE_NOTES + 1);
+        assert_eq!(many.last().unwrap(), "and 4064 routes more are left out");
     }
 
     #[test]

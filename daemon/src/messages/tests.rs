@@ -141,7 +141,7 @@ fn to_control() -> Vec<ToControl> {
 
 fn endings() -> Vec<Ending> {
     vec![
-        Ending::AuthFailed { reason: "no".into(), retry_after: Some(5), session_token: true },
+        Ending::AuthFailed { reason: "no".into(), retry_after: Some(5), session_token: true, advance: Advance::Remote },
         Ending::Tls("t".into()),
         Ending::Incompatible("i".into()),
         Ending::Unanswered,

@@ -82,7 +82,7 @@ impl Console {
     pub fn state(&mut self, state: State, detail: &str) {
         let line = match self.format {
             Format::Text if detail.is_empty() => state.name().to_owned(),
-            Format::Text => format!("{} {detail}", state.name()),
+            Format::Text => format!("{} {}", state.name(), printable(detail)),
             Format::Json => serde_json::json!({ "state": state.name(), "detail": detail }).to_string(),
         };
         self.line(&line);
@@ -143,6 +143,11 @@ impl Drop for Console {
     }
 }
 
+/// Words that may have come from afar, without what could steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
 /// `1.25 Gb/s`: decimal, three significant digits.
 pub fn bits(per_second: f64) -> String {
     scaled(per_second, &["b/s", "kb/s", "Mb/s", "Gb/s", "Tb/s"])
@@ -174,6 +179,11 @@ mod tests {
             assert_eq!(bytes(count), text);
         }
         assert_eq!(bits(9_870_000_000.0), "9.87 Gb/s");
+    }
+
+    #[test]
+    fn words_from_afar_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\x1b]0;b\x07c\u{9b}2J\r\nd é"), "a]0;bc2Jd é");
     }
 
     #[test]

@@ -283,12 +283,13 @@ impl<'r> Worker<'r> {
 
     fn attach_link(&mut self, link: WorkerEnd) {
         // Keys that the old control process sent are installed before it is forgotten. It should be dead; if it is not,
-        // it does not keep us here.
+        // it does not keep us here. If it dies in the middle of a word, that is no news: its successor must not be blamed.
         for _ in 0..LAST_WORDS {
-            if !self.serve_link() {
+            if !matches!(self.serve(), Ok(true)) {
                 break;
             }
         }
+        self.up.failed = None;
         self.up.link = None;
         match Bell::same_as(link.bell_fd()).and_then(|bell| self.engine.watch_link(Some(bell))) {
             Ok(()) => self.up.link = Some(link),
