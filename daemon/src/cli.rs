@@ -25,7 +25,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 other, 2 usage or configuration, 3 authentication refused, 4 unreachable, \
-5 TLS or certificate, 6 privilege or TUN device, 7 routes or DNS";
+5 TLS or certificate, 6 privilege or TUN device, 7 addresses or routes";
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]

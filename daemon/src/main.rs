@@ -37,9 +37,23 @@ fn lint(file: &std::path::Path, quiet: bool) -> Exit {
     for problem in &problems {
         println!("{problem}");
     }
-    let errors = problems.iter().filter(|p| p.severity == config::problem::Severity::Error).count();
+    let mut errors = problems.iter().filter(|problem| problem.is_error()).count();
+    let warnings = problems.len() - errors;
+    // What stands in certificates and keys is looked at once the lines are right.
+    if errors == 0
+        && let Ok((profile, _)) = config::load(file)
+    {
+        for sentence in client::unusable(&profile) {
+            println!("{}: error: {sentence}", file.display());
+            errors += 1;
+        }
+    }
     if !quiet {
-        println!("{}: {errors} errors, {} warnings", file.display(), problems.len() - errors);
+        println!("{}: {}, {}", file.display(), count(errors, "error"), count(warnings, "warning"));
     }
     if errors == 0 { Exit::Ok } else { Exit::Config }
+}
+
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
 
-use super::endings::{self, Place, Verdict};
+use super::endings::{self, Failure, Place, Verdict};
 use super::remotes::{Next, Remotes};
 use super::run::{Client, Phase, Session};
 use super::{established, transport};
@@ -37,7 +37,7 @@ impl Client {
                     self.note_tried(address.to_string());
                     match transport::open(&self.profile, &remote, address) {
                         Ok(transport) => return self.begin(remote, transport),
-                        Err(error) => self.note_failure(format!("{address}: {error}")),
+                        Err(error) => self.note_failure(Failure::NoWay(address, error.to_string())),
                     }
                 }
                 Next::RoundOver(rounds) => return self.round_over(rounds),
@@ -57,7 +57,7 @@ impl Client {
             Ok(addresses) => self.remotes.resolved(addresses),
             Err(error) => {
                 self.note_tried(name);
-                self.note_failure(error.to_string());
+                self.note_failure(Failure::Unresolved(error.to_string()));
                 self.remotes.resolved([]);
             }
         }
@@ -88,7 +88,7 @@ impl Client {
     fn round_over(&mut self, rounds: u32) {
         let limit = self.profile.connect_retry_max.unwrap_or(1);
         if !self.had_success && rounds >= limit {
-            return self.end(Err(endings::unreachable(&self.tried, &self.last_failure, &self.profile.wrap)));
+            return self.end(Err(endings::unreachable(&self.tried, self.last_failure.as_ref(), &self.profile.wrap)));
         }
         self.timers.attempt = Some(clock::now().at + BETWEEN_ROUNDS);
     }
@@ -109,8 +109,10 @@ impl Client {
         match endings::judge(ending, self.profile.auth_retry, with_token, lived.is_some()) {
             Verdict::Fatal(fatal) => self.end(Err(fatal)),
             Verdict::Left { exit_sent } => self.on_left(exit_sent),
-            Verdict::NextAddress(why) => {
-                self.note_failure(why);
+            Verdict::NextAddress => {
+                if let Some(session) = session {
+                    self.note_failure(Failure::Silence(session.address));
+                }
                 self.timers.attempt = Some(clock::now().at);
             }
             Verdict::WithPassword => {
@@ -133,7 +135,7 @@ impl Client {
     }
 
     fn again(&mut self, why: &str, at_least: Duration, place: Place, lived: Option<Duration>) {
-        self.note_failure(why.to_owned());
+        self.last_failure = Some(Failure::Answered(why.to_owned()));
         steer(&mut self.remotes, place, self.had_success);
         // A server that restarts after it served us is met at once; one that fails again and again is left in peace.
         let pause = match lived {
@@ -150,7 +152,8 @@ impl Client {
         if self.had_success {
             self.console.state(State::Reconnecting, why);
         }
-        tracing::info!("{why}; trying again in {:.1} s", pause.as_secs_f64());
+        let when = if pause.is_zero() { "at once".to_owned() } else { format!("in {:.1} s", pause.as_secs_f64()) };
+        tracing::info!("{why}; trying again {when}");
         self.timers.attempt = Some(clock::now().at + pause);
     }
 
@@ -164,9 +167,24 @@ impl Client {
         self.retry(why, Duration::ZERO);
     }
 
-    pub(super) fn note_failure(&mut self, why: String) {
-        tracing::info!("{why}");
-        self.last_failure = why;
+    /// The address that is being tried is no good; the next one at once.
+    pub(super) fn give_up_address(&mut self, failure: Failure) {
+        if let Some(session) = self.session.take() {
+            self.control.send(&ToControl::Forget { generation: session.generation });
+        }
+        self.timers.forget_session();
+        self.note_failure(failure);
+        self.timers.attempt = Some(clock::now().at);
+    }
+
+    /// A failure that repeats itself, as while a server is down, is said once.
+    fn note_failure(&mut self, failure: Failure) {
+        if self.last_failure.as_ref() == Some(&failure) {
+            tracing::debug!("{failure}");
+        } else {
+            tracing::info!("{failure}");
+        }
+        self.last_failure = Some(failure);
     }
 
     fn note_tried(&mut self, address: String) {

@@ -1,9 +1,11 @@
 //! What each way a session can end means to a client: try again, when and where, or end with which exit code and which
 //! sentence.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use controlplane::{Advance, Ending};
+use controlplane::{Advance, Ending, Wrap};
 
 use crate::config::agreed::AuthRetry;
 use crate::exit::{Exit, Fatal};
@@ -14,7 +16,7 @@ pub(super) enum Verdict {
     /// The process ends.
     Fatal(Fatal),
     /// Nobody answered: the next address, at once.
-    NextAddress(String),
+    NextAddress,
     /// Something answered and it failed: again after the backoff, and not before `at_least`.
     Again {
         /// For people.
@@ -73,7 +75,7 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
         Ending::Tls(sentence) => Verdict::Fatal(Fatal::new(Exit::Tls, sentence)),
         Ending::Incompatible(sentence) => Verdict::Fatal(Fatal::new(Exit::Config, sentence)),
         Ending::Unanswered if was_up => again("the server does not answer any more".into()),
-        Ending::Unanswered => Verdict::NextAddress("no answer".into()),
+        Ending::Unanswered => Verdict::NextAddress,
         Ending::HandshakeTimeout { awaiting } => again(format!(
             "the server answered, but {awaiting} did not come in time: it may refuse our certificate, or the path drops large packets"
         )),
@@ -93,7 +95,10 @@ fn refused(reason: &str, auth_retry: AuthRetry) -> Verdict {
     match auth_retry {
         AuthRetry::None => Verdict::Fatal(Fatal::new(
             Exit::Auth,
-            format!("AUTH_FAILED: the server refused our user name or password{words}: correct them in the file of `auth-user-pass`"),
+            format!(
+                "AUTH_FAILED: the server refused our user name or password{words}. Check both: what was typed, or what \
+                 `auth-user-pass` of the profile gives"
+            ),
         )),
         AuthRetry::NoInteract => Verdict::Again {
             why: format!("AUTH_FAILED{words}"),
@@ -104,19 +109,54 @@ fn refused(reason: &str, auth_retry: AuthRetry) -> Verdict {
     }
 }
 
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// ICMP: nothing listens on the port.
+    Refused(SocketAddr),
+    /// No packet can be sent there.
+    NoWay(SocketAddr, String),
+    /// The name has no address.
+    Unresolved(String),
+    /// Nothing came back.
+    Silence(SocketAddr),
+    /// Something came back, and then this.
+    Answered(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(address) => write!(f, "{address} refuses our packets: nothing listens on that UDP port"),
+            Failure::NoWay(address, why) => write!(f, "{address} cannot be reached: {why}"),
+            Failure::Unresolved(why) | Failure::Answered(why) => f.write_str(why),
+            Failure::Silence(address) => write!(f, "no answer from {address}"),
+        }
+    }
+}
+
 /// The sentence of exit code 4: nobody let us in. A server drops what it cannot verify without an answer, so silence has
-/// several causes, and all are named.
-pub(super) fn unreachable(tried: &[String], last: &str, wrap: &controlplane::Wrap) -> Fatal {
-    let key = match wrap {
-        controlplane::Wrap::None => "the server may want a tls-auth or tls-crypt key that the profile does not have",
-        controlplane::Wrap::TlsAuth { .. } => "the tls-auth key, its key-direction or `auth` may differ from the server's",
-        controlplane::Wrap::TlsCrypt { .. } => "the tls-crypt key may differ from the server's",
+/// several causes, and then all are named.
+pub(super) fn unreachable(tried: &[String], last: Option<&Failure>, wrap: &Wrap) -> Fatal {
+    let advice = match last {
+        Some(Failure::Refused(_)) => "check the port, and whether the server runs and speaks UDP".to_owned(),
+        Some(Failure::NoWay(..)) => "check the address and this host's routes".to_owned(),
+        Some(Failure::Unresolved(_)) => "check the name and this host's name servers".to_owned(),
+        Some(Failure::Answered(_)) => "look at the server's log".to_owned(),
+        Some(Failure::Silence(_)) | None => silence(wrap),
     };
-    let tried = if tried.is_empty() { "no address".to_owned() } else { tried.join(", ") };
-    Fatal::new(
-        Exit::Unreachable,
-        format!("no server let us in (tried {tried}; last: {last}). Check the address and the port, and that UDP gets there; {key}; or the server refuses our certificate"),
-    )
+    let last = last.map_or_else(|| "nothing was tried".to_owned(), Failure::to_string);
+    let others = if tried.len() > 1 { format!(" (tried {})", tried.join(", ")) } else { String::new() };
+    Fatal::new(Exit::Unreachable, format!("no server let us in: {last}{others}: {advice}"))
+}
+
+fn silence(wrap: &Wrap) -> String {
+    let key = match wrap {
+        Wrap::None => "the server may want a tls-auth or tls-crypt key that the profile does not have",
+        Wrap::TlsAuth { .. } => "the tls-auth key, its key-direction or `auth` may differ from the server's",
+        Wrap::TlsCrypt { .. } => "the tls-crypt key may differ from the server's",
+    };
+    format!("check the address and the port, and that UDP gets there; {key}; or the server refuses our certificate")
 }
 
 #[cfg(test)]
@@ -189,10 +229,26 @@ mod tests {
 
     #[test]
     fn silence_names_every_candidate() {
-        let fatal = unreachable(&["192.0.2.1:1194".into()], "no answer", &controlplane::Wrap::TlsCrypt { key: controlplane::Secret(vec![]) });
+        let silence = Failure::Silence(([192, 0, 2, 1], 1194).into());
+        let fatal = unreachable(&[], Some(&silence), &Wrap::TlsCrypt { key: controlplane::Secret(vec![]) });
         assert_eq!(fatal.exit, Exit::Unreachable);
         for word in ["address", "port", "tls-crypt key", "certificate", "192.0.2.1:1194"] {
             assert!(fatal.sentence.contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_closed_port_and_an_unknown_name_are_not_taken_for_silence() {
+        let address = ([192, 0, 2, 1], 1194).into();
+        let table = [
+            (Failure::Refused(address), "nothing listens"),
+            (Failure::NoWay(address, "no route".into()), "routes"),
+            (Failure::Unresolved("no such name".into()), "name servers"),
+        ];
+        for (failure, word) in table {
+            let fatal = unreachable(&[], Some(&failure), &Wrap::None);
+            assert_eq!(fatal.exit, Exit::Unreachable);
+            assert!(fatal.sentence.contains(word) && !fatal.sentence.contains("certificate"), "{}", fatal.sentence);
         }
     }
 }

@@ -73,7 +73,10 @@ impl Client {
                 name
             }
             None => {
-                let queue = tunnel::open_device(&self.profile.device, self.options.tun_offload.is_on())?;
+                let queue = match self.device.take() {
+                    Some(queue) => queue,
+                    None => tunnel::open_device(&self.profile.device, self.options.tun_offload.is_on())?,
+                };
                 let name = queue.name().to_owned();
                 self.order(WorkerOrder::AttachTun(queue));
                 name

@@ -32,4 +32,4 @@ mod start;
 mod transport;
 mod tunnel;
 
-pub use start::main;
+pub use start::{main, unusable};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dataplane::workers::manager::WorkerOrder;
 
+use super::endings::Failure;
 use super::run::{Client, PEER, Phase, Session};
 use super::transport;
 use crate::clock;
@@ -83,9 +84,11 @@ impl Client {
                 self.start_over(&why);
             }
             (libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH, Phase::Unanswered) => {
-                let why = format!("{}: {text}", session.address);
-                self.note_failure(why);
-                self.on_ending(controlplane::Ending::Unanswered);
+                let failure = match errno {
+                    libc::ECONNREFUSED => Failure::Refused(session.address),
+                    _ => Failure::NoWay(session.address, text.to_owned()),
+                };
+                self.give_up_address(failure);
             }
             _ => tracing::debug!("the socket answers: {text}"),
         }

@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use controlplane::{Event, Instant, ResumeRecord, SystemRandom};
+use dataplane::drop_reason::DropReason;
 use dataplane::pipeline::PeerReport;
+use dataplane::sys::tundev::TunQueue;
 use dataplane::workers::manager::{WorkerHandle, WorkerOrder, WorkerReport};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
 use super::control::{Control, FromChild};
 use super::credentials::Wallet;
+use super::endings::Failure;
 use super::remotes::Remotes;
 use super::signals::{Signal, Signals};
 use super::tunnel::{HostSide, Tunnel};
@@ -47,10 +50,12 @@ pub(super) struct Client {
     pub(super) rng: SystemRandom,
     pub(super) generation: u32,
     pub(super) session: Option<Session>,
+    /// Opened before privileges were dropped, not yet in use.
+    pub(super) device: Option<TunQueue>,
     pub(super) tunnel: Option<Tunnel>,
     pub(super) had_success: bool,
     pub(super) tried: Vec<String>,
-    pub(super) last_failure: String,
+    pub(super) last_failure: Option<Failure>,
     pub(super) timers: Timers,
     pub(super) goodbyes: u32,
     pub(super) suspend: SuspendDetector,
@@ -261,7 +266,7 @@ impl Client {
             Signal::Stop if self.timers.goodbye.is_some() => self.end(Ok(())),
             Signal::Stop => self.leave(),
             Signal::Reconnect => self.start_over("a signal asks for it"),
-            Signal::Statistics => tracing::info!("{:?}", self.worker.stats().snapshot()),
+            Signal::Statistics => self.log_statistics(),
         }
     }
 
@@ -296,6 +301,21 @@ impl Client {
     pub(super) fn totals(&self) -> Totals {
         let snapshot = self.worker.stats().snapshot();
         Totals { received: snapshot.inbound.inner_bytes, sent: snapshot.outbound.inner_bytes }
+    }
+
+    fn log_statistics(&self) {
+        let now = self.worker.stats().snapshot();
+        for (way, sums) in [("to the server", now.outbound), ("from the server", now.inbound)] {
+            tracing::info!(
+                "{way}: {} packets and {} bytes inside, {} packets and {} bytes on the wire, {} batches",
+                sums.inner_packets, sums.inner_bytes, sums.wire_packets, sums.wire_bytes, sums.batches
+            );
+        }
+        for reason in DropReason::ALL {
+            if now.dropped(reason) > 0 {
+                tracing::info!("dropped, {}: {}", reason.name(), now.dropped(reason));
+            }
+        }
     }
 
     /// Tells the worker. A worker that is gone has said so in a report that is still to come.

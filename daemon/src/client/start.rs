@@ -6,7 +6,8 @@ use std::path::Path;
 use controlplane::SystemRandom;
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
-use dataplane::sys::IoChoice;
+use dataplane::sys::tundev::TunQueue;
+use dataplane::sys::{IoChoice, affinity};
 use dataplane::workers::manager::{self, OffloadChoice, WorkerConfig, WorkerHandle, WorkerReport};
 use tokio::sync::mpsc;
 
@@ -16,8 +17,9 @@ use super::credentials::Wallet;
 use super::remotes::Remotes;
 use super::run::{Client, PEER, Timers};
 use super::signals::Signals;
-use super::tunnel::HostSide;
+use super::tunnel::{self, HostSide};
 use crate::cli::{Connect, Io};
+use crate::clock;
 use crate::config::{self, agreed::ClientProfile};
 use crate::exit::{Exit, Fatal};
 use crate::host::watch::{SuspendDetector, Watch};
@@ -45,13 +47,25 @@ fn prepare_and_run(options: Connect, format: Format, quiet: bool) -> Result<(), 
     let profile = load(&options.file)?;
     let console = Console::new(format, quiet);
     privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
+    check_cpu(options.cpu)?;
     let wallet = Wallet::open(&profile.credentials)?;
-    drop_privileges(&profile, &options)?;
+    let device = drop_privileges(&profile, &options)?;
     let ran = supervisor::block_on(async move {
-        let client = assemble(profile, options, console, wallet).await?;
+        let client = assemble(profile, options, console, wallet, device).await?;
         client.run().await
     });
     ran.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?
+}
+
+/// What makes a profile unusable although every line of it is right: certificates and keys, `user` and `group`.
+pub fn unusable(profile: &ClientProfile) -> Vec<String> {
+    let tls = match controlplane::Client::new(profile.client_setup(), clock::now()) {
+        Ok(_) => None,
+        Err(controlplane::Ending::Tls(sentence)) => Some(sentence),
+        Err(other) => Some(format!("{other:?}")),
+    };
+    let identity = privileges::identity(profile.user.as_deref(), profile.group.as_deref());
+    tls.into_iter().chain(identity.err().map(|error| error.to_string())).collect()
 }
 
 fn load(file: &Path) -> Result<ClientProfile, Fatal> {
@@ -69,7 +83,13 @@ fn load(file: &Path) -> Result<ClientProfile, Fatal> {
     }
 }
 
-async fn assemble(profile: ClientProfile, options: Connect, console: Console, wallet: Wallet) -> Result<Client, Fatal> {
+async fn assemble(
+    profile: ClientProfile,
+    options: Connect,
+    console: Console,
+    wallet: Wallet,
+    device: Option<TunQueue>,
+) -> Result<Client, Fatal> {
     let side = host_side(&options).await?;
     let mut setup = profile.client_setup();
     setup.iv_proto_mask = options.iv_proto_mask;
@@ -93,10 +113,11 @@ async fn assemble(profile: ClientProfile, options: Connect, console: Console, wa
         rng,
         generation: 0,
         session: None,
+        device,
         tunnel: None,
         had_success: false,
         tried: Vec::new(),
-        last_failure: String::new(),
+        last_failure: None,
         timers: Timers::default(),
         goodbyes: 0,
         suspend: SuspendDetector::new(),
@@ -132,13 +153,27 @@ fn instance(file: &Path) -> String {
     format!("{plain}-{}", std::process::id())
 }
 
-/// `user` and `group`. While there is one thread: capabilities belong to threads.
-fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<(), Fatal> {
-    if profile.user.is_none() && profile.group.is_none() {
-        return Ok(());
+/// A processor that this process may not run on is a mistake of the command line.
+fn check_cpu(cpu: Option<usize>) -> Result<(), Fatal> {
+    let allowed = affinity::allowed();
+    match cpu {
+        Some(cpu) if !allowed.contains(&cpu) => {
+            Err(Fatal::new(Exit::Config, format!("--cpu {cpu}: this process may run on {allowed:?} only")))
+        }
+        _ => Ok(()),
     }
+}
+
+/// `user` and `group`. While there is one thread: capabilities belong to threads. The TUN device is opened before, since
+/// the device node is often root's alone.
+fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<TunQueue>, Fatal> {
+    if profile.user.is_none() && profile.group.is_none() {
+        return Ok(None);
+    }
+    let device = tunnel::open_device(&profile.device, options.tun_offload.is_on())?;
     let refused = |error: &dyn std::fmt::Display| Fatal::new(Exit::Privilege, error.to_string());
-    let identity = privileges::identity(profile.user.as_deref(), profile.group.as_deref()).map_err(|e| refused(&e))?;
+    let identity = privileges::identity(profile.user.as_deref(), profile.group.as_deref());
+    let identity = identity.map_err(|error| Fatal::new(Exit::Config, error.to_string()))?;
     if let Err(error) = journal::hand_over(&options.run_dir, identity.uid, identity.gid) {
         tracing::warn!("{} cannot be given to {}: {error}", options.run_dir.display(), identity.user);
     }
@@ -146,7 +181,8 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<(), Fat
         low_ports: profile.remotes.iter().any(|remote| remote.bind.port.is_some_and(|port| port < 1024)),
         raw: profile.bind_dev.is_some(),
     };
-    privileges::drop_to(&identity, keep).map_err(|e| refused(&e))
+    privileges::drop_to(&identity, keep).map_err(|e| refused(&e))?;
+    Ok(Some(device))
 }
 
 fn start_worker(options: &Connect, link: link::WorkerEnd) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {

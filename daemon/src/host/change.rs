@@ -10,6 +10,9 @@ use super::link::{Address, LinkBefore, LinkState};
 use super::routes::Route;
 use super::{Host, HostError};
 
+/// `redirect-gateway ipv6` makes routes of up to this length, in bits (fc00::/7).
+const LONGEST_REDIRECT: u8 = 7;
+
 /// A change that is wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
@@ -36,6 +39,12 @@ impl Change {
             Change::Link(_) => format!("restoring {self}"),
             Change::Address(_) | Change::Route(_) => format!("removing {self}"),
         }
+    }
+
+    /// Whether this is one of the routes that send everything into the tunnel (`redirect-gateway`): no other is as short.
+    /// Without one of them traffic would leave by another way than was agreed.
+    pub fn redirects(&self) -> bool {
+        matches!(self, Change::Route(route) if route.prefix <= LONGEST_REDIRECT)
     }
 
     /// Whether this is the route to exactly this host.
@@ -71,6 +80,8 @@ pub enum Outcome {
     Made,
     /// It was there before us, and is not ours to undo.
     AlreadyThere,
+    /// Something of the same name is there that leads elsewhere: ours was not made.
+    Contradicted,
 }
 
 impl Host {

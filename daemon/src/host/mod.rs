@@ -92,6 +92,7 @@ fn hint(error: &io::Error) -> &'static str {
         Some(libc::EPERM) => " (needs CAP_NET_ADMIN)",
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => " (the gateway is not on any link of this host)",
         Some(libc::ENETDOWN) => " (the interface is down)",
+        Some(libc::EEXIST) => " (another route leads to the same network another way: another VPN that is up?)",
         _ => "",
     }
 }
@@ -180,6 +181,15 @@ impl Applied {
                     record.change
                 );
                 journal.finish(id)
+            }
+            Ok(change::Outcome::Contradicted) => {
+                journal.finish(id)?;
+                if record.change.redirects() {
+                    let source = io::Error::from_raw_os_error(libc::EEXIST);
+                    return Err(HostError::Change { doing: record.change.doing(), source });
+                }
+                tracing::warn!("{} is left out: another route leads to the same network another way", record.change);
+                Ok(())
             }
             Err(error) => {
                 journal.finish(id)?;

@@ -197,9 +197,25 @@ impl Host {
         message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | exclusive;
         match self.ask(message).await {
             Ok(()) => Ok(Outcome::Made),
-            Err(error) if is_errno(&error, &[libc::EEXIST]) => Ok(Outcome::AlreadyThere),
+            Err(error) if is_errno(&error, &[libc::EEXIST]) => match self.leads_the_same_way(route).await? {
+                true => Ok(Outcome::AlreadyThere),
+                false => Ok(Outcome::Contradicted),
+            },
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the route that exists in the place of this one has the same next hop.
+    async fn leads_the_same_way(&self, route: &Route) -> io::Result<bool> {
+        let family = if route.dest.is_ipv4() { Family::V4 } else { Family::V6 };
+        let same_place = |there: &&RouteMessage| {
+            there.header.destination_prefix_length == route.prefix && destination_of(there, family) == route.dest
+        };
+        let same_way = |hop: Hop| {
+            hop.gateway == route.gateway && route.interface.as_ref().is_none_or(|interface| interface.index == hop.index)
+        };
+        let routes = self.dump(family).await?;
+        Ok(routes.iter().filter(same_place).filter_map(hop_of).any(same_way))
     }
 
     pub(crate) async fn delete_route(&self, route: &Route) -> io::Result<()> {

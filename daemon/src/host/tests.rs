@@ -229,6 +229,36 @@ fn what_was_there_before_stays() {
 }
 
 #[test]
+fn a_route_that_another_vpn_holds_is_left_out() {
+    in_namespace(|| async {
+        let host = Host::open().unwrap();
+        ip("route add 10.1.0.0/16 dev eth0 metric 50");
+        let mut journal = Journal::in_memory();
+        let settings = settings(&host).await;
+        let plan = plan(&host, &settings).await;
+        let applied = host.apply(&plan, &mut journal).await.unwrap();
+        assert_eq!(applied.changes().count(), plan.changes.len() - 1);
+        assert!(applied.undo(&host, &mut journal).await.is_empty());
+        assert!(ip("route show 10.1.0.0/16").contains("eth0"));
+    });
+}
+
+#[test]
+fn a_redirect_that_another_vpn_holds_is_refused() {
+    in_namespace(|| async {
+        let host = Host::open().unwrap();
+        ip("route add 128.0.0.0/1 dev eth0");
+        let before = picture();
+        let mut journal = Journal::in_memory();
+        let settings = settings(&host).await;
+        let error = host.apply(&plan(&host, &settings).await, &mut journal).await.unwrap_err().to_string();
+        assert!(error.contains("128.0.0.0/1") && error.contains("another VPN"), "{error}");
+        assert_eq!(picture(), before);
+        assert_eq!(journal.outstanding(), 0);
+    });
+}
+
+#[test]
 fn what_others_removed_meanwhile_is_no_trouble() {
     in_namespace(|| async {
         let host = Host::open().unwrap();

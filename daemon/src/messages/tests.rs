@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use controlplane::{Cipher, Digest, Established, PeerUsage, Pushed, Secret, State, TlsSetup, TlsVersion};
+use controlplane::{Advance, Cipher, Digest, Established, PeerUsage, Pushed, Secret, State, TlsSetup, TlsVersion};
 use controlplane::{VerifyName, Wrap};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;

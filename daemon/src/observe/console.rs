@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::log::Format;
 
+/// State lines that are remembered so as not to be repeated.
+const REMEMBERED: usize = 64;
+
 /// What wrappers of OpenVPN look for, verbatim.
 pub const COMPLETED: &str = "Initialization Sequence Completed";
 
@@ -68,6 +71,7 @@ pub struct Console {
     quiet: bool,
     live: bool,
     live_line_shown: bool,
+    said: Vec<String>,
     last: Option<(Duration, Totals)>,
 }
 
@@ -75,11 +79,22 @@ impl Console {
     /// `quiet` prints nothing; the live line appears only on a terminal and in text format.
     pub fn new(format: Format, quiet: bool) -> Console {
         let live = !quiet && format == Format::Text && std::io::stdout().is_terminal();
-        Console { format, quiet, live, live_line_shown: false, last: None }
+        Console { format, quiet, live, live_line_shown: false, said: Vec::new(), last: None }
     }
 
-    /// Prints a state with a few words on it.
+    /// Prints a state with a few words on it. While one attempt follows the other (a server is down), each line is
+    /// printed once; a connection, or the loss of one, begins anew.
     pub fn state(&mut self, state: State, detail: &str) {
+        if matches!(state, State::Connected | State::Reconnecting | State::Exiting) {
+            self.said.clear();
+        }
+        let said = format!("{} {detail}", state.name());
+        if self.said.contains(&said) {
+            return;
+        }
+        if self.said.len() < REMEMBERED {
+            self.said.push(said);
+        }
         let line = match self.format {
             Format::Text if detail.is_empty() => state.name().to_owned(),
             Format::Text => format!("{} {}", state.name(), printable(detail)),
