@@ -169,7 +169,7 @@ fn advance(flags: &str) -> Advance {
             "remote" => Some(Advance::Remote),
             _ => None,
         })
-        .last()
+        .next_back()
         .unwrap_or_default()
 }
 

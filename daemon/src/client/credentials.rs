@@ -7,6 +7,7 @@ use controlplane::{Credentials, Secret};
 
 use crate::config::agreed::CredentialSource;
 use crate::exit::{Exit, Fatal};
+use crate::observe::prompt;
 
 /// What the next connection authenticates with.
 #[derive(Debug, Default)]
@@ -89,9 +90,11 @@ fn ask_name() -> Result<String, Fatal> {
 
 fn ask_password(username: &str) -> Result<Secret, Fatal> {
     require_terminal()?;
-    rpassword::prompt_password(format!("Password of {username}: "))
-        .map(|text| Secret(text.into_bytes()))
-        .map_err(|error| Fatal::new(Exit::Config, format!("the password could not be read: {error}")))
+    match prompt::password(&format!("Password of {username}: ")) {
+        Ok(Some(password)) => Ok(Secret(password)),
+        Ok(None) => Err(Fatal::new(Exit::Other, "interrupted at the password prompt")),
+        Err(error) => Err(Fatal::new(Exit::Config, format!("the password could not be read: {error}"))),
+    }
 }
 
 const NO_TERMINAL: &str = "the profile asks for a user name and password, and there is no terminal to ask on: \

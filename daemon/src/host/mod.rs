@@ -228,8 +228,11 @@ impl Applied {
         let Some(at) = self.made.iter().position(|(_, record)| record.change.is_host_route(server)) else {
             return Ok(());
         };
-        let wanted =
-            via.filter(|hop| hop.gateway.is_some()).map(|hop| Change::Route(routes::Route::to_host(server, hop)));
+        // One that keeps the server on its own link stays there: the tunnel has a route that would win over the link's.
+        let on_link = self.made.get(at).is_some_and(|(_, record)| matches!(&record.change, Change::Route(route) if route.gateway.is_none()));
+        let wanted = via
+            .filter(|hop| hop.gateway.is_some() || on_link)
+            .map(|hop| Change::Route(routes::Route::to_host(server, hop)));
         if wanted.as_ref() == self.made.get(at).map(|(_, record)| &record.change) {
             // It may have been flushed with its link: put it back where it belongs, keep the undo.
             if let Some((_, record)) = self.made.get(at) {
