@@ -55,8 +55,7 @@ impl Client {
         now: Now,
         random: Option<&'static dyn SecureRandom>,
     ) -> Result<Client, Ending> {
-        let tls =
-            TlsConfig::new(Role::Client, &setup.tls, now.unix, random).map_err(Ending::Tls)?;
+        let tls = TlsConfig::new(Role::Client, &setup.tls, now.unix, random).map_err(Ending::Tls)?;
         let settings = settings(&setup, tls)?;
         Ok(Client {
             settings,
@@ -78,12 +77,7 @@ impl Client {
     ) {
         self.retire();
         self.settings.tls.set_time(now.unix);
-        let mut ctx = Context {
-            now,
-            rng,
-            settings: &self.settings,
-            out: &mut self.out,
-        };
+        let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
         match Session::connect(&mut ctx, generation, path, credentials) {
             Ok(session) => self.session = Some(session),
             Err(ending) => self.out.event(Event::Ended { generation, ending }),
@@ -102,12 +96,7 @@ impl Client {
         self.retire();
         self.settings.tls.set_time(now.unix);
         let generation = record.generation;
-        let mut ctx = Context {
-            now,
-            rng,
-            settings: &self.settings,
-            out: &mut self.out,
-        };
+        let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
         match Session::resume(&mut ctx, &record, path, credentials) {
             Ok(session) => self.session = Some(session),
             Err(ending) => self.out.event(Event::Ended { generation, ending }),
@@ -117,9 +106,7 @@ impl Client {
     /// Takes a control datagram (anything that is not P_DATA). Bad ones are counted, never answered.
     pub fn handle_datagram(&mut self, now: Now, rng: &mut dyn Random, path: &Path, bytes: &[u8]) {
         let mut result = Err(DropReason::UnknownSession);
-        self.with_session(now, rng, |session, ctx| {
-            result = session.handle_datagram(ctx, path, bytes)
-        });
+        self.with_session(now, rng, |session, ctx| result = session.handle_datagram(ctx, path, bytes));
         if let Err(reason) = result {
             self.drops.count(reason);
         }
@@ -132,22 +119,13 @@ impl Client {
 
     /// A worker's word about a key. Events about other generations are ignored.
     pub fn handle_key_event(&mut self, now: Now, rng: &mut dyn Random, event: KeyEvent) {
-        self.with_session(now, rng, |session, ctx| {
-            session.handle_key_event(ctx, event)
-        });
+        self.with_session(now, rng, |session, ctx| session.handle_key_event(ctx, event));
         let live = self.session.as_ref().map(|s| s.generation);
         if let KeyEvent::KeyInstalled(name) = event
             && Some(name.generation) == live
         {
-            for generation in self
-                .old_generations
-                .drain(..)
-                .filter(|old| *old != name.generation)
-            {
-                self.out.event(Event::DropKeys {
-                    peer: name.peer,
-                    generation,
-                });
+            for generation in self.old_generations.drain(..).filter(|old| *old != name.generation) {
+                self.out.event(Event::DropKeys { peer: name.peer, generation });
             }
         }
     }
@@ -162,11 +140,7 @@ impl Client {
 
     /// Tells the peer that we leave (EXIT, when negotiated); ends with [`Ending::Disconnected`] within a second.
     pub fn disconnect(&mut self, now: Now, generation: u32) {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|s| s.generation == generation)
-        {
+        if self.session.as_ref().is_some_and(|s| s.generation == generation) {
             self.with_session(now, &mut NoChance, |session, ctx| session.disconnect(ctx));
         } else {
             let ending = Ending::Disconnected { exit_sent: false };
@@ -176,31 +150,23 @@ impl Client {
 
     /// Drops the session without a word and without an event. Its keys stay until the next session has some.
     pub fn forget(&mut self, generation: u32) {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|s| s.generation == generation)
-        {
+        if self.session.as_ref().is_some_and(|s| s.generation == generation) {
             self.retire();
         }
     }
 
     /// Renegotiates the key now.
     pub fn renegotiate(&mut self, now: Now, rng: &mut dyn Random, generation: u32) {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|s| s.generation == generation)
-        {
+        if self.session.as_ref().is_some_and(|s| s.generation == generation) {
             self.with_session(now, rng, |session, ctx| session.renegotiate(ctx));
         }
     }
 
     /// The next thing to do. Call until it says [`Output::Idle`], after every input.
     pub fn poll_output(&mut self) -> Output {
-        self.out.pop().unwrap_or_else(|| Output::Idle {
-            wake: self.session.as_ref().and_then(|s| s.wake(&self.settings)),
-        })
+        self.out
+            .pop()
+            .unwrap_or_else(|| Output::Idle { wake: self.session.as_ref().and_then(|s| s.wake(&self.settings)) })
     }
 
     /// Datagrams that were not accepted since the last call, by reason.
@@ -208,22 +174,12 @@ impl Client {
         self.drops.take()
     }
 
-    fn with_session(
-        &mut self,
-        now: Now,
-        rng: &mut dyn Random,
-        act: impl FnOnce(&mut Session, &mut Context<'_>),
-    ) {
+    fn with_session(&mut self, now: Now, rng: &mut dyn Random, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
         self.settings.tls.set_time(now.unix);
         let Some(session) = self.session.as_mut() else {
             return;
         };
-        let mut ctx = Context {
-            now,
-            rng,
-            settings: &self.settings,
-            out: &mut self.out,
-        };
+        let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
         act(session, &mut ctx);
         if session.has_ended() {
             self.retire();
@@ -250,12 +206,7 @@ impl Random for NoChance {
 }
 
 fn settings(setup: &ClientSetup, tls: TlsConfig) -> Result<Settings, Ending> {
-    let data_ciphers: Vec<Cipher> = setup
-        .data_ciphers
-        .iter()
-        .copied()
-        .filter(|c| c.available())
-        .collect();
+    let data_ciphers: Vec<Cipher> = setup.data_ciphers.iter().copied().filter(|c| c.available()).collect();
     if setup.pull && data_ciphers.is_empty() && setup.fallback_cipher.is_none() {
         return Err(Ending::Incompatible(
             "no data cipher is left that this build has: add AES-256-GCM to data-ciphers".into(),
@@ -297,23 +248,13 @@ fn settings(setup: &ClientSetup, tls: TlsConfig) -> Result<Settings, Ending> {
 /// The protection as the wrap wants it.
 pub(crate) fn wrap_config(wrap: &Wrap, role: Role) -> Result<WrapConfig, Ending> {
     let static_key = |bytes: &[u8]| {
-        StaticKey::from_slice(bytes)
-            .ok_or_else(|| Ending::Internal("a static key must have 256 bytes".into()))
+        StaticKey::from_slice(bytes).ok_or_else(|| Ending::Internal("a static key must have 256 bytes".into()))
     };
     Ok(match wrap {
         Wrap::None => WrapConfig::None,
-        Wrap::TlsAuth {
-            key,
-            direction,
-            digest,
-        } => WrapConfig::TlsAuth {
-            key: static_key(&key.0)?,
-            direction: *direction,
-            digest: *digest,
-        },
-        Wrap::TlsCrypt { key } => WrapConfig::TlsCrypt {
-            key: static_key(&key.0)?,
-            role,
-        },
+        Wrap::TlsAuth { key, direction, digest } => {
+            WrapConfig::TlsAuth { key: static_key(&key.0)?, direction: *direction, digest: *digest }
+        }
+        Wrap::TlsCrypt { key } => WrapConfig::TlsCrypt { key: static_key(&key.0)?, role },
     })
 }

@@ -38,9 +38,7 @@ impl Random for SystemRandom {
     /// If the kernel gives no random bytes. No key or session id may then be made, and nothing that a
     /// peer sends can bring this about.
     fn fill(&mut self, out: &mut [u8]) {
-        backend::rand::SystemRandom::new()
-            .fill(out)
-            .expect("the kernel gives random bytes");
+        backend::rand::SystemRandom::new().fill(out).expect("the kernel gives random bytes");
     }
 }
 
@@ -84,10 +82,7 @@ impl Digest {
             ("SHA512", Digest::Sha512),
             ("SHA-512", Digest::Sha512),
         ];
-        NAMES
-            .iter()
-            .find(|(known, _)| known.eq_ignore_ascii_case(name))
-            .map(|&(_, digest)| digest)
+        NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|&(_, digest)| digest)
     }
 
     /// The name as OpenVPN writes it on the wire: `SHA1`, `SHA256`, `SHA384`, `SHA512`.
@@ -133,10 +128,7 @@ pub fn hmac(digest: Digest, key: &[u8], parts: &[&[u8]]) -> Tag {
     let mut context = backend::hmac::Context::with_key(&backend::hmac::Key::new(algorithm, key));
     parts.iter().for_each(|part| context.update(part));
     let signed = context.sign();
-    let mut tag = Tag {
-        bytes: [0; 64],
-        len: digest.len(),
-    };
+    let mut tag = Tag { bytes: [0; 64], len: digest.len() };
     tag.bytes[..tag.len].copy_from_slice(signed.as_ref());
     tag
 }
@@ -176,20 +168,13 @@ pub fn tls1_prf(secret: &[u8], parts: &[&[u8]], out: &mut [u8]) {
 }
 
 /// P_hash of RFC 2246 section 5, xored into `out`. `N` is the digest's length.
-fn xor_p_hash<const N: usize>(
-    mac: impl Fn(&[&[u8]]) -> Zeroizing<[u8; N]>,
-    seed: &[&[u8]],
-    out: &mut [u8],
-) {
+fn xor_p_hash<const N: usize>(mac: impl Fn(&[&[u8]]) -> Zeroizing<[u8; N]>, seed: &[&[u8]], out: &mut [u8]) {
     let mut a = mac(seed);
     for chunk in out.chunks_mut(N) {
         let mut parts: Vec<&[u8]> = vec![a.as_slice()];
         parts.extend_from_slice(seed);
         let block = mac(&parts);
-        chunk
-            .iter_mut()
-            .zip(block.iter())
-            .for_each(|(to, from)| *to ^= from);
+        chunk.iter_mut().zip(block.iter()).for_each(|(to, from)| *to ^= from);
         a = mac(&[a.as_slice()]);
     }
 }
@@ -222,21 +207,13 @@ mod tests {
         tls1_prf(LOREM, &[seed2], &mut out);
         assert_eq!(out.as_slice(), expected);
         tls1_prf(LOREM, &[&seed2[..10], &seed2[10..]], &mut out);
-        assert_eq!(
-            out.as_slice(),
-            expected,
-            "the cut between label and seed does not matter"
-        );
+        assert_eq!(out.as_slice(), expected, "the cut between label and seed does not matter");
         tls1_prf(LOREM, &[seed], &mut out);
         assert_ne!(out.as_slice(), expected, "another seed");
         let mut secret = LOREM.to_vec();
         secret[58] ^= 1;
         tls1_prf(&secret, &[seed2], &mut out);
-        assert_ne!(
-            out.as_slice(),
-            expected,
-            "another middle byte, which both halves share"
-        );
+        assert_ne!(out.as_slice(), expected, "another middle byte, which both halves share");
     }
 
     #[test]
@@ -245,34 +222,16 @@ mod tests {
         let client_sid: Vec<u8> = (0xc0..0xc8).collect();
         let server_sid: Vec<u8> = (0xd0..0xd8).collect();
         let mut master = [0; 48];
-        tls1_prf(
-            &pre_master,
-            &[b"OpenVPN master secret", &[0x11; 32], &[0x33; 32]],
-            &mut master,
-        );
+        tls1_prf(&pre_master, &[b"OpenVPN master secret", &[0x11; 32], &[0x33; 32]], &mut master);
         assert_eq!(
             master.as_slice(),
-            hex(
-                "7c7d0aa80f877d74f501c2ea05659ec1e9c43e7f245177a047cd1915d2d348c74033f9abecf460388499d42ed73346f5"
-            )
+            hex("7c7d0aa80f877d74f501c2ea05659ec1e9c43e7f245177a047cd1915d2d348c74033f9abecf460388499d42ed73346f5")
         );
         let mut key2 = [0; 256];
-        let seed: [&[u8]; 5] = [
-            b"OpenVPN key expansion",
-            &[0x22; 32],
-            &[0x44; 32],
-            &client_sid,
-            &server_sid,
-        ];
+        let seed: [&[u8]; 5] = [b"OpenVPN key expansion", &[0x22; 32], &[0x44; 32], &client_sid, &server_sid];
         tls1_prf(&master, &seed, &mut key2);
-        assert_eq!(
-            key2[..32],
-            hex("286f8d5d9e0f7fe4d5f7ac38b85163a33b0085dd93bf580b9e5c8781ca960ad2")
-        );
-        assert_eq!(
-            sha256(&key2).as_slice(),
-            hex("3ef77e00e7906c3e6aaa77a205ec690b411023eda96f70f82155d7ba391e07fd")
-        );
+        assert_eq!(key2[..32], hex("286f8d5d9e0f7fe4d5f7ac38b85163a33b0085dd93bf580b9e5c8781ca960ad2"));
+        assert_eq!(sha256(&key2).as_slice(), hex("3ef77e00e7906c3e6aaa77a205ec690b411023eda96f70f82155d7ba391e07fd"));
         master[0] ^= 1;
         let mut other = [0; 256];
         tls1_prf(&master, &seed, &mut other);
@@ -296,10 +255,7 @@ mod tests {
     fn hmac_gives_the_answers_of_rfc_4231() {
         let key = [0x0b; 20];
         let cases = [
-            (
-                Digest::Sha256,
-                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
-            ),
+            (Digest::Sha256, "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),
             (
                 Digest::Sha384,
                 "afd03944d84895626b0825f4ab46907f15f9dadbe4101ec682aa034c7cebc59cfaea9ea9076ede7f4af152e8b2fa9cb6",
@@ -320,9 +276,7 @@ mod tests {
     /// NIST SP 800-38A, F.5.5.
     #[test]
     fn aes_256_ctr_gives_the_answer_of_sp_800_38a() {
-        let key: [u8; 32] = hex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
-            .try_into()
-            .unwrap();
+        let key: [u8; 32] = hex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4").try_into().unwrap();
         let iv: [u8; 16] = hex("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff").try_into().unwrap();
         let mut data = hex("6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51");
         let expected = hex("601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5");

@@ -192,10 +192,7 @@ mod tests {
             Malformed::ResetIdNotZero,
         ] {
             let text = reason.to_string();
-            assert_eq!(
-                Error::from(reason).to_string(),
-                format!("malformed message: {text}")
-            );
+            assert_eq!(Error::from(reason).to_string(), format!("malformed message: {text}"));
             let debug = format!("{reason:?}");
             assert_eq!(format!("{:?}", DropReason::from(reason)), debug);
         }

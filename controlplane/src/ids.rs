@@ -114,11 +114,7 @@ impl KeyId {
     /// The key-id with this number, or `None` above 7.
     #[must_use]
     pub const fn new(number: u8) -> Option<Self> {
-        if number <= 7 {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number <= 7 { Some(Self(number)) } else { None }
     }
 
     /// The low three bits of a packet's first byte.
@@ -136,11 +132,7 @@ impl KeyId {
     /// The key-id of the next renegotiation: 0, 1, …, 7, 1, … and never 0 again.
     #[must_use]
     pub const fn next(self) -> Self {
-        if self.0 == 7 {
-            Self(1)
-        } else {
-            Self(self.0 + 1)
-        }
+        if self.0 == 7 { Self(1) } else { Self(self.0 + 1) }
     }
 }
 
@@ -161,11 +153,7 @@ impl PeerId {
     /// The peer-id with this number, or `None` if it is 0xFFFFFF or above.
     #[must_use]
     pub const fn new(number: u32) -> Option<Self> {
-        if number <= Self::MAX {
-            Some(Self(number))
-        } else {
-            None
-        }
+        if number <= Self::MAX { Some(Self(number)) } else { None }
     }
 
     /// The number, at most [`PeerId::MAX`].

@@ -50,13 +50,8 @@ impl KeyBlock {
         let seed: [&[u8]; 3] = [b"OpenVPN master secret", &client.random1, &server.random1];
         tls1_prf(&client.pre_master, &seed, master.as_mut_slice());
         let mut block = KeyBlock([0; 256]);
-        let seed: [&[u8]; 5] = [
-            b"OpenVPN key expansion",
-            &client.random2,
-            &server.random2,
-            client_sid.as_bytes(),
-            server_sid.as_bytes(),
-        ];
+        let seed: [&[u8]; 5] =
+            [b"OpenVPN key expansion", &client.random2, &server.random2, client_sid.as_bytes(), server_sid.as_bytes()];
         tls1_prf(master.as_slice(), &seed, &mut block.0);
         block
     }
@@ -65,11 +60,7 @@ impl KeyBlock {
     ///
     /// # Errors
     /// When a cipher key is all zero, which no honest derivation gives.
-    pub fn directions(
-        &self,
-        role: Role,
-        cipher: Cipher,
-    ) -> Result<(DirectionKey, DirectionKey), Error> {
+    pub fn directions(&self, role: Role, cipher: Cipher) -> Result<(DirectionKey, DirectionKey), Error> {
         let (to_server, to_client) = self.0.split_at(2 * PART);
         let to_server = direction(to_server, cipher)?;
         let to_client = direction(to_client, cipher)?;
@@ -87,10 +78,7 @@ fn direction(half: &[u8], cipher: Cipher) -> Result<DirectionKey, Error> {
         return Err(Error::PeerMisbehaved("the derived data key is all zero"));
     }
     let implicit_iv = hmac_part.get(..IMPLICIT_IV).unwrap_or_default();
-    Ok(DirectionKey {
-        key: Secret(key.to_vec()),
-        implicit_iv: Secret(implicit_iv.to_vec()),
-    })
+    Ok(DirectionKey { key: Secret(key.to_vec()), implicit_iv: Secret(implicit_iv.to_vec()) })
 }
 
 #[cfg(test)]
@@ -99,10 +87,7 @@ mod tests {
     use crate::crypto::sha256;
 
     fn hex(text: &str) -> Vec<u8> {
-        (0..text.len())
-            .step_by(2)
-            .map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap())
-            .collect()
+        (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
     }
 
     fn sid(first: u8) -> SessionId {
@@ -110,15 +95,9 @@ mod tests {
     }
 
     fn known() -> KeyBlock {
-        let client = ClientSource {
-            pre_master: std::array::from_fn(|i| i as u8),
-            random1: [0x11; 32],
-            random2: [0x22; 32],
-        };
-        let server = ServerSource {
-            random1: [0x33; 32],
-            random2: [0x44; 32],
-        };
+        let client =
+            ClientSource { pre_master: std::array::from_fn(|i| i as u8), random1: [0x11; 32], random2: [0x22; 32] };
+        let server = ServerSource { random1: [0x33; 32], random2: [0x44; 32] };
         KeyBlock::from_prf(&client, &server, sid(0xc0), sid(0xd0))
     }
 
@@ -130,15 +109,9 @@ mod tests {
             hex("3ef77e00e7906c3e6aaa77a205ec690b411023eda96f70f82155d7ba391e07fd")
         );
         let (seal, open) = block.directions(Role::Client, Cipher::Aes256Gcm).unwrap();
-        assert_eq!(
-            seal.key.0,
-            hex("286f8d5d9e0f7fe4d5f7ac38b85163a33b0085dd93bf580b9e5c8781ca960ad2")
-        );
+        assert_eq!(seal.key.0, hex("286f8d5d9e0f7fe4d5f7ac38b85163a33b0085dd93bf580b9e5c8781ca960ad2"));
         assert_eq!(seal.implicit_iv.0, hex("94b272ded0bc7e3b"));
-        assert_eq!(
-            open.key.0,
-            hex("22823b8dab1d4c19eccfc987f5e17020dd20c0d56cfd26e95b447efbb7c3ef2f")
-        );
+        assert_eq!(open.key.0, hex("22823b8dab1d4c19eccfc987f5e17020dd20c0d56cfd26e95b447efbb7c3ef2f"));
         assert_eq!(open.implicit_iv.0, hex("c889d72a53b725ea"));
     }
 
@@ -155,15 +128,8 @@ mod tests {
 
     #[test]
     fn the_session_ids_belong_to_the_keys() {
-        let client = ClientSource {
-            pre_master: [1; 48],
-            random1: [2; 32],
-            random2: [3; 32],
-        };
-        let server = ServerSource {
-            random1: [4; 32],
-            random2: [5; 32],
-        };
+        let client = ClientSource { pre_master: [1; 48], random1: [2; 32], random2: [3; 32] };
+        let server = ServerSource { random1: [4; 32], random2: [5; 32] };
         let a = KeyBlock::from_prf(&client, &server, sid(0xc0), sid(0xd0));
         let b = KeyBlock::from_prf(&client, &server, sid(0xd0), sid(0xc0));
         assert_ne!(a.0, b.0);

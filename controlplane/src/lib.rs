@@ -43,23 +43,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod controlchannel;
+pub mod crypto;
 pub mod error;
 pub mod ids;
-pub mod timers;
-pub mod crypto;
-pub mod setup;
-pub mod packet;
-pub mod wrap;
-pub mod reliabletransport;
-pub mod tlssession;
-pub mod controlchannel;
 pub mod keys;
-pub mod output;
-mod negotiation;
-mod session;
 pub mod listener;
-pub mod client;
+mod negotiation;
+pub mod output;
+pub mod packet;
+pub mod reliabletransport;
 pub mod server;
+mod session;
+pub mod setup;
+pub mod timers;
+pub mod tlssession;
+pub mod wrap;
 
 pub use client::Client;
 pub use crypto::{Random, SystemRandom};

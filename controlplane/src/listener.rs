@@ -40,10 +40,7 @@ impl Cookie {
     #[must_use]
     pub fn new(secret: [u8; 32], hand_window: u32) -> Self {
         let slot_seconds = u64::from(hand_window).div_ceil(2).max(1);
-        Self {
-            secret: Zeroizing::new(secret),
-            slot_seconds,
-        }
+        Self { secret: Zeroizing::new(secret), slot_seconds }
     }
 
     /// The session id with which we answer `client` at `remote`. `now_unix` in seconds.
@@ -55,20 +52,12 @@ impl Cookie {
     /// Whether `echoed` is what [`Cookie::session_id`] gave to this client at this address in the current
     /// slot or one of the two before it.
     #[must_use]
-    pub fn is_valid(
-        &self,
-        now_unix: u64,
-        remote: SocketAddr,
-        client: SessionId,
-        echoed: SessionId,
-    ) -> bool {
+    pub fn is_valid(&self, now_unix: u64, remote: SocketAddr, client: SessionId, echoed: SessionId) -> bool {
         let now = self.slot(now_unix);
-        (0..=OLD_SLOTS)
-            .filter_map(|back| now.checked_sub(back))
-            .any(|slot| {
-                let expected = self.in_slot(slot, remote, client);
-                crypto::ct_eq(expected.as_bytes(), echoed.as_bytes())
-            })
+        (0..=OLD_SLOTS).filter_map(|back| now.checked_sub(back)).any(|slot| {
+            let expected = self.in_slot(slot, remote, client);
+            crypto::ct_eq(expected.as_bytes(), echoed.as_bytes())
+        })
     }
 
     fn slot(&self, now_unix: u64) -> u32 {
@@ -80,19 +69,14 @@ impl Cookie {
         let parts: [&[u8]; 3] = [&slot.to_be_bytes(), &address, client.as_bytes()];
         let tag = crypto::hmac(Digest::Sha256, self.secret.as_slice(), &parts);
         let mut bytes = [0; SessionId::LEN];
-        bytes
-            .iter_mut()
-            .zip(tag.as_ref())
-            .for_each(|(to, from)| *to = *from);
+        bytes.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
         SessionId::from_bytes_nonzero(bytes)
     }
 }
 
 impl std::fmt::Debug for Cookie {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cookie")
-            .field("slot_seconds", &self.slot_seconds)
-            .finish_non_exhaustive()
+        f.debug_struct("Cookie").field("slot_seconds", &self.slot_seconds).finish_non_exhaustive()
     }
 }
 
@@ -136,11 +120,7 @@ impl Listener {
     /// # Errors
     ///
     /// [`Error::Misuse`] if the protection is misconfigured, or is that of a client.
-    pub fn new(
-        config: WrapConfig,
-        hand_window: u32,
-        random: &mut dyn Random,
-    ) -> Result<Self, Error> {
+    pub fn new(config: WrapConfig, hand_window: u32, random: &mut dyn Random) -> Result<Self, Error> {
         let mut secret = Zeroizing::new([0; 32]);
         random.fill(secret.as_mut_slice());
         Self::with_cookie(config, Cookie::new(*secret, hand_window))
@@ -152,41 +132,20 @@ impl Listener {
     ///
     /// As [`Listener::new`].
     pub fn with_cookie(config: WrapConfig, cookie: Cookie) -> Result<Self, Error> {
-        if matches!(
-            config,
-            WrapConfig::TlsCrypt {
-                role: Role::Client,
-                ..
-            }
-        ) {
+        if matches!(config, WrapConfig::TlsCrypt { role: Role::Client, .. }) {
             return Err(Error::Misuse("a listener is a server"));
         }
         let fresh = Wrapper::new(config.clone())?;
-        Ok(Self {
-            cookie,
-            config,
-            fresh,
-        })
+        Ok(Self { cookie, config, fresh })
     }
 
     /// Judges a datagram whose sender belongs to no session.
     #[must_use]
-    pub fn handle_datagram(
-        &self,
-        now: Now,
-        remote: SocketAddr,
-        datagram: &[u8],
-    ) -> ListenerVerdict {
-        self.judge(now, remote, datagram)
-            .unwrap_or_else(ListenerVerdict::Drop)
+    pub fn handle_datagram(&self, now: Now, remote: SocketAddr, datagram: &[u8]) -> ListenerVerdict {
+        self.judge(now, remote, datagram).unwrap_or_else(ListenerVerdict::Drop)
     }
 
-    fn judge(
-        &self,
-        now: Now,
-        remote: SocketAddr,
-        datagram: &[u8],
-    ) -> Result<ListenerVerdict, DropReason> {
+    fn judge(&self, now: Now, remote: SocketAddr, datagram: &[u8]) -> Result<ListenerVerdict, DropReason> {
         let opened = self.fresh.authenticate(datagram)?;
         if opened.key_id != KeyId::FIRST {
             return Err(DropReason::WrongKeyId);
@@ -194,8 +153,7 @@ impl Listener {
         match opened.opcode {
             Opcode::HardResetClientV2 => {
                 let packet = opened.decode()?;
-                self.answer(now, remote, &packet)
-                    .map(ListenerVerdict::Reply)
+                self.answer(now, remote, &packet).map(ListenerVerdict::Reply)
             }
             Opcode::ControlV1 | Opcode::AckV1 => {
                 let packet = opened.decode()?;
@@ -203,12 +161,7 @@ impl Listener {
                 let mut wrapper = self.continued(now)?;
                 wrapper.commit(&opened)?;
                 let client_sid = packet.session_id;
-                let session = NewSession {
-                    client_sid,
-                    server_sid,
-                    packet,
-                    wrapper,
-                };
+                let session = NewSession { client_sid, server_sid, packet, wrapper };
                 Ok(ListenerVerdict::Create(Box::new(session)))
             }
             _ => Err(DropReason::UnexpectedOpcode),
@@ -216,12 +169,7 @@ impl Listener {
     }
 
     /// Our reset, whose session id is the cookie.
-    fn answer(
-        &self,
-        now: Now,
-        remote: SocketAddr,
-        reset: &ControlPacket,
-    ) -> Result<Vec<u8>, DropReason> {
+    fn answer(&self, now: Now, remote: SocketAddr, reset: &ControlPacket) -> Result<Vec<u8>, DropReason> {
         let client = reset.session_id;
         let reply = ControlPacket {
             opcode: Opcode::HardResetServerV2,
@@ -233,33 +181,19 @@ impl Listener {
             payload: Vec::new(),
         };
         // The packet just built is consistent, so sealing it does not fail.
-        self.fresh
-            .clone()
-            .seal(now.unix, &reply)
-            .map_err(|_| DropReason::UnexpectedState)
+        self.fresh.clone().seal(now.unix, &reply).map_err(|_| DropReason::UnexpectedState)
     }
 
     /// The cookie that the packet proves.
-    fn check_cookie(
-        &self,
-        now: Now,
-        remote: SocketAddr,
-        packet: &ControlPacket,
-    ) -> Result<SessionId, DropReason> {
+    fn check_cookie(&self, now: Now, remote: SocketAddr, packet: &ControlPacket) -> Result<SessionId, DropReason> {
         let echoed = packet.remote_session_id.ok_or(DropReason::NoCookie)?;
-        if !self
-            .cookie
-            .is_valid(now.unix, remote, packet.session_id, echoed)
-        {
+        if !self.cookie.is_valid(now.unix, remote, packet.session_id, echoed) {
             return Err(DropReason::BadCookie);
         }
         if packet.acks.iter().any(|id| id.0 > HIGHEST_FIRST_ID.0) {
             return Err(DropReason::CookieAckTooHigh);
         }
-        if packet
-            .message_id
-            .is_some_and(|id| id.0 > HIGHEST_FIRST_ID.0)
-        {
+        if packet.message_id.is_some_and(|id| id.0 > HIGHEST_FIRST_ID.0) {
             return Err(DropReason::CookieIdTooHigh);
         }
         Ok(echoed)
@@ -278,14 +212,7 @@ fn address_bytes(remote: SocketAddr) -> Vec<u8> {
     let port = remote.port().to_be_bytes();
     match remote {
         SocketAddr::V4(v4) => [&[2, 0], port.as_slice(), &v4.ip().octets(), &[0; 8]].concat(),
-        SocketAddr::V6(v6) => [
-            &[10, 0],
-            port.as_slice(),
-            &[0; 4],
-            &v6.ip().octets(),
-            &[0; 4],
-        ]
-        .concat(),
+        SocketAddr::V6(v6) => [&[10, 0], port.as_slice(), &[0; 4], &v6.ip().octets(), &[0; 4]].concat(),
     }
 }
 
@@ -299,10 +226,7 @@ mod tests {
     const HAND_WINDOW: u32 = 30;
 
     fn at(unix: u64) -> Now {
-        Now {
-            at: Instant(0),
-            unix,
-        }
+        Now { at: Instant(0), unix }
     }
 
     fn remote() -> SocketAddr {
@@ -320,18 +244,11 @@ mod tests {
     }
 
     fn crypt(role: Role) -> WrapConfig {
-        WrapConfig::TlsCrypt {
-            key: static_key(),
-            role,
-        }
+        WrapConfig::TlsCrypt { key: static_key(), role }
     }
 
     fn auth(direction: u8) -> WrapConfig {
-        WrapConfig::TlsAuth {
-            key: static_key(),
-            direction: Some(direction),
-            digest: Digest::Sha1,
-        }
+        WrapConfig::TlsAuth { key: static_key(), direction: Some(direction), digest: Digest::Sha1 }
     }
 
     fn listener(config: WrapConfig) -> Listener {
@@ -365,19 +282,11 @@ mod tests {
     fn control(listener: &Listener, made: u64) -> ControlPacket {
         let opcode = Opcode::ControlV1;
         let payload = vec![0x16, 3, 1];
-        ControlPacket {
-            opcode,
-            message_id: Some(MessageId(1)),
-            payload,
-            ..ack(listener, made)
-        }
+        ControlPacket { opcode, message_id: Some(MessageId(1)), payload, ..ack(listener, made) }
     }
 
     fn plain(packet: &ControlPacket) -> Vec<u8> {
-        Wrapper::new(WrapConfig::None)
-            .unwrap()
-            .seal(1000, packet)
-            .unwrap()
+        Wrapper::new(WrapConfig::None).unwrap().seal(1000, packet).unwrap()
     }
 
     fn verdict(listener: &Listener, unix: u64, packet: &ControlPacket) -> Result<(), DropReason> {
@@ -395,20 +304,9 @@ mod tests {
         let remote: SocketAddr = "15.240.0.255:1195".parse().unwrap();
         let made = cookie.session_id(1005, remote, client_sid());
         assert_eq!(made.to_string(), "8beb3d201453be0a");
-        assert_eq!(
-            cookie.session_id(1049, remote, client_sid()),
-            made,
-            "the same slot"
-        );
-        assert_ne!(
-            cookie.session_id(1050, remote, client_sid()),
-            made,
-            "the next slot"
-        );
-        assert_ne!(
-            Cookie::new([0; 32], 100).session_id(1005, remote, client_sid()),
-            made
-        );
+        assert_eq!(cookie.session_id(1049, remote, client_sid()), made, "the same slot");
+        assert_ne!(cookie.session_id(1050, remote, client_sid()), made, "the next slot");
+        assert_ne!(Cookie::new([0; 32], 100).session_id(1005, remote, client_sid()), made);
     }
 
     #[test]
@@ -437,20 +335,13 @@ mod tests {
         let cookie = Cookie::new(secret(), HAND_WINDOW);
         let made = cookie.session_id(1000, remote(), client_sid());
         assert!(cookie.is_valid(1000, remote(), client_sid(), made));
-        for other in [
-            "192.0.2.2:1194",
-            "192.0.2.1:1195",
-            "[::ffff:192.0.2.1]:1194",
-        ] {
+        for other in ["192.0.2.2:1194", "192.0.2.1:1195", "[::ffff:192.0.2.1]:1194"] {
             let valid = cookie.is_valid(1000, other.parse().unwrap(), client_sid(), made);
             assert!(!valid, "{other}");
         }
         let other = SessionId::from_bytes([9; 8]).unwrap();
         assert!(!cookie.is_valid(1000, remote(), other, made));
-        let v6: [SocketAddr; 2] = [
-            "[2001:db8::1]:1194".parse().unwrap(),
-            "[2001:db8::2]:1194".parse().unwrap(),
-        ];
+        let v6: [SocketAddr; 2] = ["[2001:db8::1]:1194".parse().unwrap(), "[2001:db8::2]:1194".parse().unwrap()];
         let made = cookie.session_id(1000, v6[0], client_sid());
         assert!(cookie.is_valid(1000, v6[0], client_sid(), made));
         assert!(!cookie.is_valid(1000, v6[1], client_sid(), made));
@@ -464,10 +355,7 @@ mod tests {
             let mut other = made;
             other[bit / 8] ^= 1 << (bit % 8);
             let other = SessionId::from_bytes(other).unwrap();
-            assert!(
-                !cookie.is_valid(1000, remote(), client_sid(), other),
-                "bit {bit}"
-            );
+            assert!(!cookie.is_valid(1000, remote(), client_sid(), other), "bit {bit}");
         }
     }
 
@@ -482,21 +370,16 @@ mod tests {
 
     #[test]
     fn a_reset_is_answered_statelessly_and_the_answer_is_no_longer_than_allowed() {
-        for (server, client) in [
-            (WrapConfig::None, WrapConfig::None),
-            (auth(0), auth(1)),
-            (crypt(Role::Server), crypt(Role::Client)),
-        ] {
+        for (server, client) in
+            [(WrapConfig::None, WrapConfig::None), (auth(0), auth(1)), (crypt(Role::Server), crypt(Role::Client))]
+        {
             let listener = listener(server);
             let mut client = Wrapper::new(client).unwrap();
             let request = client.seal(900, &reset()).unwrap();
-            let mut replies =
-                (0..2).map(
-                    |_| match listener.handle_datagram(at(1000), remote(), &request) {
-                        ListenerVerdict::Reply(reply) => reply,
-                        other => panic!("{other:?}"),
-                    },
-                );
+            let mut replies = (0..2).map(|_| match listener.handle_datagram(at(1000), remote(), &request) {
+                ListenerVerdict::Reply(reply) => reply,
+                other => panic!("{other:?}"),
+            });
             let reply = replies.next().unwrap();
             assert_eq!(replies.next().unwrap(), reply, "nothing was remembered");
             assert_eq!(reply.len(), request.len() + MAX_AMPLIFICATION);
@@ -506,55 +389,37 @@ mod tests {
             assert_eq!(packet.acks.as_slice(), [MessageId(0)]);
             assert_eq!(packet.remote_session_id, Some(client_sid()));
             assert_eq!(packet.message_id, Some(MessageId(0)));
-            assert_eq!(
-                packet.session_id,
-                listener.cookie.session_id(1000, remote(), client_sid())
-            );
+            assert_eq!(packet.session_id, listener.cookie.session_id(1000, remote(), client_sid()));
             assert!(packet.payload.is_empty());
         }
     }
 
     #[test]
     fn an_echoed_cookie_makes_a_session_that_goes_on_after_the_reset() {
-        for (server, client) in [
-            (WrapConfig::None, WrapConfig::None),
-            (auth(0), auth(1)),
-            (crypt(Role::Server), crypt(Role::Client)),
-        ] {
+        for (server, client) in
+            [(WrapConfig::None, WrapConfig::None), (auth(0), auth(1)), (crypt(Role::Server), crypt(Role::Client))]
+        {
             let listener = listener(server);
             let mut client = Wrapper::new(client).unwrap();
             let request = client.seal(900, &reset()).unwrap();
-            let ListenerVerdict::Reply(reply) =
-                listener.handle_datagram(at(1000), remote(), &request)
-            else {
+            let ListenerVerdict::Reply(reply) = listener.handle_datagram(at(1000), remote(), &request) else {
                 panic!("no reply");
             };
             client.open(&reply).unwrap();
             let first = client.seal(900, &control(&listener, 1000)).unwrap();
-            let ListenerVerdict::Create(mut session) =
-                listener.handle_datagram(at(1001), remote(), &first)
-            else {
+            let ListenerVerdict::Create(mut session) = listener.handle_datagram(at(1001), remote(), &first) else {
                 panic!("no session");
             };
             assert_eq!(session.client_sid, client_sid());
-            assert_eq!(
-                session.server_sid,
-                listener.cookie.session_id(1000, remote(), client_sid())
-            );
+            assert_eq!(session.server_sid, listener.cookie.session_id(1000, remote(), client_sid()));
             assert_eq!(session.packet, control(&listener, 1000));
             if session.wrapper.overhead() > 0 {
                 assert_eq!(session.wrapper.open(&first), Err(DropReason::Replayed));
             }
             assert_eq!(session.wrapper.send_next(), 2);
-            let answer = ControlPacket {
-                session_id: session.server_sid,
-                ..ack(&listener, 1000)
-            };
+            let answer = ControlPacket { session_id: session.server_sid, ..ack(&listener, 1000) };
             let answer = session.wrapper.seal(1001, &answer).unwrap();
-            assert!(
-                client.open(&answer).is_ok(),
-                "the client does not take it for a replay"
-            );
+            assert!(client.open(&answer).is_ok(), "the client does not take it for a replay");
         }
     }
 
@@ -564,10 +429,7 @@ mod tests {
         assert_eq!(verdict(&listener, 1000, &ack(&listener, 1000)), Ok(()));
         assert_eq!(verdict(&listener, 1000, &control(&listener, 1000)), Ok(()));
         let acks = AckList::from_slice(&[MessageId(1), MessageId(0)]).unwrap();
-        let packet = ControlPacket {
-            acks,
-            ..ack(&listener, 1000)
-        };
+        let packet = ControlPacket { acks, ..ack(&listener, 1000) };
         assert_eq!(verdict(&listener, 1000, &packet), Ok(()));
     }
 
@@ -575,11 +437,7 @@ mod tests {
     fn an_old_and_a_future_cookie_make_no_session() {
         let listener = listener(WrapConfig::None);
         for made in [1000, 1015, 1030] {
-            assert_eq!(
-                verdict(&listener, 1030, &ack(&listener, made)),
-                Ok(()),
-                "{made}"
-            );
+            assert_eq!(verdict(&listener, 1030, &ack(&listener, made)), Ok(()), "{made}");
         }
         for made in [985, 1045] {
             let result = verdict(&listener, 1030, &ack(&listener, made));
@@ -593,59 +451,31 @@ mod tests {
         let datagram = plain(&ack(&listener, 1000));
         for other in ["192.0.2.2:1194", "192.0.2.1:1195"] {
             let verdict = listener.handle_datagram(at(1000), other.parse().unwrap(), &datagram);
-            assert!(
-                matches!(verdict, ListenerVerdict::Drop(DropReason::BadCookie)),
-                "{other}"
-            );
+            assert!(matches!(verdict, ListenerVerdict::Drop(DropReason::BadCookie)), "{other}");
         }
         let session_id = SessionId::from_bytes([9; 8]).unwrap();
-        let packet = ControlPacket {
-            session_id,
-            ..ack(&listener, 1000)
-        };
-        assert_eq!(
-            verdict(&listener, 1000, &packet),
-            Err(DropReason::BadCookie)
-        );
+        let packet = ControlPacket { session_id, ..ack(&listener, 1000) };
+        assert_eq!(verdict(&listener, 1000, &packet), Err(DropReason::BadCookie));
     }
 
     #[test]
     fn a_first_packet_with_too_high_ids_makes_no_session() {
         let listener = listener(WrapConfig::None);
-        for ids in [
-            vec![MessageId(2)],
-            vec![MessageId(0), MessageId(1), MessageId(2)],
-        ] {
+        for ids in [vec![MessageId(2)], vec![MessageId(0), MessageId(1), MessageId(2)]] {
             let acks = AckList::from_slice(&ids).unwrap();
-            let packet = ControlPacket {
-                acks,
-                ..ack(&listener, 1000)
-            };
-            assert_eq!(
-                verdict(&listener, 1000, &packet),
-                Err(DropReason::CookieAckTooHigh)
-            );
+            let packet = ControlPacket { acks, ..ack(&listener, 1000) };
+            assert_eq!(verdict(&listener, 1000, &packet), Err(DropReason::CookieAckTooHigh));
         }
         let message_id = Some(MessageId(2));
-        let packet = ControlPacket {
-            message_id,
-            ..control(&listener, 1000)
-        };
-        assert_eq!(
-            verdict(&listener, 1000, &packet),
-            Err(DropReason::CookieIdTooHigh)
-        );
+        let packet = ControlPacket { message_id, ..control(&listener, 1000) };
+        assert_eq!(verdict(&listener, 1000, &packet), Err(DropReason::CookieIdTooHigh));
     }
 
     #[test]
     fn a_packet_without_acknowledgements_proves_nothing() {
         let listener = listener(WrapConfig::None);
         for packet in [ack(&listener, 1000), control(&listener, 1000)] {
-            let packet = ControlPacket {
-                acks: AckList::new(),
-                remote_session_id: None,
-                ..packet
-            };
+            let packet = ControlPacket { acks: AckList::new(), remote_session_id: None, ..packet };
             assert_eq!(verdict(&listener, 1000, &packet), Err(DropReason::NoCookie));
         }
     }
@@ -654,10 +484,7 @@ mod tests {
     fn a_client_hello_without_a_cookie_makes_no_session() {
         let listener = listener(auth(0));
         let verdict = listener.handle_datagram(at(0x61d3_ff53), remote(), &hex(TLS_AUTH_CONTROL));
-        assert!(matches!(
-            verdict,
-            ListenerVerdict::Drop(DropReason::NoCookie)
-        ));
+        assert!(matches!(verdict, ListenerVerdict::Drop(DropReason::NoCookie)));
     }
 
     #[test]
@@ -666,27 +493,13 @@ mod tests {
         let key_id = FIRST_RENEGOTIATION;
         for packet in [reset(), ack(&listener, 1000), control(&listener, 1000)] {
             let packet = ControlPacket { key_id, ..packet };
-            assert_eq!(
-                verdict(&listener, 1000, &packet),
-                Err(DropReason::WrongKeyId)
-            );
+            assert_eq!(verdict(&listener, 1000, &packet), Err(DropReason::WrongKeyId));
         }
-        for opcode in [
-            Opcode::HardResetServerV2,
-            Opcode::HardResetClientV3,
-            Opcode::SoftResetV1,
-            Opcode::ControlWkcV1,
-        ] {
+        for opcode in [Opcode::HardResetServerV2, Opcode::HardResetClientV3, Opcode::SoftResetV1, Opcode::ControlWkcV1]
+        {
             let message_id = Some(MessageId(0));
-            let packet = ControlPacket {
-                opcode,
-                message_id,
-                ..ack(&listener, 1000)
-            };
-            assert_eq!(
-                verdict(&listener, 1000, &packet),
-                Err(DropReason::UnexpectedOpcode)
-            );
+            let packet = ControlPacket { opcode, message_id, ..ack(&listener, 1000) };
+            assert_eq!(verdict(&listener, 1000, &packet), Err(DropReason::UnexpectedOpcode));
         }
     }
 
@@ -716,10 +529,7 @@ mod tests {
         let mut random = crypto::SystemRandom;
         let [a, b] = [(); 2].map(|()| Listener::new(WrapConfig::None, 60, &mut random).unwrap());
         assert_eq!(verdict(&a, 1000, &ack(&a, 1000)), Ok(()));
-        assert_eq!(
-            verdict(&b, 1000, &ack(&a, 1000)),
-            Err(DropReason::BadCookie)
-        );
+        assert_eq!(verdict(&b, 1000, &ack(&a, 1000)), Err(DropReason::BadCookie));
     }
 
     proptest! {

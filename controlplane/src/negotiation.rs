@@ -8,9 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::controlchannel::key_method::{
-    ClientKeyMethod, ClientSource, ServerKeyMethod, ServerSource,
-};
+use crate::controlchannel::key_method::{ClientKeyMethod, ClientSource, ServerKeyMethod, ServerSource};
 use crate::controlchannel::message::{Lines, Message};
 use crate::error::{DropReason, Error};
 use crate::ids::{KeyId, MessageId, Role, SessionId};
@@ -114,19 +112,10 @@ pub(crate) struct Terms {
 
 impl Negotiation {
     /// Begins with a reset of ours: `HardResetClientV2` for the first, `SoftResetV1` for every other.
-    pub(crate) fn begin(
-        terms: &Terms,
-        number: u32,
-        key_id: KeyId,
-        now: Instant,
-    ) -> Result<Negotiation, Error> {
+    pub(crate) fn begin(terms: &Terms, number: u32, key_id: KeyId, now: Instant) -> Result<Negotiation, Error> {
         let transport = ReliableTransport::new(terms.tls_timeout);
         let mut negotiation = Negotiation::new(terms, number, key_id, now, transport);
-        let opcode = if key_id == KeyId::FIRST {
-            Opcode::HardResetClientV2
-        } else {
-            Opcode::SoftResetV1
-        };
+        let opcode = if key_id == KeyId::FIRST { Opcode::HardResetClientV2 } else { Opcode::SoftResetV1 };
         negotiation.transport.sender.push(Vec::new(), opcode, now)?;
         Ok(negotiation)
     }
@@ -139,13 +128,7 @@ impl Negotiation {
         negotiation
     }
 
-    fn new(
-        terms: &Terms,
-        number: u32,
-        key_id: KeyId,
-        now: Instant,
-        transport: ReliableTransport,
-    ) -> Negotiation {
+    fn new(terms: &Terms, number: u32, key_id: KeyId, now: Instant, transport: ReliableTransport) -> Negotiation {
         Negotiation {
             number,
             key_id,
@@ -163,21 +146,12 @@ impl Negotiation {
     }
 
     /// Takes a packet of this key-id whose session ids were checked.
-    pub(crate) fn receive(
-        &mut self,
-        packet: ControlPacket,
-        tls: &TlsConfig,
-    ) -> Result<(), DropReason> {
+    pub(crate) fn receive(&mut self, packet: ControlPacket, tls: &TlsConfig) -> Result<(), DropReason> {
         // The first message of a key-id is its reset, and nothing else is a reset.
-        if packet
-            .message_id
-            .is_some_and(|id| (id == MessageId(0)) != packet.opcode.is_reset())
-        {
+        if packet.message_id.is_some_and(|id| (id == MessageId(0)) != packet.opcode.is_reset()) {
             return Err(DropReason::UnexpectedState);
         }
-        if packet.opcode.is_reset()
-            && packet.opcode.is_hard_reset() != (self.key_id == KeyId::FIRST)
-        {
+        if packet.opcode.is_reset() && packet.opcode.is_hard_reset() != (self.key_id == KeyId::FIRST) {
             return Err(DropReason::UnexpectedOpcode);
         }
         self.heard = true;
@@ -224,10 +198,7 @@ impl Negotiation {
     }
 
     /// As a client, after [`Happening::TlsDone`].
-    pub(crate) fn send_client_key_method(
-        &mut self,
-        message: &ClientKeyMethod,
-    ) -> Result<(), Error> {
+    pub(crate) fn send_client_key_method(&mut self, message: &ClientKeyMethod) -> Result<(), Error> {
         let bytes = zeroize::Zeroizing::new(message.encode()?);
         if let Stage::ExpectKeyMethod(state) = &mut self.stage {
             state.ours = Some(message.source.clone());
@@ -246,17 +217,10 @@ impl Negotiation {
 
     /// As a server: sends our key message.
     pub(crate) fn send_server_key_method(&mut self, options: &str) -> Result<(), Error> {
-        let Stage::Active(Active {
-            server: Some(source),
-            ..
-        }) = &self.stage
-        else {
+        let Stage::Active(Active { server: Some(source), .. }) = &self.stage else {
             return Err(Error::Misuse("the server's randoms were not chosen"));
         };
-        let message = ServerKeyMethod {
-            source: source.clone(),
-            options: options.to_owned(),
-        };
+        let message = ServerKeyMethod { source: source.clone(), options: options.to_owned() };
         let bytes = zeroize::Zeroizing::new(message.encode()?);
         self.write(&bytes);
         Ok(())
@@ -270,39 +234,27 @@ impl Negotiation {
     }
 
     /// The data keys, once both key messages are known.
-    pub(crate) fn key_block(
-        &self,
-        by_exporter: bool,
-        local: SessionId,
-        remote: SessionId,
-    ) -> Result<KeyBlock, String> {
+    pub(crate) fn key_block(&self, by_exporter: bool, local: SessionId, remote: SessionId) -> Result<KeyBlock, String> {
         let Stage::Active(active) = &self.stage else {
             return Err("the keys are not negotiated yet".into());
         };
         if by_exporter {
             return KeyBlock::from_exporter(&active.tls).map_err(|e| e.0);
         }
-        let server = active
-            .server
-            .as_ref()
-            .ok_or("the server's randoms are not known yet")?;
+        let server = active.server.as_ref().ok_or("the server's randoms are not known yet")?;
         let (client_sid, server_sid) = match self.role {
             Role::Client => (local, remote),
             Role::Server => (remote, local),
         };
-        Ok(KeyBlock::from_prf(
-            &active.client,
-            server,
-            client_sid,
-            server_sid,
-        ))
+        Ok(KeyBlock::from_prf(&active.client, server, client_sid, server_sid))
     }
 
     /// TLS version and suite, and the peer's subject.
     pub(crate) fn describe(&self) -> (String, String) {
         match &self.stage {
-            Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. })
-            | Stage::Active(Active { tls, .. }) => (tls.describe(), tls.peer_subject()),
+            Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) | Stage::Active(Active { tls, .. }) => {
+                (tls.describe(), tls.peer_subject())
+            }
             _ => (String::new(), String::new()),
         }
     }
@@ -312,12 +264,7 @@ impl Negotiation {
         while !self.tls_out.is_empty() && self.transport.sender.can_send() {
             let len = self.tls_out.len().min(self.max_payload);
             let payload: Vec<u8> = self.tls_out.drain(..len).collect();
-            if self
-                .transport
-                .sender
-                .push(payload, Opcode::ControlV1, now)
-                .is_err()
-            {
+            if self.transport.sender.push(payload, Opcode::ControlV1, now).is_err() {
                 break;
             }
         }
@@ -359,9 +306,7 @@ impl Negotiation {
         if handshaking || !matches!(self.stage, Stage::ExpectTls(_)) {
             return;
         }
-        if let Stage::ExpectTls(ExpectTls { tls }) =
-            std::mem::replace(&mut self.stage, Stage::Failed)
-        {
+        if let Stage::ExpectTls(ExpectTls { tls }) = std::mem::replace(&mut self.stage, Stage::Failed) {
             self.stage = Stage::ExpectKeyMethod(ExpectKeyMethod { tls, ours: None });
             if self.role == Role::Client {
                 self.happenings.push_back(Happening::TlsDone);
@@ -392,9 +337,7 @@ impl Negotiation {
         while let Some(line) = self.lines.next_line() {
             // A line that cannot be printed, or an empty one, says nothing.
             match line {
-                Ok(line) if !line.is_empty() => self
-                    .happenings
-                    .push_back(Happening::Message(Message::parse(&line))),
+                Ok(line) if !line.is_empty() => self.happenings.push_back(Happening::Message(Message::parse(&line))),
                 _ => {}
             }
         }
@@ -402,30 +345,19 @@ impl Negotiation {
 
     fn take_server_key_method(&mut self) -> Result<(), Error> {
         // Before ours was sent there is nothing that the server could answer.
-        if !matches!(
-            &self.stage,
-            Stage::ExpectKeyMethod(ExpectKeyMethod { ours: Some(_), .. })
-        ) {
+        if !matches!(&self.stage, Stage::ExpectKeyMethod(ExpectKeyMethod { ours: Some(_), .. })) {
             return Ok(());
         }
         let Some((message, len)) = ServerKeyMethod::decode(&self.plaintext)? else {
             return Ok(());
         };
-        if let Stage::ExpectKeyMethod(ExpectKeyMethod {
-            tls,
-            ours: Some(client),
-        }) = std::mem::replace(&mut self.stage, Stage::Failed)
+        if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, ours: Some(client) }) =
+            std::mem::replace(&mut self.stage, Stage::Failed)
         {
-            self.stage = Stage::Active(Active {
-                tls,
-                client,
-                server: Some(message.source),
-            });
+            self.stage = Stage::Active(Active { tls, client, server: Some(message.source) });
         }
         self.rest_is_text(len);
-        self.happenings.push_back(Happening::ServerKeyMethod {
-            options: message.options,
-        });
+        self.happenings.push_back(Happening::ServerKeyMethod { options: message.options });
         Ok(())
     }
 
@@ -433,25 +365,17 @@ impl Negotiation {
         let Some((message, len)) = ClientKeyMethod::decode(&self.plaintext)? else {
             return Ok(());
         };
-        if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) =
-            std::mem::replace(&mut self.stage, Stage::Failed)
-        {
-            self.stage = Stage::Active(Active {
-                tls,
-                client: message.source.clone(),
-                server: None,
-            });
+        if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) = std::mem::replace(&mut self.stage, Stage::Failed) {
+            self.stage = Stage::Active(Active { tls, client: message.source.clone(), server: None });
         }
         self.rest_is_text(len);
-        self.happenings
-            .push_back(Happening::ClientKeyMethod(Box::new(message)));
+        self.happenings.push_back(Happening::ClientKeyMethod(Box::new(message)));
         Ok(())
     }
 
     fn rest_is_text(&mut self, consumed: usize) {
         let plaintext = zeroize::Zeroizing::new(std::mem::take(&mut self.plaintext));
-        self.lines
-            .extend(plaintext.get(consumed..).unwrap_or_default());
+        self.lines.extend(plaintext.get(consumed..).unwrap_or_default());
     }
 
     fn write(&mut self, message: &[u8]) {

@@ -136,9 +136,6 @@ impl Drops {
     pub(crate) fn take(&mut self) -> Vec<(String, u64)> {
         let counted = std::mem::take(self);
         let named = DropReason::ALL.iter().zip(counted.0);
-        named
-            .filter(|(_, n)| *n > 0)
-            .map(|(reason, n)| (reason.as_str().to_owned(), n))
-            .collect()
+        named.filter(|(_, n)| *n > 0).map(|(reason, n)| (reason.as_str().to_owned(), n)).collect()
     }
 }

@@ -80,10 +80,7 @@ struct Replies {
 impl Replies {
     fn permit(&mut self, now: Instant) -> bool {
         if now.since(self.since) >= REPLY_SPAN {
-            *self = Replies {
-                since: now,
-                count: 0,
-            };
+            *self = Replies { since: now, count: 0 };
         }
         self.count = self.count.saturating_add(1);
         self.count <= MAX_REPLIES
@@ -101,8 +98,7 @@ impl Server {
         rng: &mut dyn Random,
         tls_random: Option<&'static dyn SecureRandom>,
     ) -> Result<Server, Ending> {
-        let tls =
-            TlsConfig::new(Role::Server, &setup.tls, now.unix, tls_random).map_err(Ending::Tls)?;
+        let tls = TlsConfig::new(Role::Server, &setup.tls, now.unix, tls_random).map_err(Ending::Tls)?;
         let settings = settings(&setup, tls)?;
         let listener = Listener::new(settings.wrap.clone(), setup.hand_window, rng)
             .map_err(|e| Ending::Internal(e.to_string()))?;
@@ -123,12 +119,7 @@ impl Server {
         self.settings.tls.set_time(now.unix);
         let result = match session_of(&mut self.sessions, path, bytes) {
             Some(session) => {
-                let mut ctx = Context {
-                    now,
-                    rng,
-                    settings: &self.settings,
-                    out: &mut self.out,
-                };
+                let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
                 session.handle_datagram(&mut ctx, path, bytes)
             }
             None => self.listen(now, rng, path, bytes),
@@ -146,9 +137,7 @@ impl Server {
 
     /// A worker's word about a key.
     pub fn handle_key_event(&mut self, now: Now, rng: &mut dyn Random, event: KeyEvent) {
-        self.each(now, rng, |session, ctx| {
-            session.handle_key_event(ctx, event)
-        });
+        self.each(now, rng, |session, ctx| session.handle_key_event(ctx, event));
     }
 
     /// Renegotiates a session's key now.
@@ -173,9 +162,7 @@ impl Server {
     pub fn poll_output(&mut self) -> Output {
         self.out.pop().unwrap_or_else(|| {
             let wakes = self.sessions.iter().map(|s| s.wake(&self.settings));
-            Output::Idle {
-                wake: wakes.fold(None, earliest),
-            }
+            Output::Idle { wake: wakes.fold(None, earliest) }
         })
     }
 
@@ -189,13 +176,7 @@ impl Server {
         self.drops.take()
     }
 
-    fn listen(
-        &mut self,
-        now: Now,
-        rng: &mut dyn Random,
-        path: &Path,
-        bytes: &[u8],
-    ) -> Result<(), DropReason> {
+    fn listen(&mut self, now: Now, rng: &mut dyn Random, path: &Path, bytes: &[u8]) -> Result<(), DropReason> {
         match self.listener.handle_datagram(now, path.remote, bytes) {
             ListenerVerdict::Reply(bytes) if self.replies.permit(now.at) => {
                 self.out.transmit(*path, bytes);
@@ -209,14 +190,8 @@ impl Server {
                 let generation = self.next_generation;
                 self.next_generation = generation.saturating_add(1);
                 let peer = self.free_peer();
-                let mut ctx = Context {
-                    now,
-                    rng,
-                    settings: &self.settings,
-                    out: &mut self.out,
-                };
-                self.sessions
-                    .push(Session::accept(&mut ctx, generation, peer, *path, *new));
+                let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
+                self.sessions.push(Session::accept(&mut ctx, generation, peer, *path, *new));
                 Ok(())
             }
             ListenerVerdict::Drop(reason) => Err(reason),
@@ -224,25 +199,13 @@ impl Server {
     }
 
     fn free_peer(&self) -> u32 {
-        (0..)
-            .find(|id| self.sessions.iter().all(|s| s.peer() != *id))
-            .unwrap_or(u32::MAX)
+        (0..).find(|id| self.sessions.iter().all(|s| s.peer() != *id)).unwrap_or(u32::MAX)
     }
 
-    fn each(
-        &mut self,
-        now: Now,
-        rng: &mut dyn Random,
-        mut act: impl FnMut(&mut Session, &mut Context<'_>),
-    ) {
+    fn each(&mut self, now: Now, rng: &mut dyn Random, mut act: impl FnMut(&mut Session, &mut Context<'_>)) {
         self.settings.tls.set_time(now.unix);
         for session in &mut self.sessions {
-            let mut ctx = Context {
-                now,
-                rng: &mut *rng,
-                settings: &self.settings,
-                out: &mut self.out,
-            };
+            let mut ctx = Context { now, rng: &mut *rng, settings: &self.settings, out: &mut self.out };
             act(session, &mut ctx);
         }
         self.sweep();
@@ -253,10 +216,7 @@ impl Server {
         let out = &mut self.out;
         self.sessions.retain(|s| {
             if s.has_ended() && s.has_keys() {
-                out.event(Event::DropKeys {
-                    peer: s.peer(),
-                    generation: s.generation,
-                });
+                out.event(Event::DropKeys { peer: s.peer(), generation: s.generation });
             }
             !s.has_ended()
         });
@@ -264,28 +224,13 @@ impl Server {
 }
 
 /// By the sender's address and the session id in front of every protection.
-fn session_of<'a>(
-    sessions: &'a mut [Session],
-    path: &Path,
-    bytes: &[u8],
-) -> Option<&'a mut Session> {
-    let sid = bytes
-        .get(1..9)?
-        .try_into()
-        .ok()
-        .and_then(SessionId::from_bytes)?;
-    sessions
-        .iter_mut()
-        .find(|s| s.path.remote == path.remote && s.remote_sid() == Some(sid))
+fn session_of<'a>(sessions: &'a mut [Session], path: &Path, bytes: &[u8]) -> Option<&'a mut Session> {
+    let sid = bytes.get(1..9)?.try_into().ok().and_then(SessionId::from_bytes)?;
+    sessions.iter_mut().find(|s| s.path.remote == path.remote && s.remote_sid() == Some(sid))
 }
 
 fn settings(setup: &ServerSetup, tls: TlsConfig) -> Result<Settings, Ending> {
-    let data_ciphers: Vec<Cipher> = setup
-        .data_ciphers
-        .iter()
-        .copied()
-        .filter(|c| c.available())
-        .collect();
+    let data_ciphers: Vec<Cipher> = setup.data_ciphers.iter().copied().filter(|c| c.available()).collect();
     let options = |tcp| {
         options_string(&OptionsInput {
             role: Role::Server,
@@ -310,10 +255,7 @@ fn settings(setup: &ServerSetup, tls: TlsConfig) -> Result<Settings, Ending> {
         reneg: (setup.reneg_sec > 0).then(|| seconds(setup.reneg_sec)),
         max_packet_size: setup.max_packet_size,
         limits: setup.limits,
-        side: Side::Server {
-            push: setup.push.clone(),
-            users: setup.users.clone(),
-        },
+        side: Side::Server { push: setup.push.clone(), users: setup.users.clone() },
         data_ciphers,
     })
 }

@@ -83,14 +83,8 @@ impl Cipher {
 
     /// The cipher of that name; case does not matter.
     pub fn from_name(name: &str) -> Option<Cipher> {
-        const ALL: [Cipher; 4] = [
-            Cipher::Aes128Gcm,
-            Cipher::Aes192Gcm,
-            Cipher::Aes256Gcm,
-            Cipher::ChaCha20Poly1305,
-        ];
-        ALL.into_iter()
-            .find(|c| c.name().eq_ignore_ascii_case(name))
+        const ALL: [Cipher; 4] = [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
+        ALL.into_iter().find(|c| c.name().eq_ignore_ascii_case(name))
     }
 
     /// Whether this build's cryptographic backend has it (`ring` has no AES-192-GCM).
@@ -460,19 +454,13 @@ mod tests {
     #[test]
     fn cipher_names_are_found_whatever_their_case() {
         assert_eq!(Cipher::from_name("aes-256-gcm"), Some(Cipher::Aes256Gcm));
-        assert_eq!(
-            Cipher::from_name("CHACHA20-POLY1305"),
-            Some(Cipher::ChaCha20Poly1305)
-        );
+        assert_eq!(Cipher::from_name("CHACHA20-POLY1305"), Some(Cipher::ChaCha20Poly1305));
         assert_eq!(Cipher::from_name("BF-CBC"), None);
         assert_eq!(Cipher::from_name(""), None);
     }
 
     #[test]
     fn a_secret_does_not_print_itself() {
-        assert_eq!(
-            format!("{:?}", Secret(b"hunter2".to_vec())),
-            "Secret(7 bytes)"
-        );
+        assert_eq!(format!("{:?}", Secret(b"hunter2".to_vec())), "Secret(7 bytes)");
     }
 }

@@ -82,10 +82,7 @@ mod tests {
 
     #[test]
     fn an_instant_saturates_instead_of_wrapping() {
-        assert_eq!(
-            Instant(u64::MAX - 1) + Duration::from_secs(1),
-            Instant::FAR_FUTURE
-        );
+        assert_eq!(Instant(u64::MAX - 1) + Duration::from_secs(1), Instant::FAR_FUTURE);
         assert_eq!(Instant(5).since(Instant(9)), Duration::ZERO);
         assert_eq!(Instant(9).since(Instant(5)), Duration::from_nanos(4));
     }

@@ -7,10 +7,7 @@ use controlplane::{Digest, TlsVersion, Wrap};
 use util::{Network, Pair, Pki, Side, client_setup, server_setup, static_key};
 
 fn seeds() -> std::ops::Range<u64> {
-    if let Some(seed) = std::env::var("MINIVPN_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-    {
+    if let Some(seed) = std::env::var("MINIVPN_SEED").ok().and_then(|s| s.parse().ok()) {
         return seed..seed + 1;
     }
     let long = std::env::var("MINIVPN_TEST_LONG").is_ok_and(|v| v == "1");
@@ -21,24 +18,13 @@ fn seeds() -> std::ops::Range<u64> {
 fn pair(pki: &Pki, seed: u64) -> Pair {
     let mut client = client_setup(pki);
     let mut server = server_setup(pki);
-    let auth = |direction| Wrap::TlsAuth {
-        key: static_key(),
-        direction: Some(direction),
-        digest: Digest::Sha256,
-    };
+    let auth = |direction| Wrap::TlsAuth { key: static_key(), direction: Some(direction), digest: Digest::Sha256 };
     (client.wrap, server.wrap) = match seed % 3 {
         0 => (Wrap::None, Wrap::None),
         1 => (auth(1), auth(0)),
-        _ => (
-            Wrap::TlsCrypt { key: static_key() },
-            Wrap::TlsCrypt { key: static_key() },
-        ),
+        _ => (Wrap::TlsCrypt { key: static_key() }, Wrap::TlsCrypt { key: static_key() }),
     };
-    client.tls.version_max = if seed.is_multiple_of(2) {
-        TlsVersion::V1_3
-    } else {
-        TlsVersion::V1_2
-    };
+    client.tls.version_max = if seed.is_multiple_of(2) { TlsVersion::V1_3 } else { TlsVersion::V1_2 };
     let mut pair = Pair::new(client, server, seed);
     pair.network = Network::BAD;
     pair
@@ -52,9 +38,7 @@ fn a_handshake_completes_within_sixty_seconds_on_a_bad_network() {
         let mut pair = pair(&pki, seed);
         let begun = pair.now.at;
         pair.connect(None);
-        let done = pair.run_until(60, |p| {
-            p.established().is_some() && p.server_established().is_some()
-        });
+        let done = pair.run_until(60, |p| p.established().is_some() && p.server_established().is_some());
         assert!(done, "MINIVPN_SEED={seed}: {}", pair.story());
         pair.assert_keys_agree();
         slowest = slowest.max(pair.now.at.since(begun).as_secs());
@@ -76,16 +60,11 @@ fn a_renegotiation_completes_within_sixty_seconds_on_a_bad_network() {
         if seed % 3 != 2 {
             pair.server.renegotiate(pair.now, &mut pair.rng, 1);
         }
-        let done = pair.run_until(60, |p| {
-            !p.renegotiated(Side::Client).is_empty() && !p.renegotiated(Side::Server).is_empty()
-        });
+        let done = pair
+            .run_until(60, |p| !p.renegotiated(Side::Client).is_empty() && !p.renegotiated(Side::Server).is_empty());
         assert!(done, "MINIVPN_SEED={seed}: {}", pair.story());
         pair.assert_keys_agree();
-        assert_eq!(
-            pair.renegotiated(Side::Client).len(),
-            1,
-            "MINIVPN_SEED={seed}"
-        );
+        assert_eq!(pair.renegotiated(Side::Client).len(), 1, "MINIVPN_SEED={seed}");
     }
 }
 
@@ -96,10 +75,7 @@ fn a_seed_replays_the_same_run() {
         let mut pair = pair(&pki, 5);
         pair.connect(None);
         pair.run_until(60, |p| p.established().is_some());
-        pair.sent
-            .iter()
-            .map(|(side, at, bytes)| (*side, *at, bytes.len()))
-            .collect::<Vec<_>>()
+        pair.sent.iter().map(|(side, at, bytes)| (*side, *at, bytes.len())).collect::<Vec<_>>()
     };
     assert_eq!(run(), run());
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use controlplane::{Client, Event, Instant, Now, Output, Random, SystemRandom};
 use link::LinkError;
 
-use crate::messages::{self, ControlEnd, FromControl, ToControl};
 use crate::clock;
+use crate::messages::{self, ControlEnd, FromControl, ToControl};
 
 /// At most this many datagrams of one worker are taken in one turn, so that commands are never far away.
 const DATAGRAMS_PER_TURN: usize = 64;

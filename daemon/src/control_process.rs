@@ -11,7 +11,8 @@ use crate::sandbox;
 
 /// The process's whole life. Ends when the link breaks; normally it is killed with the supervisor.
 pub fn main() -> ExitCode {
-    let entered = sandbox::enter(|given| ControlEnd::open(given.memfd, given.worker_bells, given.supervisor_bell), warm_up);
+    let entered =
+        sandbox::enter(|given| ControlEnd::open(given.memfd, given.worker_bells, given.supervisor_bell), warm_up);
     match entered {
         Ok(end) => {
             let error = ControlPlane::new(end).run();

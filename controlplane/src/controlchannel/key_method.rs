@@ -52,11 +52,7 @@ impl std::fmt::Debug for ServerSource {
 impl ClientSource {
     /// Fresh randoms.
     pub fn new_random(rng: &mut dyn Random) -> ClientSource {
-        let mut s = ClientSource {
-            pre_master: [0; 48],
-            random1: [0; 32],
-            random2: [0; 32],
-        };
+        let mut s = ClientSource { pre_master: [0; 48], random1: [0; 32], random2: [0; 32] };
         rng.fill(&mut s.pre_master);
         rng.fill(&mut s.random1);
         rng.fill(&mut s.random2);
@@ -67,10 +63,7 @@ impl ClientSource {
 impl ServerSource {
     /// Fresh randoms.
     pub fn new_random(rng: &mut dyn Random) -> ServerSource {
-        let mut s = ServerSource {
-            random1: [0; 32],
-            random2: [0; 32],
-        };
+        let mut s = ServerSource { random1: [0; 32], random2: [0; 32] };
         rng.fill(&mut s.random1);
         rng.fill(&mut s.random2);
         s
@@ -111,9 +104,7 @@ impl ClientKeyMethod {
             return Err(Error::Misuse("the user name is longer than 127 bytes"));
         }
         if self.password.0.len() > MAX_PASSWORD {
-            return Err(Error::Misuse(
-                "the password or token is longer than 4095 bytes",
-            ));
+            return Err(Error::Misuse("the password or token is longer than 4095 bytes"));
         }
         let mut out = vec![0, 0, 0, 0, 2];
         out.extend_from_slice(&self.source.pre_master);
@@ -124,12 +115,9 @@ impl ClientKeyMethod {
         put_string(&mut out, &self.password.0)?;
         put_string(&mut out, self.peer_info.as_bytes())?;
         // A long token is only understood by peers that read more.
-        if out.len() > MAX_MESSAGE + MAX_PASSWORD
-            || (out.len() > MAX_MESSAGE && self.password.0.len() <= MAX_USERNAME)
+        if out.len() > MAX_MESSAGE + MAX_PASSWORD || (out.len() > MAX_MESSAGE && self.password.0.len() <= MAX_USERNAME)
         {
-            return Err(Error::Misuse(
-                "the key message is longer than 2048 bytes: push less peer info",
-            ));
+            return Err(Error::Misuse("the key message is longer than 2048 bytes: push less peer info"));
         }
         Ok(out)
     }
@@ -144,24 +132,17 @@ impl ClientKeyMethod {
         let Some(()) = r.header()? else {
             return Ok(None);
         };
-        let (Some(pre_master), Some(random1), Some(random2)) = (r.array(), r.array(), r.array())
-        else {
+        let (Some(pre_master), Some(random1), Some(random2)) = (r.array(), r.array(), r.array()) else {
             return Ok(None);
         };
         let Some(options) = r.string()? else {
             return Ok(None);
         };
-        let (Some(username), Some(password), Some(peer_info)) =
-            (r.optional(), r.optional(), r.optional())
-        else {
+        let (Some(username), Some(password), Some(peer_info)) = (r.optional(), r.optional(), r.optional()) else {
             return Ok(None);
         };
         let message = ClientKeyMethod {
-            source: ClientSource {
-                pre_master,
-                random1,
-                random2,
-            },
+            source: ClientSource { pre_master, random1, random2 },
             options: printable(options),
             username: text(username),
             password: Secret(password.to_vec()),
@@ -206,10 +187,7 @@ impl ServerKeyMethod {
                 return Ok(None);
             }
         }
-        let message = ServerKeyMethod {
-            source: ServerSource { random1, random2 },
-            options: printable(options),
-        };
+        let message = ServerKeyMethod { source: ServerSource { random1, random2 }, options: printable(options) };
         Ok(Some((message, r.consumed(plaintext))))
     }
 }
@@ -223,8 +201,7 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Error> {
     if text.contains(&0) {
         return Err(Error::Misuse("a string of the key message contains a NUL"));
     }
-    let len = u16::try_from(text.len() + 1)
-        .map_err(|_| Error::Misuse("a string of the key message is too long"))?;
+    let len = u16::try_from(text.len() + 1).map_err(|_| Error::Misuse("a string of the key message is too long"))?;
     out.extend_from_slice(&len.to_be_bytes());
     out.extend_from_slice(text);
     out.push(0);
@@ -249,10 +226,7 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn new(bytes: &'a [u8]) -> Fields<'a> {
-        Fields {
-            rest: bytes,
-            ended: false,
-        }
+        Fields { rest: bytes, ended: false }
     }
 
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
@@ -324,11 +298,7 @@ mod tests {
 
     fn client() -> ClientKeyMethod {
         ClientKeyMethod {
-            source: ClientSource {
-                pre_master: [1; 48],
-                random1: [2; 32],
-                random2: [3; 32],
-            },
+            source: ClientSource { pre_master: [1; 48], random1: [2; 32], random2: [3; 32] },
             options: "V4,dev-type tun".into(),
             username: "ann".into(),
             password: Secret(b"secret".to_vec()),
@@ -337,13 +307,7 @@ mod tests {
     }
 
     fn server() -> ServerKeyMethod {
-        ServerKeyMethod {
-            source: ServerSource {
-                random1: [4; 32],
-                random2: [5; 32],
-            },
-            options: "V4,tls-server".into(),
-        }
+        ServerKeyMethod { source: ServerSource { random1: [4; 32], random2: [5; 32] }, options: "V4,tls-server".into() }
     }
 
     #[test]
@@ -365,14 +329,8 @@ mod tests {
         bytes.extend_from_slice(b"PUSH_REQUEST\0");
         let (m, n) = ClientKeyMethod::decode(&bytes).unwrap().unwrap();
         assert_eq!(n, len);
-        assert_eq!(
-            (m.options.as_str(), m.username.as_str()),
-            ("V4,dev-type tun", "ann")
-        );
-        assert_eq!(
-            (m.password.0.as_slice(), m.peer_info.as_str()),
-            (&b"secret"[..], "IV_VER=1\n")
-        );
+        assert_eq!((m.options.as_str(), m.username.as_str()), ("V4,dev-type tun", "ann"));
+        assert_eq!((m.password.0.as_slice(), m.peer_info.as_str()), (&b"secret"[..], "IV_VER=1\n"));
         assert_eq!(m.source.pre_master, [1; 48]);
 
         let mut bytes = server().encode().unwrap();
@@ -405,10 +363,7 @@ mod tests {
         for cut in (0..fixed).chain(fixed + 1..bytes.len() - 12) {
             let decoded = ClientKeyMethod::decode(&bytes[..cut]).unwrap();
             // Only where a field ends may the rest be taken as left out.
-            assert!(
-                decoded.is_none() || [fixed, fixed + 6, fixed + 15].contains(&cut),
-                "{cut}"
-            );
+            assert!(decoded.is_none() || [fixed, fixed + 6, fixed + 15].contains(&cut), "{cut}");
         }
     }
 
@@ -416,26 +371,17 @@ mod tests {
     fn an_old_server_that_leaves_trailing_fields_out_is_understood() {
         let full = server().encode().unwrap();
         let short = &full[..full.len() - 6];
-        assert_eq!(
-            ServerKeyMethod::decode(short).unwrap().unwrap().1,
-            short.len()
-        );
+        assert_eq!(ServerKeyMethod::decode(short).unwrap().unwrap().1, short.len());
         let mut with_text = short.to_vec();
         with_text.extend_from_slice(b"PUSH_REPLY,x\0");
-        assert_eq!(
-            ServerKeyMethod::decode(&with_text).unwrap().unwrap().1,
-            short.len()
-        );
+        assert_eq!(ServerKeyMethod::decode(&with_text).unwrap().unwrap().1, short.len());
     }
 
     #[test]
     fn another_key_method_is_refused() {
         let mut bytes = server().encode().unwrap();
         bytes[4] = 0x12;
-        assert!(
-            ServerKeyMethod::decode(&bytes).is_ok(),
-            "high bits of the method do not count"
-        );
+        assert!(ServerKeyMethod::decode(&bytes).is_ok(), "high bits of the method do not count");
         bytes[4] = 1;
         assert!(ServerKeyMethod::decode(&bytes).is_err());
         bytes[4] = 2;

@@ -85,11 +85,7 @@ impl Lines {
         let text = String::from_utf8(line).map_err(|_| Unprintable);
         Some(text.and_then(|text| {
             let text = text.trim_end_matches(['\r', '\n']);
-            if text.chars().any(char::is_control) {
-                Err(Unprintable)
-            } else {
-                Ok(text.to_owned())
-            }
+            if text.chars().any(char::is_control) { Err(Unprintable) } else { Ok(text.to_owned()) }
         }))
     }
 }
@@ -116,15 +112,7 @@ fn auth_failed(text: &str) -> Ending {
     }
     if let Some(rest) = text.strip_prefix("SESSION") {
         let reason = rest.trim_start_matches([':', ' ']);
-        return refused(
-            if reason.is_empty() {
-                "the session has expired"
-            } else {
-                reason
-            },
-            None,
-            true,
-        );
+        return refused(if reason.is_empty() { "the session has expired" } else { reason }, None, true);
     }
     match text.strip_prefix("TEMP") {
         Some(rest) if rest.is_empty() || rest.starts_with(['[', ':']) => {
@@ -149,14 +137,8 @@ fn temp_parts(rest: &str) -> (&str, &str) {
 }
 
 fn backoff(flags: &str) -> u32 {
-    let mut words = flags
-        .split(',')
-        .filter_map(|f| f.trim().strip_prefix("backoff "));
-    words
-        .next()
-        .and_then(|n| n.trim().parse::<u32>().ok())
-        .unwrap_or(0)
-        .min(MAX_BACKOFF)
+    let mut words = flags.split(',').filter_map(|f| f.trim().strip_prefix("backoff "));
+    words.next().and_then(|n| n.trim().parse::<u32>().ok()).unwrap_or(0).min(MAX_BACKOFF)
 }
 
 /// The last one that is understood counts.
@@ -174,9 +156,7 @@ fn advance(flags: &str) -> Advance {
 }
 
 fn pending_timeout(text: &str) -> Option<u32> {
-    text.split(',')
-        .find_map(|word| word.trim().strip_prefix("timeout "))
-        .and_then(|n| n.trim().parse().ok())
+    text.split(',').find_map(|word| word.trim().strip_prefix("timeout ")).and_then(|n| n.trim().parse().ok())
 }
 
 /// `RESTART`, after its comma: `[flags]message`, where N means the next remote.
@@ -185,10 +165,7 @@ fn restart(text: &str) -> Ending {
         Some((flags, message)) => (flags, message.trim_start_matches(':')),
         None => ("", text),
     };
-    Ending::Restart {
-        message: words(message),
-        next_remote: flags.contains('N'),
-    }
+    Ending::Restart { message: words(message), next_remote: flags.contains('N') }
 }
 
 #[cfg(test)]
@@ -206,12 +183,7 @@ mod tests {
         let got = lines(b"valid control message\r\n\0\0Invalid\r\none\0valid one again\0");
         assert_eq!(
             got,
-            [
-                Ok("valid control message".into()),
-                Ok(String::new()),
-                Err(Unprintable),
-                Ok("valid one again".into())
-            ]
+            [Ok("valid control message".into()), Ok(String::new()), Err(Unprintable), Ok("valid one again".into())]
         );
         assert_eq!(lines(b"tab\there\0"), [Err(Unprintable)]);
         assert_eq!(lines(b"\xff\xfe\0"), [Err(Unprintable)]);
@@ -252,42 +224,24 @@ mod tests {
     #[test]
     fn the_forms_of_auth_failed_are_told_apart() {
         assert_eq!(Message::parse("AUTH_FAILED"), failed("", None, false));
-        assert_eq!(
-            Message::parse("AUTH_FAILED,go away"),
-            failed("go away", None, false)
-        );
-        assert_eq!(
-            Message::parse("AUTH_FAILED,SESSION: token expired"),
-            failed("token expired", None, true)
-        );
+        assert_eq!(Message::parse("AUTH_FAILED,go away"), failed("go away", None, false));
+        assert_eq!(Message::parse("AUTH_FAILED,SESSION: token expired"), failed("token expired", None, true));
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP:There are no flags here [really not]"),
             failed_for_now("There are no flags here [really not]", 0, Advance::Same)
         );
-        assert_eq!(
-            Message::parse("AUTH_FAILED,TEMP[backoff 42,advance no]"),
-            failed_for_now("", 42, Advance::Same)
-        );
+        assert_eq!(Message::parse("AUTH_FAILED,TEMP[backoff 42,advance no]"), failed_for_now("", 42, Advance::Same));
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP[advance remote,backoff 77]:go round and round"),
             failed_for_now("go round and round", 77, Advance::Remote)
         );
-        assert_eq!(
-            Message::parse("AUTH_FAILED,TEMP[advance addr]:full"),
-            failed_for_now("full", 0, Advance::Address)
-        );
-        assert_eq!(
-            Message::parse("AUTH_FAILED,TEMP[advance home,backoff 3]"),
-            failed_for_now("", 3, Advance::Same)
-        );
+        assert_eq!(Message::parse("AUTH_FAILED,TEMP[advance addr]:full"), failed_for_now("full", 0, Advance::Address));
+        assert_eq!(Message::parse("AUTH_FAILED,TEMP[advance home,backoff 3]"), failed_for_now("", 3, Advance::Same));
         assert_eq!(
             Message::parse("AUTH_FAILED,TEMP:[advance remote]"),
             failed_for_now("[advance remote]", 0, Advance::Same)
         );
-        assert_eq!(
-            Message::parse("AUTH_FAILED,TEMPERED"),
-            failed("TEMPERED", None, false)
-        );
+        assert_eq!(Message::parse("AUTH_FAILED,TEMPERED"), failed("TEMPERED", None, false));
         assert!(matches!(
             Message::parse("AUTH_FAILED,CRV1:R,E:x:YQ==:code"),
             Message::AuthFailed(Ending::AuthFailed { reason, .. }) if reason.contains("challenge")
@@ -296,24 +250,15 @@ mod tests {
 
     #[test]
     fn a_pause_of_years_is_cut_to_an_hour() {
-        assert_eq!(
-            Message::parse("AUTH_FAILED,TEMP[backoff 4294967295]:x"),
-            failed("x", Some(MAX_BACKOFF), false)
-        );
-        assert_eq!(
-            Message::parse("AUTH_FAILED,TEMP[backoff 3600]:x"),
-            failed("x", Some(3_600), false)
-        );
+        assert_eq!(Message::parse("AUTH_FAILED,TEMP[backoff 4294967295]:x"), failed("x", Some(MAX_BACKOFF), false));
+        assert_eq!(Message::parse("AUTH_FAILED,TEMP[backoff 3600]:x"), failed("x", Some(3_600), false));
     }
 
     #[test]
     fn words_for_people_are_cut_and_a_push_reply_is_not() {
         let long = "x".repeat(MAX_WORDS + 1);
         let cut = &long[1..];
-        let restart = Ending::Restart {
-            message: cut.into(),
-            next_remote: false,
-        };
+        let restart = Ending::Restart { message: cut.into(), next_remote: false };
         for (word, expected) in [
             ("AUTH_FAILED", failed(cut, None, false)),
             ("HALT", Message::Halt(Ending::Halt(cut.into()))),
@@ -327,12 +272,8 @@ mod tests {
 
     #[test]
     fn restart_says_whether_to_take_the_next_remote() {
-        let restart = |message: &str, next_remote| {
-            Message::Restart(Ending::Restart {
-                message: message.into(),
-                next_remote,
-            })
-        };
+        let restart =
+            |message: &str, next_remote| Message::Restart(Ending::Restart { message: message.into(), next_remote });
         assert_eq!(Message::parse("RESTART"), restart("", false));
         assert_eq!(Message::parse("RESTART,[N]"), restart("", true));
         assert_eq!(Message::parse("RESTART,[P]:bye"), restart("bye", false));
@@ -342,27 +283,12 @@ mod tests {
     #[test]
     fn the_other_messages_are_understood() {
         assert_eq!(Message::parse("PUSH_REQUEST"), Message::PushRequest);
-        assert_eq!(
-            Message::parse("PUSH_REPLY,ping 1,x"),
-            Message::PushReply("ping 1,x".into())
-        );
+        assert_eq!(Message::parse("PUSH_REPLY,ping 1,x"), Message::PushReply("ping 1,x".into()));
         assert_eq!(Message::parse("AUTH_PENDING"), Message::AuthPending(None));
-        assert_eq!(
-            Message::parse("AUTH_PENDING,timeout 90"),
-            Message::AuthPending(Some(90))
-        );
-        assert_eq!(
-            Message::parse("HALT,why"),
-            Message::Halt(Ending::Halt("why".into()))
-        );
+        assert_eq!(Message::parse("AUTH_PENDING,timeout 90"), Message::AuthPending(Some(90)));
+        assert_eq!(Message::parse("HALT,why"), Message::Halt(Ending::Halt("why".into())));
         assert_eq!(Message::parse("EXIT"), Message::Exit);
-        assert_eq!(
-            Message::parse("INFO_PRE,OPEN_URL:x"),
-            Message::Info("OPEN_URL:x".into())
-        );
-        assert_eq!(
-            Message::parse("PUSH_REPLYx"),
-            Message::Unknown("PUSH_REPLYx".into())
-        );
+        assert_eq!(Message::parse("INFO_PRE,OPEN_URL:x"), Message::Info("OPEN_URL:x".into()));
+        assert_eq!(Message::parse("PUSH_REPLYx"), Message::Unknown("PUSH_REPLYx".into()));
     }
 }

@@ -29,8 +29,7 @@ pub struct OptionsInput<'a> {
 /// Builds the string, without its final NUL.
 pub fn options_string(input: &OptionsInput<'_>) -> String {
     let class = CipherClass::of(input.cipher);
-    let link_mtu =
-        usize::from(input.tun_mtu) + class.overhead(input.auth) + 1 + if input.tcp { 2 } else { 0 };
+    let link_mtu = usize::from(input.tun_mtu) + class.overhead(input.auth) + 1 + if input.tcp { 2 } else { 0 };
     let proto = match (input.tcp, input.role) {
         (false, _) => "UDPv4",
         (true, Role::Client) => "TCPv4_CLIENT",
@@ -50,40 +49,24 @@ pub fn options_string(input: &OptionsInput<'_>) -> String {
         }
         _ => false,
     };
-    let listed = input
-        .data_ciphers
-        .iter()
-        .any(|c| c.name().eq_ignore_ascii_case(input.cipher));
+    let listed = input.data_ciphers.iter().any(|c| c.name().eq_ignore_ascii_case(input.cipher));
     if listed || (!input.pull && !input.cipher.is_empty()) {
         parts.push(format!("cipher {}", input.cipher.to_ascii_uppercase()));
     }
-    let auth = if matches!(class, CipherClass::Aead { .. }) {
-        "[null-digest]"
-    } else {
-        input.auth.name()
-    };
+    let auth = if matches!(class, CipherClass::Aead { .. }) { "[null-digest]" } else { input.auth.name() };
     parts.push(format!("auth {auth}"));
     parts.push(format!("keysize {}", key_bits(input.cipher)));
     if tls_auth {
         parts.push("tls-auth".into());
     }
     parts.push("key-method 2".into());
-    parts.push(
-        if input.role == Role::Client {
-            "tls-client"
-        } else {
-            "tls-server"
-        }
-        .into(),
-    );
+    parts.push(if input.role == Role::Client { "tls-client" } else { "tls-server" }.into());
     parts.join(",")
 }
 
 /// The cipher that a peer's options string names.
 pub fn cipher_of(options: &str) -> Option<&str> {
-    options
-        .split(',')
-        .find_map(|part| part.strip_prefix("cipher "))
+    options.split(',').find_map(|part| part.strip_prefix("cipher "))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,10 +105,7 @@ fn key_bits(cipher: &str) -> usize {
     if let Some(known) = Cipher::from_name(cipher) {
         return known.key_len() * 8;
     }
-    cipher
-        .split('-')
-        .find_map(|part| part.parse().ok())
-        .unwrap_or(128)
+    cipher.split('-').find_map(|part| part.parse().ok()).unwrap_or(128)
 }
 
 #[cfg(test)]
@@ -159,15 +139,8 @@ mod tests {
             "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4,cipher AES-256-GCM,auth [null-digest],keysize 256,\
              key-method 2,tls-client"
         );
-        let wrap = Wrap::TlsAuth {
-            key: Secret(vec![0; 256]),
-            direction: Some(1),
-            digest: Digest::Sha256,
-        };
-        let tls_auth = OptionsInput {
-            auth: Digest::Sha256,
-            ..input("", &wrap)
-        };
+        let wrap = Wrap::TlsAuth { key: Secret(vec![0; 256]), direction: Some(1), digest: Digest::Sha256 };
+        let tls_auth = OptionsInput { auth: Digest::Sha256, ..input("", &wrap) };
         assert_eq!(
             options_string(&tls_auth),
             "V4,dev-type tun,link-mtu 1553,tun-mtu 1500,proto UDPv4,keydir 1,auth SHA256,keysize 128,tls-auth,\
@@ -179,10 +152,7 @@ mod tests {
     fn link_mtu_follows_the_historic_formula() {
         let wrap = Wrap::None;
         let mtu = |cipher| {
-            let s = options_string(&OptionsInput {
-                tun_mtu: 1400,
-                ..input(cipher, &wrap)
-            });
+            let s = options_string(&OptionsInput { tun_mtu: 1400, ..input(cipher, &wrap) });
             s.split(',').nth(2).map(str::to_owned)
         };
         assert_eq!(mtu("AES-128-CBC").as_deref(), Some("link-mtu 1457"));
@@ -192,23 +162,14 @@ mod tests {
     #[test]
     fn a_cipher_that_is_not_offered_is_not_announced_when_pulling() {
         let wrap = Wrap::None;
-        assert_eq!(
-            cipher_of(&options_string(&input("AES-128-CBC", &wrap))),
-            None
-        );
-        let p2p = OptionsInput {
-            pull: false,
-            ..input("AES-128-CBC", &wrap)
-        };
+        assert_eq!(cipher_of(&options_string(&input("AES-128-CBC", &wrap))), None);
+        let p2p = OptionsInput { pull: false, ..input("AES-128-CBC", &wrap) };
         assert_eq!(cipher_of(&options_string(&p2p)), Some("AES-128-CBC"));
     }
 
     #[test]
     fn the_peers_cipher_is_found_in_its_string() {
-        assert_eq!(
-            cipher_of("V4,dev-type tun,cipher AES-256-GCM,auth x"),
-            Some("AES-256-GCM")
-        );
+        assert_eq!(cipher_of("V4,dev-type tun,cipher AES-256-GCM,auth x"), Some("AES-256-GCM"));
         assert_eq!(cipher_of("V4,dev-type tun"), None);
     }
 }

@@ -17,8 +17,7 @@ pub mod iv_proto {
     /// `AUTH_FAILED,TEMP` is understood.
     pub const AUTH_FAIL_TEMP: u32 = 1 << 8;
     /// All that works here.
-    pub const ALL: u32 =
-        DATA_V2 | REQUEST_PUSH | TLS_KEY_EXPORT | AUTH_PENDING_KW | CC_EXIT_NOTIFY | AUTH_FAIL_TEMP;
+    pub const ALL: u32 = DATA_V2 | REQUEST_PUSH | TLS_KEY_EXPORT | AUTH_PENDING_KW | CC_EXIT_NOTIFY | AUTH_FAIL_TEMP;
 }
 
 /// The largest `tun-mtu` that a server may push, in bytes.
@@ -82,30 +81,17 @@ impl PeerInfo {
 
     /// The server's choice: its first cipher that the client has; `occ` is the cipher of the client's options
     /// string, `fallback` is `data-ciphers-fallback`. `None` when nothing is shared.
-    pub fn choose(
-        &self,
-        ours: &[Cipher],
-        occ: Option<&str>,
-        fallback: Option<Cipher>,
-    ) -> Option<Cipher> {
+    pub fn choose(&self, ours: &[Cipher], occ: Option<&str>, fallback: Option<Cipher>) -> Option<Cipher> {
         let theirs: Vec<Cipher> = match &self.ciphers {
             Some(names) => names.iter().filter_map(|n| Cipher::from_name(n)).collect(),
             None => {
-                let old = if self.ncp >= 2 {
-                    vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm]
-                } else {
-                    Vec::new()
-                };
-                old.into_iter()
-                    .chain(occ.and_then(Cipher::from_name))
-                    .collect()
+                let old = if self.ncp >= 2 { vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm] } else { Vec::new() };
+                old.into_iter().chain(occ.and_then(Cipher::from_name)).collect()
             }
         };
         let shared = ours.iter().copied().find(|c| theirs.contains(c));
         let negotiates = self.ciphers.is_some() || self.ncp >= 2;
-        shared
-            .or(if negotiates { None } else { fallback })
-            .filter(|c| c.available())
+        shared.or(if negotiates { None } else { fallback }).filter(|c| c.available())
     }
 }
 
@@ -118,31 +104,17 @@ mod tests {
     #[test]
     fn a_client_advertises_only_what_works() {
         let text = build(&BOTH, 0, &[("UV_X".into(), "1".into())]);
-        assert!(
-            text.ends_with("IV_NCP=2\nIV_CIPHERS=AES-256-GCM:AES-128-GCM\nIV_PROTO=414\nUV_X=1\n"),
-            "{text}"
-        );
-        let masked = PeerInfo::parse(&build(
-            &BOTH[..1],
-            iv_proto::TLS_KEY_EXPORT | iv_proto::DATA_V2,
-            &[],
-        ));
+        assert!(text.ends_with("IV_NCP=2\nIV_CIPHERS=AES-256-GCM:AES-128-GCM\nIV_PROTO=414\nUV_X=1\n"), "{text}");
+        let masked = PeerInfo::parse(&build(&BOTH[..1], iv_proto::TLS_KEY_EXPORT | iv_proto::DATA_V2, &[]));
         assert_eq!(masked.proto, 404);
         assert_eq!(masked.ncp, 0, "IV_NCP=2 would promise AES-128-GCM as well");
     }
 
     #[test]
     fn a_line_cannot_be_smuggled_in() {
-        let extra = [
-            ("UV_A".into(), "x\nIV_PROTO=0".into()),
-            ("A B".into(), "1".into()),
-            (String::new(), "1".into()),
-        ];
+        let extra = [("UV_A".into(), "x\nIV_PROTO=0".into()), ("A B".into(), "1".into()), (String::new(), "1".into())];
         let text = build(&BOTH, 0, &extra);
-        assert!(
-            !text.contains("UV_A") && !text.contains("A B") && !text.contains("\n="),
-            "{text}"
-        );
+        assert!(!text.contains("UV_A") && !text.contains("A B") && !text.contains("\n="), "{text}");
         assert_eq!(PeerInfo::parse(&text).proto, iv_proto::ALL);
     }
 
@@ -156,30 +128,14 @@ mod tests {
     fn the_server_chooses_its_first_cipher_that_the_client_has() {
         let chacha = Cipher::ChaCha20Poly1305;
         let with = |text: &str| PeerInfo::parse(text);
+        assert_eq!(with("IV_CIPHERS=AES-128-GCM").choose(&BOTH, Some("AES-256-GCM"), None), Some(Cipher::Aes128Gcm));
         assert_eq!(
-            with("IV_CIPHERS=AES-128-GCM").choose(&BOTH, Some("AES-256-GCM"), None),
-            Some(Cipher::Aes128Gcm)
-        );
-        assert_eq!(
-            with("IV_NCP=2").choose(
-                &[chacha, Cipher::Aes128Gcm],
-                Some("CHACHA20-POLY1305"),
-                None
-            ),
+            with("IV_NCP=2").choose(&[chacha, Cipher::Aes128Gcm], Some("CHACHA20-POLY1305"), None),
             Some(chacha)
         );
-        assert_eq!(
-            with("IV_NCP=2").choose(&BOTH, None, None),
-            Some(Cipher::Aes256Gcm)
-        );
+        assert_eq!(with("IV_NCP=2").choose(&BOTH, None, None), Some(Cipher::Aes256Gcm));
         assert_eq!(with("").choose(&BOTH, Some("BF-CBC"), None), None);
-        assert_eq!(
-            with("").choose(&BOTH, Some("BF-CBC"), Some(chacha)),
-            Some(chacha)
-        );
-        assert_eq!(
-            with("IV_CIPHERS=BF-CBC").choose(&BOTH, None, Some(chacha)),
-            None
-        );
+        assert_eq!(with("").choose(&BOTH, Some("BF-CBC"), Some(chacha)), Some(chacha));
+        assert_eq!(with("IV_CIPHERS=BF-CBC").choose(&BOTH, None, Some(chacha)), None);
     }
 }

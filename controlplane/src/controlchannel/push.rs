@@ -67,30 +67,20 @@ impl PushCollector {
     }
 
     fn option(&mut self, option: &str) {
-        let (name, value) = option
-            .split_once(char::is_whitespace)
-            .unwrap_or((option, ""));
+        let (name, value) = option.split_once(char::is_whitespace).unwrap_or((option, ""));
         let value = value.trim();
         let reply = &mut self.reply;
         match name {
             "cipher" => reply.cipher = Some(words(value)),
-            "peer-id" => {
-                reply.peer_id = value
-                    .parse()
-                    .ok()
-                    .filter(|id| *id <= crate::ids::PeerId::MAX)
-            }
-            "key-derivation" | "protocol-flags" => {
-                value.split_whitespace().for_each(|word| match word {
-                    "tls-ekm" => reply.tls_ekm = true,
-                    "cc-exit" => reply.cc_exit = true,
-                    other => reply.unknown_flag = Some(words(other)),
-                })
-            }
+            "peer-id" => reply.peer_id = value.parse().ok().filter(|id| *id <= crate::ids::PeerId::MAX),
+            "key-derivation" | "protocol-flags" => value.split_whitespace().for_each(|word| match word {
+                "tls-ekm" => reply.tls_ekm = true,
+                "cc-exit" => reply.cc_exit = true,
+                other => reply.unknown_flag = Some(words(other)),
+            }),
             // One that fits no key message would end every later login before it is sent.
             "auth-token" => {
-                reply.auth_token = (value.len() <= MAX_PASSWORD)
-                    .then(|| Secret(value.as_bytes().to_vec()));
+                reply.auth_token = (value.len() <= MAX_PASSWORD).then(|| Secret(value.as_bytes().to_vec()));
             }
             "auth-token-user" => reply.auth_token_user = decode_user(value),
             _ => reply.pushed.options.push(option.to_owned()),
@@ -111,14 +101,9 @@ pub fn agree_cipher(
     let usable = |c: &Cipher| (ours.contains(c) || fallback == Some(*c)) && c.available();
     let agreed = match pushed {
         Some(name) => {
-            return Cipher::from_name(name)
-                .filter(usable)
-                .ok_or_else(|| not_offered(name));
+            return Cipher::from_name(name).filter(usable).ok_or_else(|| not_offered(name));
         }
-        None => occ
-            .and_then(Cipher::from_name)
-            .filter(usable)
-            .or(fallback.filter(|c| c.available())),
+        None => occ.and_then(Cipher::from_name).filter(usable).or(fallback.filter(|c| c.available())),
     };
     agreed.ok_or_else(|| {
         let theirs = words(occ.unwrap_or("none named"));
@@ -136,9 +121,7 @@ fn not_offered(name: &str) -> String {
                 "the server chose the data cipher {name}, which this build does not have: change the server's data-ciphers"
             )
         }
-        Some(_) => format!(
-            "the server chose the data cipher {name}, which is not in data-ciphers: add it there"
-        ),
+        Some(_) => format!("the server chose the data cipher {name}, which is not in data-ciphers: add it there"),
         None => format!(
             "the server chose the data cipher {name}, which is not supported: have it use AES-256-GCM, AES-128-GCM or \
              CHACHA20-POLY1305"
@@ -150,9 +133,7 @@ fn decode_user(value: &str) -> Option<String> {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     let bytes = STANDARD.decode(value).ok()?;
-    String::from_utf8(bytes)
-        .ok()
-        .filter(|s| (1..=MAX_USERNAME).contains(&s.len()) && !s.chars().any(char::is_control))
+    String::from_utf8(bytes).ok().filter(|s| (1..=MAX_USERNAME).contains(&s.len()) && !s.chars().any(char::is_control))
 }
 
 /// A server's PUSH_REPLY in as many messages as it needs.
@@ -172,11 +153,7 @@ pub fn split_reply(options: &[String]) -> Vec<String> {
     let count = parts.len();
     if count > 1 {
         for (i, part) in parts.iter_mut().enumerate() {
-            part.push_str(if i + 1 == count {
-                ",push-continuation 1"
-            } else {
-                ",push-continuation 2"
-            });
+            part.push_str(if i + 1 == count { ",push-continuation 1" } else { ",push-continuation 2" });
         }
     }
     parts
@@ -191,18 +168,8 @@ mod tests {
         let text = ",route-gateway 10.8.0.1,ifconfig 10.8.0.2 255.255.255.0,peer-id 7,cipher AES-256-GCM,\
                     protocol-flags cc-exit tls-ekm,tun-mtu 1500,auth-token SESS_ID_AT_x,auth-token-user YW5u";
         let reply = PushCollector::default().take(text).unwrap().unwrap();
-        assert_eq!(
-            reply.pushed.options,
-            [
-                "route-gateway 10.8.0.1",
-                "ifconfig 10.8.0.2 255.255.255.0",
-                "tun-mtu 1500"
-            ]
-        );
-        assert_eq!(
-            (reply.peer_id, reply.cipher.as_deref()),
-            (Some(7), Some("AES-256-GCM"))
-        );
+        assert_eq!(reply.pushed.options, ["route-gateway 10.8.0.1", "ifconfig 10.8.0.2 255.255.255.0", "tun-mtu 1500"]);
+        assert_eq!((reply.peer_id, reply.cipher.as_deref()), (Some(7), Some("AES-256-GCM")));
         assert!(reply.tls_ekm && reply.cc_exit);
         assert_eq!(reply.unknown_flag, None);
         assert_eq!(reply.auth_token, Some(Secret(b"SESS_ID_AT_x".to_vec())));
@@ -224,10 +191,7 @@ mod tests {
         let mut c = PushCollector::default();
         let part = format!(",{},push-continuation 2", "x".repeat(1000));
         let results: Vec<_> = (0..80).map(|_| c.take(&part)).collect();
-        assert_eq!(
-            results.iter().filter(|r| r.is_err()).count(),
-            80 - MAX_PUSHED / part.len()
-        );
+        assert_eq!(results.iter().filter(|r| r.is_err()).count(), 80 - MAX_PUSHED / part.len());
     }
 
     #[test]
@@ -238,11 +202,9 @@ mod tests {
             let reply = take(format!(",auth-token {}", "t".repeat(len)));
             assert_eq!(reply.auth_token.is_some(), taken, "{len}");
         }
-        for (name, taken) in [
-            ("u".repeat(MAX_USERNAME), true),
-            ("u".repeat(MAX_USERNAME + 1), false),
-            ("a\x1b[2Jb".to_owned(), false),
-        ] {
+        for (name, taken) in
+            [("u".repeat(MAX_USERNAME), true), ("u".repeat(MAX_USERNAME + 1), false), ("a\x1b[2Jb".to_owned(), false)]
+        {
             let name = base64::engine::general_purpose::STANDARD.encode(name);
             let reply = take(format!(",auth-token-user {name}"));
             assert_eq!(reply.auth_token_user.is_some(), taken, "{name}");
@@ -252,26 +214,17 @@ mod tests {
     #[test]
     fn a_peer_id_that_is_switched_off_is_none() {
         for off in ["-1", "16777215", "x", ""] {
-            let reply = PushCollector::default()
-                .take(&format!(",peer-id {off}"))
-                .unwrap()
-                .unwrap();
+            let reply = PushCollector::default().take(&format!(",peer-id {off}")).unwrap().unwrap();
             assert_eq!(reply.peer_id, None, "{off}");
         }
-        let reply = PushCollector::default()
-            .take(",peer-id 16777214")
-            .unwrap()
-            .unwrap();
+        let reply = PushCollector::default().take(",peer-id 16777214").unwrap().unwrap();
         assert_eq!(reply.peer_id, Some(16_777_214));
     }
 
     #[test]
     fn a_flag_that_was_not_offered_is_noticed() {
         for flag in ["aead-epoch", "dyn-tls-crypt"] {
-            let reply = PushCollector::default()
-                .take(&format!(",protocol-flags tls-ekm {flag}"))
-                .unwrap()
-                .unwrap();
+            let reply = PushCollector::default().take(&format!(",protocol-flags tls-ekm {flag}")).unwrap().unwrap();
             assert_eq!(reply.unknown_flag.as_deref(), Some(flag));
         }
     }
@@ -280,33 +233,19 @@ mod tests {
     fn the_cipher_is_the_pushed_one_or_the_servers_or_the_fallback() {
         let ours = [Cipher::Aes256Gcm];
         let chacha = Some(Cipher::ChaCha20Poly1305);
-        assert_eq!(
-            agree_cipher(Some("aes-256-gcm"), None, &ours, None),
-            Ok(Cipher::Aes256Gcm)
-        );
+        assert_eq!(agree_cipher(Some("aes-256-gcm"), None, &ours, None), Ok(Cipher::Aes256Gcm));
         assert!(agree_cipher(Some("AES-128-GCM"), None, &ours, None).is_err());
         assert!(agree_cipher(Some("AES-128-GCM"), Some("AES-256-GCM"), &ours, chacha).is_err());
-        assert_eq!(
-            agree_cipher(Some("CHACHA20-POLY1305"), None, &ours, chacha),
-            Ok(Cipher::ChaCha20Poly1305)
-        );
-        assert_eq!(
-            agree_cipher(None, Some("AES-256-GCM"), &ours, chacha),
-            Ok(Cipher::Aes256Gcm)
-        );
-        assert_eq!(
-            agree_cipher(None, Some("BF-CBC"), &ours, chacha),
-            Ok(Cipher::ChaCha20Poly1305)
-        );
+        assert_eq!(agree_cipher(Some("CHACHA20-POLY1305"), None, &ours, chacha), Ok(Cipher::ChaCha20Poly1305));
+        assert_eq!(agree_cipher(None, Some("AES-256-GCM"), &ours, chacha), Ok(Cipher::Aes256Gcm));
+        assert_eq!(agree_cipher(None, Some("BF-CBC"), &ours, chacha), Ok(Cipher::ChaCha20Poly1305));
         assert!(agree_cipher(None, Some("BF-CBC"), &ours, None).is_err());
         assert!(agree_cipher(None, None, &ours, None).is_err());
     }
 
     #[test]
     fn a_long_reply_is_split_and_joined_again() {
-        let options: Vec<String> = (0..120)
-            .map(|i| format!("route 10.{i}.0.0 255.255.0.0"))
-            .collect();
+        let options: Vec<String> = (0..120).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
         let parts = split_reply(&options);
         assert!(parts.len() > 2 && parts.iter().all(|p| p.len() < 1024));
         let mut c = PushCollector::default();

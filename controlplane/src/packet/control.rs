@@ -20,10 +20,7 @@ impl AckList {
     /// No ids.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            ids: [MessageId(0); Self::MAX],
-            len: 0,
-        }
+        Self { ids: [MessageId(0); Self::MAX], len: 0 }
     }
 
     /// These ids, or `None` if there are more than [`AckList::MAX`].
@@ -72,11 +69,7 @@ impl AckList {
     /// Bytes that the array of `count` ids takes on the wire, with the echoed session id.
     #[must_use]
     pub const fn wire_len(count: usize) -> usize {
-        if count == 0 {
-            1
-        } else {
-            1 + 4 * count + SessionId::LEN
-        }
+        if count == 0 { 1 } else { 1 + 4 * count + SessionId::LEN }
     }
 }
 
@@ -124,12 +117,7 @@ impl ControlPacket {
     /// [`Malformed`], if the body ends early, if ACK_V1 has bytes left over, if more than eight ids are
     /// acknowledged, if the echoed session id is zero, if the opcode is not a control packet's, or
     /// if a reset has another message id than 0.
-    pub fn decode(
-        opcode: Opcode,
-        key_id: KeyId,
-        session_id: SessionId,
-        body: &[u8],
-    ) -> Result<Self, Malformed> {
+    pub fn decode(opcode: Opcode, key_id: KeyId, session_id: SessionId, body: &[u8]) -> Result<Self, Malformed> {
         if opcode.is_data() {
             return Err(Malformed::NotControl);
         }
@@ -147,15 +135,7 @@ impl ControlPacket {
         } else {
             reader.finish()?;
         }
-        Ok(Self {
-            opcode,
-            key_id,
-            session_id,
-            acks,
-            remote_session_id,
-            message_id,
-            payload,
-        })
+        Ok(Self { opcode, key_id, session_id, acks, remote_session_id, message_id, payload })
     }
 
     /// Encodes what follows the session id and the fields of the protection.
@@ -171,8 +151,7 @@ impl ControlPacket {
         let mut body = Vec::with_capacity(AckList::wire_len(acks.len()) + 4 + self.payload.len());
         // At most AckList::MAX, so it fits in a byte.
         body.push(acks.len() as u8);
-        acks.iter()
-            .for_each(|id| body.extend_from_slice(&id.0.to_be_bytes()));
+        acks.iter().for_each(|id| body.extend_from_slice(&id.0.to_be_bytes()));
         if let (Some(remote), false) = (self.remote_session_id, acks.is_empty()) {
             body.extend_from_slice(remote.as_bytes());
         }
@@ -192,17 +171,11 @@ impl ControlPacket {
     fn check(&self) -> Result<(), Error> {
         let id_fits = self.message_id.is_some() == self.opcode.has_message_id();
         if self.opcode.is_data() {
-            Err(Error::Misuse(
-                "a data packet is not encoded as a control packet",
-            ))
+            Err(Error::Misuse("a data packet is not encoded as a control packet"))
         } else if !self.acks.is_empty() && self.remote_session_id.is_none() {
-            Err(Error::Misuse(
-                "acknowledged ids need the receiver's session id",
-            ))
+            Err(Error::Misuse("acknowledged ids need the receiver's session id"))
         } else if !id_fits || (self.message_id.is_none() && !self.payload.is_empty()) {
-            Err(Error::Misuse(
-                "a message id and a payload belong to every control packet but ACK_V1",
-            ))
+            Err(Error::Misuse("a message id and a payload belong to every control packet but ACK_V1"))
         } else if self.opcode.is_reset() && self.message_id != Some(MessageId(0)) {
             Err(Error::Misuse("a reset has message id 0"))
         } else {
@@ -236,9 +209,7 @@ mod tests {
 
     /// Decodes a whole datagram without protection.
     fn decode(text: &str) -> Result<ControlPacket, DropReason> {
-        let opened = Wrapper::new(WrapConfig::None)
-            .unwrap()
-            .authenticate(&hex(text))?;
+        let opened = Wrapper::new(WrapConfig::None).unwrap().authenticate(&hex(text))?;
         Ok(opened.decode()?)
     }
 
@@ -267,10 +238,7 @@ mod tests {
         let packet = decode(text).unwrap();
         assert_eq!(packet.opcode, Opcode::ControlV1);
         assert_eq!(packet.acks.as_slice(), [MessageId(0)]);
-        assert_eq!(
-            packet.remote_session_id.unwrap().to_string(),
-            "eafebfa4418ae31b"
-        );
+        assert_eq!(packet.remote_session_id.unwrap().to_string(), "eafebfa4418ae31b");
         assert_eq!(packet.message_id, Some(MessageId(1)));
         assert_eq!(packet.payload, hex("160301"));
         assert_eq!(encode(&packet), hex(text));
@@ -285,10 +253,7 @@ mod tests {
             let packet = decode(text).unwrap();
             assert_eq!(packet.opcode, Opcode::AckV1);
             assert_eq!(packet.message_id, None);
-            assert_eq!(
-                packet.remote_session_id.unwrap().to_string(),
-                "dd85db535623b02e"
-            );
+            assert_eq!(packet.remote_session_id.unwrap().to_string(), "dd85db535623b02e");
             assert_eq!(encode(&packet), hex(text));
         }
     }
@@ -304,9 +269,7 @@ mod tests {
         let whole = hex("2078 19bf2ebcd19a45 01 00000000 eafebfa4418ae31b 00000001");
         let wrapper = Wrapper::new(WrapConfig::None).unwrap();
         for len in 1..whole.len() {
-            let result = wrapper
-                .authenticate(&whole[..len])
-                .and_then(|o| Ok(o.decode()?));
+            let result = wrapper.authenticate(&whole[..len]).and_then(|o| Ok(o.decode()?));
             assert_eq!(result, Err(DropReason::Truncated), "cut to {len} bytes");
         }
     }
@@ -347,10 +310,7 @@ mod tests {
 
     #[test]
     fn a_data_packet_is_not_decoded() {
-        assert_eq!(
-            decode("48 6891923fa3103437 00 00000000"),
-            Err(DropReason::NotControl)
-        );
+        assert_eq!(decode("48 6891923fa3103437 00 00000000"), Err(DropReason::NotControl));
         let session_id = SessionId::from_bytes([1; 8]).unwrap();
         let result = ControlPacket::decode(Opcode::DataV1, KeyId::FIRST, session_id, &[0; 5]);
         assert_eq!(result, Err(Malformed::NotControl));
@@ -370,10 +330,7 @@ mod tests {
         ] {
             let mut packet = good.clone();
             spoil(&mut packet);
-            assert!(
-                matches!(packet.encode_body(), Err(Error::Misuse(_))),
-                "{packet:?}"
-            );
+            assert!(matches!(packet.encode_body(), Err(Error::Misuse(_))), "{packet:?}");
         }
     }
 

@@ -64,10 +64,7 @@ impl Opcode {
     /// Whether the packet starts a connection.
     #[must_use]
     pub const fn is_hard_reset(self) -> bool {
-        matches!(
-            self,
-            Self::HardResetClientV2 | Self::HardResetServerV2 | Self::HardResetClientV3
-        )
+        matches!(self, Self::HardResetClientV2 | Self::HardResetServerV2 | Self::HardResetClientV3)
     }
 
     /// Whether the packet starts a TLS session: a hard or a soft reset.

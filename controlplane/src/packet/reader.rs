@@ -81,11 +81,7 @@ impl<'a> Reader<'a> {
     ///
     /// [`Malformed::Leftover`] if something is.
     pub fn finish(self) -> Result<(), Malformed> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed::Leftover)
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Malformed::Leftover) }
     }
 }
 

@@ -21,11 +21,7 @@ impl AckState {
     /// Nothing owed.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            pending: AckList::new(),
-            recent: AckList::new(),
-            held: false,
-        }
+        Self { pending: AckList::new(), recent: AckList::new(), held: false }
     }
 
     /// Owes an acknowledgement for `id`. Owing it twice changes nothing. When eight are owed already the
@@ -131,9 +127,7 @@ mod tests {
         assert_eq!(recent_after(&mut state, &[5, 6, 7, 8, 9, 10, 11]), eight);
         assert_eq!(recent_after(&mut state, &[11]), [11, 5, 6, 7, 8, 9, 10, 2]);
 
-        [3, 2, 42]
-            .into_iter()
-            .for_each(|id| other.owe(MessageId(id)));
+        [3, 2, 42].into_iter().for_each(|id| other.owe(MessageId(id)));
         assert_eq!(ids(&other.take(2)), [3, 2]);
         assert_eq!(ids(&other.recent), [3, 2, 1]);
         assert_eq!(ids(&other.pending), [42]);
@@ -153,17 +147,11 @@ mod tests {
     fn older_acknowledgements_fill_the_room_behind_fresh_ones() {
         let mut state = owing([0]);
         assert_eq!(ids(&state.take_for_control()), [0]);
-        assert_eq!(
-            ids(&state.take_for_control()),
-            [0],
-            "repeated while nothing new is owed"
-        );
+        assert_eq!(ids(&state.take_for_control()), [0], "repeated while nothing new is owed");
         state.owe(MessageId(1));
         state.owe(MessageId(2));
         assert_eq!(ids(&state.take_for_control()), [1, 2, 0]);
-        [3, 4, 5]
-            .into_iter()
-            .for_each(|id| state.owe(MessageId(id)));
+        [3, 4, 5].into_iter().for_each(|id| state.owe(MessageId(id)));
         assert_eq!(ids(&state.take_for_control()), [3, 4, 5, 1]);
         assert_eq!(ids(&state.take_for_ack()), [3, 4, 5, 1, 2, 0]);
     }

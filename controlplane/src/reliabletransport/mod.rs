@@ -82,11 +82,7 @@ mod tests {
     use crate::timers::Instant;
     use proptest::prelude::*;
 
-    fn packet(
-        opcode: Opcode,
-        acks: AckList,
-        message: Option<(MessageId, Vec<u8>)>,
-    ) -> ControlPacket {
+    fn packet(opcode: Opcode, acks: AckList, message: Option<(MessageId, Vec<u8>)>) -> ControlPacket {
         let session_id = SessionId::from_bytes([1; 8]).unwrap();
         let (message_id, payload) = message.unzip();
         ControlPacket {
@@ -110,36 +106,21 @@ mod tests {
     impl End {
         fn new(to_send: Vec<Vec<u8>>) -> Self {
             let transport = ReliableTransport::new(sender::TLS_TIMEOUT);
-            Self {
-                transport,
-                to_send,
-                received: Vec::new(),
-            }
+            Self { transport, to_send, received: Vec::new() }
         }
 
         fn transmit(&mut self, now: Instant) -> Vec<ControlPacket> {
             while self.transport.sender.can_send() && !self.to_send.is_empty() {
                 let payload = self.to_send.remove(0);
-                self.transport
-                    .sender
-                    .push(payload, Opcode::ControlV1, now)
-                    .unwrap();
+                self.transport.sender.push(payload, Opcode::ControlV1, now).unwrap();
             }
             let mut out = Vec::new();
             while let Some(due) = self.transport.sender.due(now) {
                 let acks = self.transport.acks.take_for_control();
-                out.push(packet(
-                    due.opcode,
-                    acks,
-                    Some((due.id, due.payload.to_vec())),
-                ));
+                out.push(packet(due.opcode, acks, Some((due.id, due.payload.to_vec()))));
             }
             while self.transport.acks.has_pending() {
-                out.push(packet(
-                    Opcode::AckV1,
-                    self.transport.acks.take_for_ack(),
-                    None,
-                ));
+                out.push(packet(Opcode::AckV1, self.transport.acks.take_for_ack(), None));
             }
             out
         }
@@ -174,11 +155,7 @@ mod tests {
                 _ => 1,
             };
             for _ in 0..copies {
-                let delay = if roll == 255 {
-                    1
-                } else {
-                    1 + u64::from(self.roll()) * 20_000_000
-                };
+                let delay = if roll == 255 { 1 } else { 1 + u64::from(self.roll()) * 20_000_000 };
                 self.on_the_way.push((now + delay, to_b, packet.clone()));
             }
         }
@@ -220,10 +197,7 @@ mod tests {
     #[test]
     fn a_message_beyond_the_window_is_not_acknowledged_but_its_acks_count() {
         let mut transport = ReliableTransport::new(sender::TLS_TIMEOUT);
-        let id = transport
-            .sender
-            .push(Vec::new(), Opcode::ControlV1, Instant(0))
-            .unwrap();
+        let id = transport.sender.push(Vec::new(), Opcode::ControlV1, Instant(0)).unwrap();
         let acks = AckList::from_slice(&[id]).unwrap();
         assert!(transport.sender.due(Instant(0)).is_some());
         let beyond = packet(Opcode::ControlV1, acks, Some((MessageId(12), vec![1])));
@@ -238,11 +212,7 @@ mod tests {
     #[test]
     fn a_duplicate_is_acknowledged_again() {
         let mut transport = ReliableTransport::new(sender::TLS_TIMEOUT);
-        let message = packet(
-            Opcode::ControlV1,
-            AckList::new(),
-            Some((MessageId(0), vec![1])),
-        );
+        let message = packet(Opcode::ControlV1, AckList::new(), Some((MessageId(0), vec![1])));
         for _ in 0..2 {
             assert_eq!(transport.receive(message.clone()), Ok(()));
             assert_eq!(transport.acks.take_for_ack().as_slice(), [MessageId(0)]);
@@ -258,24 +228,11 @@ mod tests {
     #[test]
     fn a_session_made_by_a_cookie_goes_on_at_id_1_both_ways() {
         let mut transport = ReliableTransport::skipped(sender::TLS_TIMEOUT);
-        let first = packet(
-            Opcode::ControlV1,
-            AckList::new(),
-            Some((MessageId(1), vec![7])),
-        );
+        let first = packet(Opcode::ControlV1, AckList::new(), Some((MessageId(1), vec![7])));
         assert_eq!(transport.receive(first), Ok(()));
-        assert_eq!(
-            transport.receiver.pop_in_order(),
-            Some((MessageId(1), vec![7]))
-        );
-        let id = transport
-            .sender
-            .push(Vec::new(), Opcode::ControlV1, Instant(0))
-            .unwrap();
+        assert_eq!(transport.receiver.pop_in_order(), Some((MessageId(1), vec![7])));
+        let id = transport.sender.push(Vec::new(), Opcode::ControlV1, Instant(0)).unwrap();
         assert_eq!(id, MessageId(1));
-        assert_eq!(
-            transport.acks.take_for_control().as_slice(),
-            [MessageId(1), MessageId(0)]
-        );
+        assert_eq!(transport.acks.take_for_control().as_slice(), [MessageId(1), MessageId(0)]);
     }
 }

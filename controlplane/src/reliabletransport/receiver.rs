@@ -30,10 +30,7 @@ impl Receiver {
     /// Expects `first` as the first id: 0, or 1 after a stateless cookie.
     #[must_use]
     pub fn starting_at(first: MessageId) -> Self {
-        Self {
-            next: first,
-            stored: VecDeque::new(),
-        }
+        Self { next: first, stored: VecDeque::new() }
     }
 
     /// The id that comes next in order.
@@ -80,9 +77,7 @@ mod tests {
     use super::*;
 
     fn drain(receiver: &mut Receiver) -> Vec<u32> {
-        std::iter::from_fn(|| receiver.pop_in_order())
-            .map(|(id, _)| id.0)
-            .collect()
+        std::iter::from_fn(|| receiver.pop_in_order()).map(|(id, _)| id.0).collect()
     }
 
     #[test]
@@ -101,18 +96,12 @@ mod tests {
     fn the_window_is_twelve_ids_from_the_next_expected_one() {
         let mut receiver = Receiver::starting_at(MessageId(5));
         assert_eq!(receiver.accept(MessageId(16), Vec::new()), Accept::Accepted);
-        assert_eq!(
-            receiver.accept(MessageId(17), Vec::new()),
-            Accept::OutOfWindow
-        );
+        assert_eq!(receiver.accept(MessageId(17), Vec::new()), Accept::OutOfWindow);
         assert_eq!(receiver.accept(MessageId(4), Vec::new()), Accept::Duplicate);
         assert_eq!(receiver.accept(MessageId(5), Vec::new()), Accept::Accepted);
         assert_eq!(drain(&mut receiver), [5]);
         assert_eq!(receiver.accept(MessageId(17), Vec::new()), Accept::Accepted);
-        assert_eq!(
-            receiver.accept(MessageId(u32::MAX), Vec::new()),
-            Accept::Duplicate
-        );
+        assert_eq!(receiver.accept(MessageId(u32::MAX), Vec::new()), Accept::Duplicate);
     }
 
     #[test]
@@ -132,23 +121,11 @@ mod tests {
         let mut receiver = Receiver::starting_at(MessageId(u32::MAX - 1));
         assert_eq!(receiver.accept(MessageId(0), Vec::new()), Accept::Accepted);
         assert_eq!(receiver.accept(MessageId(9), Vec::new()), Accept::Accepted);
-        assert_eq!(
-            receiver.accept(MessageId(10), Vec::new()),
-            Accept::OutOfWindow
-        );
-        assert_eq!(
-            receiver.accept(MessageId(u32::MAX - 1), Vec::new()),
-            Accept::Accepted
-        );
-        assert_eq!(
-            receiver.accept(MessageId(u32::MAX), Vec::new()),
-            Accept::Accepted
-        );
+        assert_eq!(receiver.accept(MessageId(10), Vec::new()), Accept::OutOfWindow);
+        assert_eq!(receiver.accept(MessageId(u32::MAX - 1), Vec::new()), Accept::Accepted);
+        assert_eq!(receiver.accept(MessageId(u32::MAX), Vec::new()), Accept::Accepted);
         assert_eq!(drain(&mut receiver), [u32::MAX - 1, u32::MAX, 0]);
-        assert_eq!(
-            receiver.accept(MessageId(u32::MAX), Vec::new()),
-            Accept::Duplicate
-        );
+        assert_eq!(receiver.accept(MessageId(u32::MAX), Vec::new()), Accept::Duplicate);
     }
 
     #[test]

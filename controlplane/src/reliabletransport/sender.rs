@@ -58,20 +58,13 @@ impl Sender {
     /// first retransmission interval, by default [`TLS_TIMEOUT`].
     #[must_use]
     pub fn starting_at(first: MessageId, tls_timeout: Duration) -> Self {
-        Self {
-            next: first,
-            in_flight: VecDeque::new(),
-            tls_timeout,
-        }
+        Self { next: first, in_flight: VecDeque::new(), tls_timeout }
     }
 
     /// How many messages fit into the window now.
     #[must_use]
     pub fn available(&self) -> usize {
-        let lowest = self
-            .in_flight
-            .front()
-            .map_or(self.next, |message| message.id);
+        let lowest = self.in_flight.front().map_or(self.next, |message| message.id);
         // At most WINDOW, so it fits.
         WINDOW.saturating_sub(self.next.distance_from(lowest)) as usize
     }
@@ -99,12 +92,7 @@ impl Sender {
     /// # Errors
     ///
     /// [`Error::Misuse`] while the window is full; ask [`Sender::can_send`] before.
-    pub fn push(
-        &mut self,
-        payload: Vec<u8>,
-        opcode: Opcode,
-        now: Instant,
-    ) -> Result<MessageId, Error> {
+    pub fn push(&mut self, payload: Vec<u8>, opcode: Opcode, now: Instant) -> Result<MessageId, Error> {
         if !self.can_send() {
             return Err(Error::Misuse("the send window is full"));
         }
@@ -126,30 +114,19 @@ impl Sender {
     /// one interval later, and the interval doubles up to [`MAX_TIMEOUT`]. Call until `None`.
     pub fn due(&mut self, now: Instant) -> Option<Due<'_>> {
         let longest = self.tls_timeout.max(MAX_TIMEOUT);
-        let message = self
-            .in_flight
-            .iter_mut()
-            .find(|message| message.deadline <= now)?;
+        let message = self.in_flight.iter_mut().find(|message| message.deadline <= now)?;
         // An interval of zero would make it due again at once, for ever.
         message.deadline = now + message.timeout.max(Duration::from_millis(1));
         message.timeout = message.timeout.saturating_mul(2).min(longest);
         message.attempts = message.attempts.saturating_add(1);
         message.later_acks = 0;
-        Some(Due {
-            id: message.id,
-            opcode: message.opcode,
-            payload: &message.payload,
-            attempt: message.attempts,
-        })
+        Some(Due { id: message.id, opcode: message.opcode, payload: &message.payload, attempt: message.attempts })
     }
 
     /// The peer has got `id`. An id that is not on its way is ignored. Messages before it that have been
     /// overtaken [`FAST_RETRANSMIT_ACKS`] times become due at once.
     pub fn on_ack(&mut self, id: MessageId) {
-        let place = self
-            .in_flight
-            .iter()
-            .position(|message| message.id == id && message.attempts > 0);
+        let place = self.in_flight.iter().position(|message| message.id == id && message.attempts > 0);
         let Some(place) = place else { return };
         self.in_flight.remove(place);
         // Lower ids are always transmitted first, so all of these are on their way.
@@ -207,12 +184,7 @@ mod tests {
     fn messages_are_transmitted_in_order_with_their_content() {
         let mut sender = sender(2);
         let opcode = Opcode::ControlV1;
-        let expected = Due {
-            id: MessageId(0),
-            opcode,
-            payload: &[0],
-            attempt: 1,
-        };
+        let expected = Due { id: MessageId(0), opcode, payload: &[0], attempt: 1 };
         assert_eq!(sender.due(T0), Some(expected));
         assert_eq!(due(&mut sender, T0), [(1, 1)]);
         assert_eq!(sender.due(T0), None);
@@ -223,11 +195,7 @@ mod tests {
         let mut sender = sender(1);
         for (attempt, at) in [(1, 0), (2, 2), (3, 6), (4, 10), (5, 14)] {
             assert_eq!(sender.next_deadline(), Some(after(at)));
-            assert_eq!(
-                sender.due(Instant(after(at).0 - 1)),
-                None,
-                "not before its time"
-            );
+            assert_eq!(sender.due(Instant(after(at).0 - 1)), None, "not before its time");
             assert_eq!(due(&mut sender, after(at)), [(0, attempt)]);
         }
     }
@@ -268,11 +236,7 @@ mod tests {
     fn an_ack_for_an_unknown_or_untransmitted_id_is_ignored() {
         let mut sender = sender(2);
         sender.on_ack(MessageId(0));
-        assert_eq!(
-            due(&mut sender, T0),
-            [(0, 1), (1, 1)],
-            "nobody can have got them"
-        );
+        assert_eq!(due(&mut sender, T0), [(0, 1), (1, 1)], "nobody can have got them");
         sender.on_ack(MessageId(7));
         sender.on_ack(MessageId(u32::MAX));
         assert_eq!(due(&mut sender, after(2)), [(0, 2), (1, 2)]);
@@ -328,20 +292,14 @@ mod tests {
         assert!(sender.next_deadline() <= Some(after(1)));
         assert_eq!(due(&mut sender, after(1)), [(0, 2)]);
         sender.on_ack(MessageId(4));
-        assert_eq!(
-            due(&mut sender, after(1)),
-            [],
-            "the count starts anew after each transmission"
-        );
+        assert_eq!(due(&mut sender, after(1)), [], "the count starts anew after each transmission");
     }
 
     #[test]
     fn acks_of_earlier_messages_do_not_count_as_overtaking() {
         let mut sender = sender(6);
         due(&mut sender, T0);
-        [0, 1, 2, 3]
-            .into_iter()
-            .for_each(|id| sender.on_ack(MessageId(id)));
+        [0, 1, 2, 3].into_iter().for_each(|id| sender.on_ack(MessageId(id)));
         assert_eq!(due(&mut sender, after(1)), []);
     }
 
@@ -358,14 +316,8 @@ mod tests {
     #[test]
     fn ids_pass_the_end_of_their_range() {
         let mut sender = Sender::starting_at(MessageId(u32::MAX), TLS_TIMEOUT);
-        assert_eq!(
-            sender.push(Vec::new(), Opcode::ControlV1, T0),
-            Ok(MessageId(u32::MAX))
-        );
-        assert_eq!(
-            sender.push(Vec::new(), Opcode::ControlV1, T0),
-            Ok(MessageId(0))
-        );
+        assert_eq!(sender.push(Vec::new(), Opcode::ControlV1, T0), Ok(MessageId(u32::MAX)));
+        assert_eq!(sender.push(Vec::new(), Opcode::ControlV1, T0), Ok(MessageId(0)));
         assert_eq!(due(&mut sender, T0), [(u32::MAX, 1), (0, 1)]);
         sender.on_ack(MessageId(u32::MAX));
         assert!(sender.is_acknowledged(MessageId(u32::MAX)));

@@ -17,51 +17,30 @@ const FIRST_PUSH_REQUEST: Duration = Duration::from_secs(1);
 const PUSH_REQUEST: Duration = Duration::from_secs(5);
 
 impl Session {
-    pub(super) fn client_happening(
-        &mut self,
-        ctx: &mut Context<'_>,
-        slot: Slot,
-        happening: Happening,
-    ) {
+    pub(super) fn client_happening(&mut self, ctx: &mut Context<'_>, slot: Slot, happening: Happening) {
         match happening {
             Happening::Answered if slot == Slot::Current => {
-                ctx.out.event(Event::State {
-                    generation: self.generation,
-                    state: State::Auth,
-                });
+                ctx.out.event(Event::State { generation: self.generation, state: State::Auth });
             }
             Happening::TlsDone => self.client_sends_key_method(ctx, slot),
-            Happening::ServerKeyMethod { options } => {
-                self.client_has_server_key_method(ctx, slot, options)
-            }
+            Happening::ServerKeyMethod { options } => self.client_has_server_key_method(ctx, slot, options),
             Happening::Message(message) => self.client_message(ctx, message),
             Happening::Answered | Happening::ClientKeyMethod(_) | Happening::Failed(_) => {}
         }
     }
 
     fn client_sends_key_method(&mut self, ctx: &mut Context<'_>, slot: Slot) {
-        let Side::Client {
-            pull, peer_info, ..
-        } = &ctx.settings.side
-        else {
+        let Side::Client { pull, peer_info, .. } = &ctx.settings.side else {
             return;
         };
         let (username, password) = self.login();
-        let options = if self.path.stream.is_some() {
-            &ctx.settings.options[1]
-        } else {
-            &ctx.settings.options[0]
-        };
+        let options = if self.path.stream.is_some() { &ctx.settings.options[1] } else { &ctx.settings.options[0] };
         let message = ClientKeyMethod {
             source: ClientSource::new_random(ctx.rng),
             options: options.clone(),
             username,
             password,
-            peer_info: if *pull {
-                peer_info.clone()
-            } else {
-                String::new()
-            },
+            peer_info: if *pull { peer_info.clone() } else { String::new() },
         };
         let Some(negotiation) = self.slot(slot).as_mut() else {
             return;
@@ -74,16 +53,8 @@ impl Session {
     /// The session token, where the server gave one, and else the password.
     fn login(&self) -> (String, Secret) {
         let given = self.credentials.clone();
-        let username = self
-            .token_user
-            .clone()
-            .or(given.as_ref().map(|c| c.username.clone()))
-            .unwrap_or_default();
-        let password = self
-            .token
-            .clone()
-            .or(given.map(|c| c.password))
-            .unwrap_or_default();
+        let username = self.token_user.clone().or(given.as_ref().map(|c| c.username.clone())).unwrap_or_default();
+        let password = self.token.clone().or(given.map(|c| c.password)).unwrap_or_default();
         (username, password)
     }
 
@@ -112,10 +83,7 @@ impl Session {
             collector: PushCollector::default(),
             options,
         }));
-        ctx.out.event(Event::State {
-            generation: self.generation,
-            state: State::GetConfig,
-        });
+        ctx.out.event(Event::State { generation: self.generation, state: State::GetConfig });
     }
 
     pub(super) fn client_get_config_timers(&mut self, ctx: &mut Context<'_>) {
@@ -124,12 +92,7 @@ impl Session {
             return;
         };
         if get_config.deadline <= now {
-            return self.end(
-                ctx,
-                Ending::HandshakeTimeout {
-                    awaiting: "PUSH_REPLY".into(),
-                },
-            );
+            return self.end(ctx, Ending::HandshakeTimeout { awaiting: "PUSH_REPLY".into() });
         }
         if get_config.request_at <= now {
             get_config.request_at = now + PUSH_REQUEST;
@@ -142,56 +105,31 @@ impl Session {
     fn client_message(&mut self, ctx: &mut Context<'_>, message: Message) {
         match message {
             Message::PushReply(text) => self.client_push_reply(ctx, &text),
-            Message::AuthFailed(Ending::AuthFailed {
-                reason,
-                retry_after,
-                session_token,
-                advance,
-            }) => {
+            Message::AuthFailed(Ending::AuthFailed { reason, retry_after, session_token, advance }) => {
                 // A refusal of a login by token may be cured by the password.
-                let session_token =
-                    session_token || (self.token.is_some() && retry_after.is_none());
-                self.end(
-                    ctx,
-                    Ending::AuthFailed {
-                        reason,
-                        retry_after,
-                        session_token,
-                        advance,
-                    },
-                );
+                let session_token = session_token || (self.token.is_some() && retry_after.is_none());
+                self.end(ctx, Ending::AuthFailed { reason, retry_after, session_token, advance });
             }
-            Message::AuthFailed(ending) | Message::Restart(ending) | Message::Halt(ending) => {
-                self.end(ctx, ending)
-            }
+            Message::AuthFailed(ending) | Message::Restart(ending) | Message::Halt(ending) => self.end(ctx, ending),
             Message::Exit => self.end(ctx, Ending::PeerExited),
             Message::AuthPending(timeout) => self.client_auth_pending(ctx, timeout),
-            Message::Info(text) if self.words.permit(ctx.now.at) => ctx.out.event(Event::Info {
-                generation: self.generation,
-                text,
-            }),
+            Message::Info(text) if self.words.permit(ctx.now.at) => {
+                ctx.out.event(Event::Info { generation: self.generation, text })
+            }
             Message::Info(_) | Message::PushRequest | Message::Unknown(_) => {}
         }
     }
 
     /// The server may make us wait, but not for ever.
     fn client_auth_pending(&mut self, ctx: &mut Context<'_>, timeout: Option<u32>) {
-        let longest = ctx
-            .settings
-            .hand_window
-            .max(ctx.settings.reneg.unwrap_or_default() / 2);
+        let longest = ctx.settings.hand_window.max(ctx.settings.reneg.unwrap_or_default() / 2);
         let Phase::GetConfig(get_config) = &mut self.phase else {
             return;
         };
         let asked = timeout.map_or(ctx.settings.hand_window, |s| Duration::from_secs(s.into()));
-        get_config.deadline = get_config
-            .deadline
-            .max(get_config.since + asked.min(longest));
+        get_config.deadline = get_config.deadline.max(get_config.since + asked.min(longest));
         if self.words.permit(ctx.now.at) {
-            ctx.out.event(Event::State {
-                generation: self.generation,
-                state: State::AuthPending,
-            });
+            ctx.out.event(Event::State { generation: self.generation, state: State::AuthPending });
         }
     }
 
@@ -203,10 +141,7 @@ impl Session {
                     let options = std::mem::take(&mut get_config.options);
                     self.client_agrees(ctx, reply, &options);
                 }
-                Err(_) => self.end(
-                    ctx,
-                    Ending::Incompatible("the server pushed more than 64 KiB of options".into()),
-                ),
+                Err(_) => self.end(ctx, Ending::Incompatible("the server pushed more than 64 KiB of options".into())),
             },
             // After the first one, only a renewed token matters.
             _ => {
@@ -227,11 +162,7 @@ impl Session {
         self.token = Some(token.clone());
         let username = self.token_user.clone();
         if self.words.permit(ctx.now.at) {
-            ctx.out.event(Event::AuthToken {
-                generation: self.generation,
-                token,
-                username,
-            });
+            ctx.out.event(Event::AuthToken { generation: self.generation, token, username });
         }
     }
 
@@ -250,23 +181,13 @@ impl Session {
             Ok(cipher) => cipher,
             Err(why) => return self.end(ctx, Ending::Incompatible(why)),
         };
-        self.agreed = Some(Agreed {
-            cipher,
-            use_exporter: reply.tls_ekm,
-            cc_exit: reply.cc_exit,
-            wire_peer_id: reply.peer_id,
-        });
+        self.agreed =
+            Some(Agreed { cipher, use_exporter: reply.tls_ekm, cc_exit: reply.cc_exit, wire_peer_id: reply.peer_id });
         self.client_takes_token(ctx, &reply);
-        let (tls, peer_subject) = self
-            .current
-            .as_ref()
-            .map(|n| n.describe())
-            .unwrap_or_default();
+        let (tls, peer_subject) = self.current.as_ref().map(|n| n.describe()).unwrap_or_default();
         let established = Box::new(Established {
             generation: self.generation,
-            pushed: Pushed {
-                options: reply.pushed.options,
-            },
+            pushed: Pushed { options: reply.pushed.options },
             cipher,
             peer_id: reply.peer_id,
             tls,
@@ -274,11 +195,7 @@ impl Session {
             cc_exit: reply.cc_exit,
         });
         let deadline = Some(ctx.now.at + KEY_INSTALL);
-        self.phase = Phase::Installing(Installing {
-            established,
-            deadline,
-            push_wanted: false,
-        });
+        self.phase = Phase::Installing(Installing { established, deadline, push_wanted: false });
         if let Err(why) = self.install(ctx, Slot::Current) {
             self.end(ctx, Ending::Tls(why));
         }
@@ -289,12 +206,8 @@ impl Session {
         if let Phase::Installing(installing) = std::mem::replace(&mut self.phase, Phase::Up) {
             ctx.out.event(Event::Established(installing.established));
         }
-        if let (
-            Side::Client {
-                auth_nocache: true, ..
-            },
-            Some(credentials),
-        ) = (&ctx.settings.side, self.credentials.as_mut())
+        if let (Side::Client { auth_nocache: true, .. }, Some(credentials)) =
+            (&ctx.settings.side, self.credentials.as_mut())
         {
             credentials.password = Secret::default();
         }

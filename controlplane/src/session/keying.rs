@@ -29,10 +29,7 @@ impl Session {
         let terms = ctx.settings.terms(&self.wrapper);
         let begun = Negotiation::begin(&terms, self.next_number, self.next_key_id, ctx.now.at);
         let (Ok(negotiation), Some(following)) = (begun, self.next_number.checked_add(1)) else {
-            return self.end(
-                ctx,
-                Ending::Internal("no further key can be negotiated".into()),
-            );
+            return self.end(ctx, Ending::Internal("no further key can be negotiated".into()));
         };
         self.next_number = following;
         self.next_key_id = self.next_key_id.next();
@@ -41,9 +38,7 @@ impl Session {
         self.last_begun = Some(ctx.now.at);
         self.deadlines.renegotiate = None;
         self.deadlines.again = None;
-        self.deadlines
-            .expire
-            .get_or_insert(ctx.now.at + ctx.settings.tran_window);
+        self.deadlines.expire.get_or_insert(ctx.now.at + ctx.settings.tran_window);
     }
 
     /// The old key goes on; another attempt follows.
@@ -59,10 +54,7 @@ impl Session {
         self.renegotiating = false;
         self.installing = None;
         self.deadlines.again = Some(ctx.now.at + ctx.settings.hand_window.min(AGAIN));
-        ctx.out.event(Event::RenegotiationFailed {
-            generation: self.generation,
-            why,
-        });
+        ctx.out.event(Event::RenegotiationFailed { generation: self.generation, why });
     }
 
     /// The timers of a session that is up.
@@ -81,15 +73,10 @@ impl Session {
         }
         match &self.next {
             Some(next) if next.begun + ctx.settings.hand_window <= now => {
-                let why = format!(
-                    "it did not complete within hand-window; awaited {}",
-                    next.awaiting()
-                );
+                let why = format!("it did not complete within hand-window; awaited {}", next.awaiting());
                 self.renegotiation_failed(ctx, why);
             }
-            None if due(self.deadlines.renegotiate) || due(self.deadlines.again) => {
-                self.start_renegotiation(ctx)
-            }
+            None if due(self.deadlines.renegotiate) || due(self.deadlines.again) => self.start_renegotiation(ctx),
             _ => {}
         }
     }
@@ -103,21 +90,10 @@ impl Session {
         let (generation, peer) = (self.generation, self.peer);
         let negotiation = self.slot(slot).as_ref().ok_or("there is no negotiation")?;
         let block = negotiation.key_block(agreed.use_exporter, local, remote)?;
-        let (seal, open) = block
-            .directions(role, agreed.cipher)
-            .map_err(|e| e.to_string())?;
+        let (seal, open) = block.directions(role, agreed.cipher).map_err(|e| e.to_string())?;
         let first = negotiation.key_id == KeyId::FIRST;
-        let name = KeyName {
-            peer,
-            generation,
-            negotiation: negotiation.number,
-            key_id: negotiation.key_id.get(),
-        };
-        let send_from = if first {
-            ctx.now.at
-        } else {
-            negotiation.begun + ctx.settings.switch_after()
-        };
+        let name = KeyName { peer, generation, negotiation: negotiation.number, key_id: negotiation.key_id.get() };
+        let send_from = if first { ctx.now.at } else { negotiation.begun + ctx.settings.switch_after() };
         let retire_previous = ctx.now.at + ctx.settings.tran_window;
         self.installing = Some(name);
         ctx.out.event(Event::InstallKey(InstallKey {
@@ -139,10 +115,7 @@ impl Session {
         }
         self.installing = None;
         let first = name.negotiation == 0;
-        self.newest = Some(NewestKey {
-            name,
-            sending: first,
-        });
+        self.newest = Some(NewestKey { name, sending: first });
         match (ctx.settings.role(), first) {
             (Role::Client, true) => self.client_is_up(ctx),
             (Role::Client, false) => {
@@ -175,8 +148,7 @@ impl Session {
         self.previous = self.current.replace(next);
         self.renegotiating = false;
         // Its keys live in the worker until tran-window ends; here it only answers what the peer repeats.
-        self.deadlines.retire =
-            Some(ctx.now.at + ctx.settings.tran_window.min(ctx.settings.hand_window));
+        self.deadlines.retire = Some(ctx.now.at + ctx.settings.tran_window.min(ctx.settings.hand_window));
         self.deadlines.expire = None;
         self.deadlines.again = None;
         self.key_is_new(ctx);
@@ -188,10 +160,7 @@ impl Session {
     /// Sets the age at which the newest key is replaced: `reneg-sec`, less up to a tenth by chance, so that many
     /// sessions do not renegotiate at once.
     pub(super) fn key_is_new(&mut self, ctx: &mut Context<'_>) {
-        self.deadlines.renegotiate = ctx
-            .settings
-            .reneg
-            .map(|reneg| ctx.now.at + jittered(reneg, ctx.rng));
+        self.deadlines.renegotiate = ctx.settings.reneg.map(|reneg| ctx.now.at + jittered(reneg, ctx.rng));
     }
 
     /// The newest key at the time of the record, as far as the record tells: if the last negotiation had failed,
@@ -203,16 +172,8 @@ impl Session {
             (_, 1) => 7,
             (_, id) => id.saturating_sub(1),
         };
-        let name = KeyName {
-            peer: self.peer,
-            generation: self.generation,
-            negotiation,
-            key_id,
-        };
-        Some(NewestKey {
-            name,
-            sending: false,
-        })
+        let name = KeyName { peer: self.peer, generation: self.generation, negotiation, key_id };
+        Some(NewestKey { name, sending: false })
     }
 
     /// Says the record anew, when it has changed.

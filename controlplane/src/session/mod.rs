@@ -18,8 +18,7 @@ use crate::output::{Event, OutputQueue};
 use crate::packet::control::ControlPacket;
 use crate::packet::opcode::Opcode;
 use crate::setup::{
-    Cipher, Credentials, Ending, Established, KeyEvent, KeyLimits, KeyName, Path, ResumeRecord,
-    Secret, State,
+    Cipher, Credentials, Ending, Established, KeyEvent, KeyLimits, KeyName, Path, ResumeRecord, Secret, State,
 };
 use crate::timers::{Instant, Now, TimerReason, earliest};
 use crate::tlssession::TlsConfig;
@@ -70,15 +69,8 @@ pub(crate) struct Settings {
 /// What only one role has.
 #[derive(Debug)]
 pub(crate) enum Side {
-    Client {
-        pull: bool,
-        peer_info: String,
-        auth_nocache: bool,
-    },
-    Server {
-        push: Vec<String>,
-        users: Option<Vec<Credentials>>,
-    },
+    Client { pull: bool, peer_info: String, auth_nocache: bool },
+    Server { push: Vec<String>, users: Option<Vec<Credentials>> },
 }
 
 impl Settings {
@@ -169,10 +161,7 @@ enum Phase {
     /// Data flows.
     Up,
     /// EXIT was sent.
-    Exiting {
-        deadline: Instant,
-        repeat_at: Instant,
-    },
+    Exiting { deadline: Instant, repeat_at: Instant },
     /// As a server: the last message may still be acknowledged.
     Lingering { deadline: Instant, ending: Ending },
     /// Nothing more comes.
@@ -233,10 +222,7 @@ struct Words {
 impl Words {
     fn permit(&mut self, now: Instant) -> bool {
         if self.count == 0 || now.since(self.since) >= WORDS_SPAN {
-            *self = Words {
-                since: now,
-                count: 0,
-            };
+            *self = Words { since: now, count: 0 };
         }
         self.count = self.count.saturating_add(1);
         self.count <= MAX_WORDS_EVENTS
@@ -251,17 +237,13 @@ impl Session {
         path: Path,
         credentials: Option<Credentials>,
     ) -> Result<Session, Ending> {
-        let wrapper =
-            Wrapper::new(ctx.settings.wrap.clone()).map_err(|e| Ending::Internal(e.to_string()))?;
+        let wrapper = Wrapper::new(ctx.settings.wrap.clone()).map_err(|e| Ending::Internal(e.to_string()))?;
         let local_sid = SessionId::new_random(ctx.rng);
         let mut session = Session::new(generation, 0, path, wrapper, local_sid, credentials);
         let terms = ctx.settings.terms(&session.wrapper);
         let first = Negotiation::begin(&terms, 0, KeyId::FIRST, ctx.now.at);
         session.current = Some(first.map_err(|e| Ending::Internal(e.to_string()))?);
-        ctx.out.event(Event::State {
-            generation,
-            state: State::Wait,
-        });
+        ctx.out.event(Event::State { generation, state: State::Wait });
         session.settle(ctx);
         Ok(session)
     }
@@ -273,34 +255,21 @@ impl Session {
         path: Path,
         credentials: Option<Credentials>,
     ) -> Result<Session, Ending> {
-        let unusable =
-            |what: &str| Ending::Internal(format!("the resume record cannot be used: {what}"));
+        let unusable = |what: &str| Ending::Internal(format!("the resume record cannot be used: {what}"));
         if !record.resumable {
             return Err(unusable("a negotiation was under way"));
         }
-        let sid =
-            |bytes| SessionId::from_bytes(bytes).ok_or_else(|| unusable("a session id is zero"));
+        let sid = |bytes| SessionId::from_bytes(bytes).ok_or_else(|| unusable("a session id is zero"));
         let key_id = KeyId::new(record.next_key_id).filter(|k| *k != KeyId::FIRST);
-        let wrapper = Wrapper::resume(
-            ctx.settings.wrap.clone(),
-            record.wrap_send_next,
-            record.wrap_send_time,
-            record.wrap_recv,
-        )
-        .map_err(|e| unusable(&e.to_string()))?;
-        let mut session = Session::new(
-            record.generation,
-            record.peer,
-            path,
-            wrapper,
-            sid(record.local_sid)?,
-            credentials,
-        );
+        let wrapper =
+            Wrapper::resume(ctx.settings.wrap.clone(), record.wrap_send_next, record.wrap_send_time, record.wrap_recv)
+                .map_err(|e| unusable(&e.to_string()))?;
+        let mut session =
+            Session::new(record.generation, record.peer, path, wrapper, sid(record.local_sid)?, credentials);
         session.remote_sid = Some(sid(record.remote_sid)?);
         session.wrap_reserved = record.wrap_send_next;
         session.next_number = record.next_negotiation;
-        session.next_key_id =
-            key_id.ok_or_else(|| unusable("its key-id is none of a renegotiation"))?;
+        session.next_key_id = key_id.ok_or_else(|| unusable("its key-id is none of a renegotiation"))?;
         session.agreed = Some(Agreed {
             cipher: record.cipher,
             use_exporter: record.use_exporter,
@@ -318,13 +287,7 @@ impl Session {
     }
 
     /// A server's session, after a cookie was proved; `new.packet` is its first packet.
-    pub(crate) fn accept(
-        ctx: &mut Context<'_>,
-        generation: u32,
-        peer: u32,
-        path: Path,
-        new: NewSession,
-    ) -> Session {
+    pub(crate) fn accept(ctx: &mut Context<'_>, generation: u32, peer: u32, path: Path, new: NewSession) -> Session {
         let mut session = Session::new(generation, peer, path, new.wrapper, new.server_sid, None);
         session.remote_sid = Some(new.client_sid);
         let terms = ctx.settings.terms(&session.wrapper);
@@ -423,10 +386,7 @@ impl Session {
             // An unanswered reset is repeated at a constant pace.
             if let Some(n) = self.slot(slot).as_mut()
                 && n.expects_reset()
-                && n.transport
-                    .sender
-                    .next_deadline()
-                    .is_some_and(|at| at <= now)
+                && n.transport.sender.next_deadline().is_some_and(|at| at <= now)
             {
                 n.transport.sender.burst(now);
             }
@@ -471,10 +431,7 @@ impl Session {
                 self.next = None;
                 self.renegotiating = false;
                 let now = ctx.now.at;
-                self.phase = Phase::Exiting {
-                    deadline: now + EXIT_ACK,
-                    repeat_at: now + EXIT_REPEAT,
-                };
+                self.phase = Phase::Exiting { deadline: now + EXIT_ACK, repeat_at: now + EXIT_REPEAT };
                 self.settle(ctx);
             }
             None => self.end(ctx, Ending::Disconnected { exit_sent: false }),
@@ -484,25 +441,18 @@ impl Session {
     /// The next deadline.
     pub(crate) fn wake(&self, settings: &Settings) -> Option<(Instant, TimerReason)> {
         let mut wake = self.phase_wake(settings);
-        let mut add =
-            |at: Option<Instant>, reason| wake = earliest(wake, at.map(|at| (at, reason)));
+        let mut add = |at: Option<Instant>, reason| wake = earliest(wake, at.map(|at| (at, reason)));
         if self.has_ended() {
             return None;
         }
-        for n in [&self.current, &self.next, &self.previous]
-            .into_iter()
-            .flatten()
-        {
+        for n in [&self.current, &self.next, &self.previous].into_iter().flatten() {
             add(n.transport.sender.next_deadline(), TimerReason::Retransmit);
         }
         add(self.deadlines.retire, TimerReason::Retire);
         if matches!(self.phase, Phase::Up) {
             match &self.next {
                 Some(next) => {
-                    add(
-                        Some(next.begun + settings.hand_window),
-                        TimerReason::HandWindow,
-                    );
+                    add(Some(next.begun + settings.hand_window), TimerReason::HandWindow);
                     add(self.deadlines.resume, TimerReason::ResumeAnswer);
                 }
                 None => {
@@ -521,15 +471,11 @@ impl Session {
                 let begun = self.current.as_ref()?.begun;
                 Some((begun + settings.hand_window, TimerReason::HandWindow))
             }
-            Phase::GetConfig(g) => earliest(
-                Some((g.request_at, TimerReason::PushRequest)),
-                Some((g.deadline, TimerReason::PushReply)),
-            ),
+            Phase::GetConfig(g) => {
+                earliest(Some((g.request_at, TimerReason::PushRequest)), Some((g.deadline, TimerReason::PushReply)))
+            }
             Phase::Installing(i) => i.deadline.map(|at| (at, TimerReason::KeyInstall)),
-            Phase::Exiting {
-                deadline,
-                repeat_at,
-            } => Some((*deadline.min(repeat_at), TimerReason::ExitAck)),
+            Phase::Exiting { deadline, repeat_at } => Some((*deadline.min(repeat_at), TimerReason::ExitAck)),
             Phase::Lingering { deadline, .. } => Some((*deadline, TimerReason::Linger)),
             Phase::Up | Phase::Ended => None,
         }
@@ -548,21 +494,14 @@ impl Session {
         if !packet.opcode.may_come_from(role.peer()) {
             return Err(DropReason::UnexpectedOpcode);
         }
-        if packet
-            .remote_session_id
-            .is_some_and(|sid| sid != self.local_sid)
-        {
+        if packet.remote_session_id.is_some_and(|sid| sid != self.local_sid) {
             return Err(DropReason::WrongRemoteSession);
         }
         match self.remote_sid {
             Some(sid) if sid != packet.session_id => Err(DropReason::UnknownSession),
             Some(_) => Ok(()),
             // The answer to our reset acknowledges it, echoing our session id: nobody else knows it.
-            None if packet.opcode == Opcode::HardResetServerV2
-                && packet.remote_session_id.is_some() =>
-            {
-                Ok(())
-            }
+            None if packet.opcode == Opcode::HardResetServerV2 && packet.remote_session_id.is_some() => Ok(()),
             None => Err(DropReason::UnexpectedState),
         }
     }
@@ -572,20 +511,14 @@ impl Session {
         if packet.opcode == Opcode::SoftResetV1
             && packet.key_id == self.next_key_id
             && self.next.is_none()
-            && self
-                .last_begun
-                .is_none_or(|last| ctx.now.at.since(last) >= PEER_RENEGOTIATES)
+            && self.last_begun.is_none_or(|last| ctx.now.at.since(last) >= PEER_RENEGOTIATES)
         {
             self.start_renegotiation(ctx);
         }
         let slot = self.slot_of(packet.key_id).ok_or(DropReason::WrongKeyId)?;
         self.remote_sid.get_or_insert(packet.session_id);
         let tls = &ctx.settings.tls;
-        let result = self
-            .slot(slot)
-            .as_mut()
-            .ok_or(DropReason::WrongKeyId)?
-            .receive(packet, tls);
+        let result = self.slot(slot).as_mut().ok_or(DropReason::WrongKeyId)?.receive(packet, tls);
         if slot == Slot::Next {
             self.deadlines.resume = None;
         }
@@ -643,17 +576,12 @@ impl Session {
                 let awaiting = self.current.as_ref().map_or("", Negotiation::awaiting);
                 let ending = match self.remote_sid {
                     None => Ending::Unanswered,
-                    Some(_) => Ending::HandshakeTimeout {
-                        awaiting: awaiting.into(),
-                    },
+                    Some(_) => Ending::HandshakeTimeout { awaiting: awaiting.into() },
                 };
                 self.end(ctx, ending);
             }
             Phase::GetConfig(_) => self.client_get_config_timers(ctx),
-            Phase::Installing(_) => self.end(
-                ctx,
-                Ending::Internal("the worker did not install the key".into()),
-            ),
+            Phase::Installing(_) => self.end(ctx, Ending::Internal("the worker did not install the key".into())),
             Phase::Exiting { deadline, .. } if *deadline <= now => {
                 self.end(ctx, Ending::Disconnected { exit_sent: true });
             }
@@ -672,9 +600,7 @@ impl Session {
     }
 
     fn report_alive(&mut self, ctx: &mut Context<'_>) {
-        let due = self
-            .last_alive
-            .is_none_or(|last| ctx.now.at.since(last) >= ALIVE);
+        let due = self.last_alive.is_none_or(|last| ctx.now.at.since(last) >= ALIVE);
         if due && !self.has_ended() {
             self.last_alive = Some(ctx.now.at);
             ctx.out.event(Event::PeerAlive { peer: self.peer });
@@ -688,10 +614,7 @@ impl Session {
         }
         self.flush(ctx);
         self.phase = Phase::Ended;
-        ctx.out.event(Event::Ended {
-            generation: self.generation,
-            ending,
-        });
+        ctx.out.event(Event::Ended { generation: self.generation, ending });
     }
 
     /// After every input: what has become possible, the record, and the datagrams.
@@ -702,11 +625,7 @@ impl Session {
         self.server_promotes_when_acknowledged(ctx);
         if matches!(self.phase, Phase::Exiting { .. }) {
             self.flush(ctx);
-            if self
-                .current
-                .as_ref()
-                .is_none_or(Negotiation::all_acknowledged)
-            {
+            if self.current.as_ref().is_none_or(Negotiation::all_acknowledged) {
                 self.end(ctx, Ending::Disconnected { exit_sent: true });
             }
             return;
@@ -732,15 +651,7 @@ impl Session {
             let (opcode, message_id, payload) = (due.opcode, Some(due.id), due.payload.to_vec());
             let acks = n.transport.acks.take_for_control();
             let remote_session_id = self.remote_sid.filter(|_| !acks.is_empty());
-            let packet = ControlPacket {
-                opcode,
-                key_id,
-                session_id,
-                acks,
-                remote_session_id,
-                message_id,
-                payload,
-            };
+            let packet = ControlPacket { opcode, key_id, session_id, acks, remote_session_id, message_id, payload };
             self.transmit(ctx, &packet);
         }
         while n.transport.acks.has_pending() {

@@ -18,16 +18,9 @@ use crate::setup::{Advance, Ending, Established, Pushed};
 const LINGER: Duration = Duration::from_secs(5);
 
 impl Session {
-    pub(super) fn server_happening(
-        &mut self,
-        ctx: &mut Context<'_>,
-        slot: Slot,
-        happening: Happening,
-    ) {
+    pub(super) fn server_happening(&mut self, ctx: &mut Context<'_>, slot: Slot, happening: Happening) {
         match happening {
-            Happening::ClientKeyMethod(message) => {
-                self.server_has_client_key_method(ctx, slot, &message)
-            }
+            Happening::ClientKeyMethod(message) => self.server_has_client_key_method(ctx, slot, &message),
             Happening::Message(Message::PushRequest) => {
                 if let Phase::Installing(installing) = &mut self.phase {
                     installing.push_wanted = true;
@@ -39,12 +32,7 @@ impl Session {
         }
     }
 
-    fn server_has_client_key_method(
-        &mut self,
-        ctx: &mut Context<'_>,
-        slot: Slot,
-        message: &ClientKeyMethod,
-    ) {
+    fn server_has_client_key_method(&mut self, ctx: &mut Context<'_>, slot: Slot, message: &ClientKeyMethod) {
         let source = ServerSource::new_random(ctx.rng);
         if let Some(n) = self.slot(slot).as_mut() {
             n.choose_server_source(source);
@@ -59,11 +47,7 @@ impl Session {
             return;
         }
         let info = PeerInfo::parse(&message.peer_info);
-        let cipher = info.choose(
-            &ctx.settings.data_ciphers,
-            cipher_of(&message.options),
-            ctx.settings.fallback,
-        );
+        let cipher = info.choose(&ctx.settings.data_ciphers, cipher_of(&message.options), ctx.settings.fallback);
         let Some(cipher) = cipher else {
             const WHY: &str = "Data channel cipher negotiation failed (no shared cipher)";
             return self.server_refuses(ctx, slot, &format!("AUTH_FAILED,{WHY}"), WHY);
@@ -97,11 +81,7 @@ impl Session {
             (false, true) => Some("key-derivation tls-ekm".to_owned()),
             (false, false) => None,
         });
-        let (tls, peer_subject) = self
-            .current
-            .as_ref()
-            .map(Negotiation::describe)
-            .unwrap_or_default();
+        let (tls, peer_subject) = self.current.as_ref().map(Negotiation::describe).unwrap_or_default();
         let established = Box::new(Established {
             generation: self.generation,
             pushed: Pushed { options },
@@ -113,11 +93,7 @@ impl Session {
         });
         let push_wanted = info.proto & iv_proto::REQUEST_PUSH != 0;
         let deadline = Some(ctx.now.at + KEY_INSTALL);
-        self.phase = Phase::Installing(Installing {
-            established,
-            deadline,
-            push_wanted,
-        });
+        self.phase = Phase::Installing(Installing { established, deadline, push_wanted });
     }
 
     pub(super) fn server_key_is_installed(&mut self, ctx: &mut Context<'_>) {
@@ -137,9 +113,7 @@ impl Session {
             return;
         };
         if let Some(current) = self.current.as_mut() {
-            split_reply(&installing.established.pushed.options)
-                .iter()
-                .for_each(|part| current.send_text(part));
+            split_reply(&installing.established.pushed.options).iter().for_each(|part| current.send_text(part));
         }
         ctx.out.event(Event::Established(installing.established));
         self.key_is_new(ctx);
@@ -152,24 +126,14 @@ impl Session {
     /// A server's renegotiation is complete when the client has acknowledged its key message.
     pub(super) fn server_promotes_when_acknowledged(&mut self, ctx: &mut Context<'_>) {
         let is_server = matches!(ctx.settings.side, Side::Server { .. });
-        let installed =
-            |n: &Negotiation| self.newest.is_some_and(|k| k.name.negotiation == n.number);
-        if is_server
-            && self
-                .next
-                .as_ref()
-                .is_some_and(|n| installed(n) && n.all_acknowledged())
-        {
+        let installed = |n: &Negotiation| self.newest.is_some_and(|k| k.name.negotiation == n.number);
+        if is_server && self.next.as_ref().is_some_and(|n| installed(n) && n.all_acknowledged()) {
             self.promote(ctx);
         }
     }
 
     fn server_sends_key_method(&mut self, ctx: &mut Context<'_>, slot: Slot) {
-        let options = if self.path.stream.is_some() {
-            &ctx.settings.options[1]
-        } else {
-            &ctx.settings.options[0]
-        };
+        let options = if self.path.stream.is_some() { &ctx.settings.options[1] } else { &ctx.settings.options[0] };
         let Some(negotiation) = self.slot(slot).as_mut() else {
             return;
         };
@@ -190,10 +154,7 @@ impl Session {
             session_token: false,
             advance: Advance::Same,
         };
-        self.phase = Phase::Lingering {
-            deadline: ctx.now.at + LINGER,
-            ending,
-        };
+        self.phase = Phase::Lingering { deadline: ctx.now.at + LINGER, ending };
     }
 
     /// Sends a message such as RESTART or HALT to the client and ends the session a moment later.
@@ -202,10 +163,7 @@ impl Session {
             current.send_text(text);
         }
         let ending = Ending::Disconnected { exit_sent: true };
-        self.phase = Phase::Lingering {
-            deadline: ctx.now.at + LINGER,
-            ending,
-        };
+        self.phase = Phase::Lingering { deadline: ctx.now.at + LINGER, ending };
         self.settle(ctx);
     }
 }
@@ -217,8 +175,8 @@ fn server_accepts_login(side: &Side, message: &ClientKeyMethod) -> bool {
     };
     let Some(users) = users else { return true };
     users.iter().fold(false, |found, user| {
-        let same = ct_eq(user.username.as_bytes(), message.username.as_bytes())
-            & ct_eq(&user.password.0, &message.password.0);
+        let same =
+            ct_eq(user.username.as_bytes(), message.username.as_bytes()) & ct_eq(&user.password.0, &message.password.0);
         found | same
     })
 }

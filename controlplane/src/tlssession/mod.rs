@@ -36,12 +36,9 @@ impl TlsSession {
                     .map_err(|_| TlsFailure("the placeholder server name is not valid".into()))?;
                 ClientConnection::new(config.clone(), name).map(Connection::from)
             }
-            provider::RoleConfig::Server(config) => {
-                ServerConnection::new(config.clone()).map(Connection::from)
-            }
+            provider::RoleConfig::Server(config) => ServerConnection::new(config.clone()).map(Connection::from),
         };
-        conn.map(|conn| TlsSession { conn })
-            .map_err(|e| TlsFailure(format!("TLS could not start: {e}")))
+        conn.map(|conn| TlsSession { conn }).map_err(|e| TlsFailure(format!("TLS could not start: {e}")))
     }
 
     /// Takes bytes of the TLS stream, in order, and appends what they decrypt to onto `plaintext`.
@@ -57,9 +54,7 @@ impl TlsSession {
                 Ok(_) => {}
                 Err(e) => return Err(TlsFailure(format!("TLS refused more bytes: {e}"))),
             }
-            self.conn
-                .process_new_packets()
-                .map_err(|e| TlsFailure(self.sentence(&e)))?;
+            self.conn.process_new_packets().map_err(|e| TlsFailure(self.sentence(&e)))?;
             self.read_plaintext(plaintext);
         }
         Ok(())
@@ -80,9 +75,7 @@ impl TlsSession {
     pub fn write(&mut self, message: &[u8]) -> Result<(), TlsFailure> {
         match self.conn.writer().write(message) {
             Ok(n) if n == message.len() => Ok(()),
-            _ => Err(TlsFailure(
-                "a control message did not fit into a TLS record".into(),
-            )),
+            _ => Err(TlsFailure("a control message did not fit into a TLS record".into())),
         }
     }
 
@@ -127,24 +120,18 @@ impl TlsSession {
 
     /// The peer's leaf certificate, once it was accepted.
     pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.conn
-            .peer_certificates()
-            .and_then(|chain| chain.first())
+        self.conn.peer_certificates().and_then(|chain| chain.first())
     }
 
     /// The peer's subject as OpenVPN prints it; empty when the peer showed no certificate.
     pub fn peer_subject(&self) -> String {
-        self.peer_certificate()
-            .map(|der| verify::subject_of(der))
-            .unwrap_or_default()
+        self.peer_certificate().map(|der| verify::subject_of(der)).unwrap_or_default()
     }
 
     fn sentence(&self, error: &rustls::Error) -> String {
         match error {
             rustls::Error::AlertReceived(alert) => alert_sentence(*alert),
-            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
-                other.to_string()
-            }
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => other.to_string(),
             rustls::Error::InvalidCertificate(e) => {
                 format!("the peer's certificate does not prove that it owns its key ({e})")
             }
@@ -166,18 +153,12 @@ fn alert_sentence(alert: AlertDescription) -> String {
     let what = match alert {
         A::CertificateExpired => "our certificate has expired: renew it",
         A::CertificateRevoked => "our certificate was revoked: ask for a new one",
-        A::UnknownCA => {
-            "it does not know the CA of our certificate: use the certificate that belongs to this server"
-        }
-        A::CertificateRequired | A::NoCertificate => {
-            "it wants a certificate: add cert and key to the profile"
-        }
+        A::UnknownCA => "it does not know the CA of our certificate: use the certificate that belongs to this server",
+        A::CertificateRequired | A::NoCertificate => "it wants a certificate: add cert and key to the profile",
         A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate | A::AccessDenied => {
             "it does not accept our certificate: check with the server's operator"
         }
-        A::ProtocolVersion => {
-            "no common TLS version: compare tls-version-min and tls-version-max on both sides"
-        }
+        A::ProtocolVersion => "no common TLS version: compare tls-version-min and tls-version-max on both sides",
         A::HandshakeFailure | A::InsufficientSecurity => {
             "no common TLS parameters, or our certificate is of a kind that it does not accept"
         }

@@ -47,12 +47,8 @@ impl TlsConfig {
         let identity = identity(setup, unix)?;
         let verifier = Arc::new(PeerVerifier::new(role.peer(), setup, &provider)?);
         let role = match role {
-            Role::Client => {
-                RoleConfig::Client(client(setup, provider, &clock, verifier, identity)?)
-            }
-            Role::Server => {
-                RoleConfig::Server(server(setup, provider, &clock, verifier, identity)?)
-            }
+            Role::Client => RoleConfig::Client(client(setup, provider, &clock, verifier, identity)?),
+            Role::Server => RoleConfig::Server(server(setup, provider, &clock, verifier, identity)?),
         };
         Ok(TlsConfig { role, clock })
     }
@@ -72,9 +68,7 @@ struct Clock(AtomicU64);
 
 impl TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(
-            self.0.load(Ordering::Relaxed),
-        )))
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.load(Ordering::Relaxed))))
     }
 }
 
@@ -92,10 +86,7 @@ fn provider(random: Option<&'static dyn SecureRandom>) -> CryptoProvider {
 }
 
 fn versions(setup: &TlsSetup) -> Result<Vec<&'static SupportedProtocolVersion>, String> {
-    let all = [
-        (TlsVersion::V1_3, &rustls::version::TLS13),
-        (TlsVersion::V1_2, &rustls::version::TLS12),
-    ];
+    let all = [(TlsVersion::V1_3, &rustls::version::TLS13), (TlsVersion::V1_2, &rustls::version::TLS12)];
     let versions: Vec<_> = all
         .into_iter()
         .filter(|(v, _)| (setup.version_min..=setup.version_max).contains(v))
@@ -120,9 +111,7 @@ fn client(
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let mut config = match identity {
-        Some((chain, key)) => builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|e| identity_sentence(&e))?,
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|e| identity_sentence(&e))?,
         None => builder.with_no_client_auth(),
     };
     config.enable_sni = false;
@@ -169,11 +158,9 @@ fn identity(setup: &TlsSetup, unix: u64) -> Result<Identity, String> {
     }
     let text = &setup.key_pem.0;
     if contains(text, b"ENCRYPTED") {
-        return Err(
-            "the key is protected by a passphrase, which is not supported: remove it with \
+        return Err("the key is protected by a passphrase, which is not supported: remove it with \
                     `openssl pkey -in KEY -out KEY.plain` and protect the file by its mode instead"
-                .into(),
-        );
+            .into());
     }
     let key = PrivateKeyDer::from_pem_slice(text)
         .map_err(|e| format!("the key cannot be read as PEM (PKCS#8, PKCS#1 or SEC1): {e}"))?;

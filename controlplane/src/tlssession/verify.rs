@@ -6,20 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime,
-};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList, RevocationOptions,
+    RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
@@ -53,25 +47,14 @@ impl PeerVerifier {
     ///
     /// # Errors
     /// A sentence: nothing to verify the peer with, or a text that cannot be used.
-    pub fn new(
-        peer: Role,
-        setup: &TlsSetup,
-        provider: &CryptoProvider,
-    ) -> Result<PeerVerifier, String> {
+    pub fn new(peer: Role, setup: &TlsSetup, provider: &CryptoProvider) -> Result<PeerVerifier, String> {
         let authorities = certificates(&setup.ca_pem, "ca")?;
         if authorities.is_empty() && setup.fingerprints.is_empty() {
-            return Err(
-                "there is no CA to verify the peer with: add `ca` (or `peer-fingerprint`)".into(),
-            );
+            return Err("there is no CA to verify the peer with: add `ca` (or `peer-fingerprint`)".into());
         }
-        let (roots, mut intermediates): (Vec<_>, Vec<_>) =
-            authorities.iter().cloned().partition(is_self_issued);
+        let (roots, mut intermediates): (Vec<_>, Vec<_>) = authorities.iter().cloned().partition(is_self_issued);
         // Only intermediates in <ca>: the user trusts just these.
-        let roots = if roots.is_empty() {
-            std::mem::take(&mut intermediates)
-        } else {
-            roots
-        };
+        let roots = if roots.is_empty() { std::mem::take(&mut intermediates) } else { roots };
         let anchors = roots.iter().map(anchor).collect::<Result<Vec<_>, _>>()?;
         Ok(PeerVerifier {
             peer,
@@ -90,21 +73,13 @@ impl PeerVerifier {
     ///
     /// # Errors
     /// A sentence for people.
-    pub fn judge(
-        &self,
-        leaf: &CertificateDer<'_>,
-        sent: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), Refusal> {
+    pub fn judge(&self, leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Refusal> {
         let who = match self.peer {
             Role::Server => "the server's certificate",
             Role::Client => "the client's certificate",
         };
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| {
-            Refusal(format!(
-                "{who} cannot be read: it must be an X.509 certificate in DER"
-            ))
-        })?;
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|_| Refusal(format!("{who} cannot be read: it must be an X.509 certificate in DER")))?;
         let subject = subject(parsed.subject());
         // Nothing is verified yet: the name may be as long as a TLS message.
         let shown = cut(&subject);
@@ -125,47 +100,25 @@ impl PeerVerifier {
     fn check_fingerprint(&self, leaf: &[u8]) -> Result<(), String> {
         let actual = sha256(leaf);
         // Every one is compared, so that time does not tell which one matched.
-        let found = self
-            .fingerprints
-            .iter()
-            .fold(false, |found, f| ct_eq(f, &actual) | found);
+        let found = self.fingerprints.iter().fold(false, |found, f| ct_eq(f, &actual) | found);
         if found {
             return Ok(());
         }
         let hex: Vec<String> = actual.iter().map(|b| format!("{b:02X}")).collect();
-        Err(format!(
-            "its SHA-256 fingerprint {} is not listed in peer-fingerprint",
-            hex.join(":")
-        ))
+        Err(format!("its SHA-256 fingerprint {} is not listed in peer-fingerprint", hex.join(":")))
     }
 
-    fn check_chain(
-        &self,
-        leaf: &CertificateDer<'_>,
-        sent: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<(), String> {
+    fn check_chain(&self, leaf: &CertificateDer<'_>, sent: &[CertificateDer<'_>], now: UnixTime) -> Result<(), String> {
         let cert = EndEntityCert::try_from(leaf).map_err(|e| self.chain_sentence(&e, sent))?;
         let usage = match self.peer {
             Role::Server => KeyUsage::server_auth(),
             Role::Client => KeyUsage::client_auth(),
         };
-        let intermediates: Vec<CertificateDer<'_>> = sent
-            .iter()
-            .map(|c| CertificateDer::from(c.as_ref()))
-            .chain(self.intermediates.iter().cloned())
-            .collect();
+        let intermediates: Vec<CertificateDer<'_>> =
+            sent.iter().map(|c| CertificateDer::from(c.as_ref())).chain(self.intermediates.iter().cloned()).collect();
         let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
         let path = cert
-            .verify_for_usage(
-                self.algorithms.all,
-                &self.anchors,
-                &intermediates,
-                now,
-                usage,
-                revocation(&crls),
-                None,
-            )
+            .verify_for_usage(self.algorithms.all, &self.anchors, &intermediates, now, usage, revocation(&crls), None)
             .map_err(|e| self.chain_sentence(&e, sent))?;
         self.check_anchor_time(path.anchor(), now)
     }
@@ -176,16 +129,13 @@ impl PeerVerifier {
             let Ok((_, ca)) = X509Certificate::from_der(der) else {
                 continue;
             };
-            let same = anchor(der).is_ok_and(|a| {
-                a.subject == used.subject
-                    && a.subject_public_key_info == used.subject_public_key_info
-            });
+            let same = anchor(der)
+                .is_ok_and(|a| a.subject == used.subject && a.subject_public_key_info == used.subject_public_key_info);
             if same {
                 return match validity_problem(&ca, now.as_secs()) {
-                    Some(problem) => Err(format!(
-                        "its CA ({}) {problem}: put the renewed CA into `ca`",
-                        subject(ca.subject())
-                    )),
+                    Some(problem) => {
+                        Err(format!("its CA ({}) {problem}: put the renewed CA into `ca`", subject(ca.subject())))
+                    }
                     None => Ok(()),
                 };
             }
@@ -209,9 +159,11 @@ impl PeerVerifier {
             ));
         }
         let Some(ku) = cert.key_usage().ok().flatten().map(|k| k.value) else {
-            return Err("it has no key usage extension, which remote-cert-tls wants: have it issued anew with the key \
+            return Err(
+                "it has no key usage extension, which remote-cert-tls wants: have it issued anew with the key \
                         usage digitalSignature"
-                .into());
+                    .into(),
+            );
         };
         if !(ku.digital_signature() || ku.key_agreement() || ku.key_encipherment()) {
             return Err("its key usage permits neither signatures nor key agreement nor key encipherment: have it \
@@ -232,9 +184,7 @@ impl PeerVerifier {
         if right {
             return Ok(());
         }
-        Err(format!(
-            "its name is not the one that verify-x509-name wants ({wanted})"
-        ))
+        Err(format!("its name is not the one that verify-x509-name wants ({wanted})"))
     }
 
     fn chain_sentence(&self, error: &webpki::Error, sent: &[CertificateDer<'_>]) -> String {
@@ -382,20 +332,14 @@ pub(super) fn own_certificate_problem(leaf: &CertificateDer<'_>, unix: u64) -> O
     };
     let name = subject(cert.subject());
     if let Some(problem) = validity_problem(&cert, unix) {
-        return Some(format!(
-            "our own certificate ({name}) {problem}: have it renewed and replace `cert`"
-        ));
+        return Some(format!("our own certificate ({name}) {problem}: have it renewed and replace `cert`"));
     }
-    weak_key(&cert).map(|weak| {
-        format!("our own certificate ({name}) cannot be used: {weak}; have a new one issued")
-    })
+    weak_key(&cert).map(|weak| format!("our own certificate ({name}) cannot be used: {weak}; have a new one issued"))
 }
 
 /// The subject of a certificate as OpenVPN prints it, for people: cut at [`SHOWN`] characters; empty when it cannot be read.
 pub fn subject_of(der: &[u8]) -> String {
-    X509Certificate::from_der(der)
-        .map(|(_, cert)| cut(&subject(cert.subject())))
-        .unwrap_or_default()
+    X509Certificate::from_der(der).map(|(_, cert)| cut(&subject(cert.subject()))).unwrap_or_default()
 }
 
 /// A name for a sentence.
@@ -406,12 +350,7 @@ fn cut(subject: &str) -> String {
 fn anchor(der: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, String> {
     webpki::anchor_from_trusted_cert(der)
         .map(|a| a.to_owned())
-        .map_err(|e| {
-            format!(
-                "a certificate in `ca` cannot be used as a CA ({e}): {}",
-                subject_of(der)
-            )
-        })
+        .map_err(|e| format!("a certificate in `ca` cannot be used as a CA ({e}): {}", subject_of(der)))
 }
 
 fn is_self_issued(der: &CertificateDer<'static>) -> bool {
@@ -434,19 +373,14 @@ fn crls(pem: Option<&str>) -> Result<Vec<CertRevocationList<'static>>, String> {
     ders.iter()
         .map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::from))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| {
-            format!("the CRL of `crl-verify` cannot be used ({e}): it must be a version 2 CRL")
-        })
+        .map_err(|e| format!("the CRL of `crl-verify` cannot be used ({e}): it must be a version 2 CRL"))
 }
 
 /// Revocation is judged along the whole chain; a CA without a CRL and a CRL that has expired are tolerated.
 fn revocation<'a>(crls: &'a [&'a CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
     let builder = RevocationOptionsBuilder::new(crls).ok()?;
     Some(
-        builder
-            .with_status_policy(UnknownStatusPolicy::Allow)
-            .with_expiration_policy(ExpirationPolicy::Ignore)
-            .build(),
+        builder.with_status_policy(UnknownStatusPolicy::Allow).with_expiration_policy(ExpirationPolicy::Ignore).build(),
     )
 }
 
@@ -454,10 +388,7 @@ fn validity_problem(cert: &X509Certificate<'_>, unix: u64) -> Option<String> {
     let now = i64::try_from(unix).unwrap_or(i64::MAX);
     let validity = cert.validity();
     if now > validity.not_after.timestamp() {
-        return Some(format!(
-            "expired on {}",
-            date_i(validity.not_after.timestamp())
-        ));
+        return Some(format!("expired on {}", date_i(validity.not_after.timestamp())));
     }
     if now < validity.not_before.timestamp() {
         return Some(format!(
@@ -470,11 +401,7 @@ fn validity_problem(cert: &X509Certificate<'_>, unix: u64) -> Option<String> {
 
 /// What the TLS library would refuse in a leaf, said in words.
 fn weakness(cert: &X509Certificate<'_>) -> Option<String> {
-    const SHA1: [&str; 3] = [
-        "1.2.840.113549.1.1.5",
-        "1.2.840.10045.4.1",
-        "1.2.840.113549.1.1.4",
-    ];
+    const SHA1: [&str; 3] = ["1.2.840.113549.1.1.5", "1.2.840.10045.4.1", "1.2.840.113549.1.1.4"];
     if cert.version().0 == 0 {
         return Some("it is an X.509 version 1 certificate, version 3 is needed".into());
     }
@@ -493,29 +420,18 @@ fn weak_key(cert: &X509Certificate<'_>) -> Option<String> {
     const P521: &str = "1.3.132.0.35";
     let spki = cert.public_key();
     if spki.algorithm.algorithm.to_id_string() == RSA_PSS {
-        return Some(
-            "its key is an RSA-PSS key, a plain RSA, ECDSA or Ed25519 key is needed".into(),
-        );
+        return Some("its key is an RSA-PSS key, a plain RSA, ECDSA or Ed25519 key is needed".into());
     }
     match spki.parsed() {
-        Ok(PublicKey::RSA(rsa)) if rsa.key_size() < 2048 => Some(format!(
-            "its RSA key has {} bits, 2048 are needed",
-            rsa.key_size()
-        )),
+        Ok(PublicKey::RSA(rsa)) if rsa.key_size() < 2048 => {
+            Some(format!("its RSA key has {} bits, 2048 are needed", rsa.key_size()))
+        }
         Ok(PublicKey::EC(_)) => {
-            let curve = spki
-                .algorithm
-                .parameters
-                .as_ref()
-                .and_then(|p| p.as_oid().ok())
-                .map(|o| o.to_id_string());
+            let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).map(|o| o.to_id_string());
             match curve.as_deref() {
                 Some(P256 | P384) => None,
                 Some(P521) if cfg!(feature = "aws-lc") => None,
-                _ => Some(
-                    "its ECDSA key is on a curve that is not supported, P-256 or P-384 is needed"
-                        .into(),
-                ),
+                _ => Some("its ECDSA key is on a curve that is not supported, P-256 or P-384 is needed".into()),
             }
         }
         _ => None,
@@ -529,11 +445,7 @@ fn subject(name: &X509Name<'_>) -> String {
             .iter()
             .map(|a| {
                 let oid = a.attr_type().to_id_string();
-                format!(
-                    "{}={}",
-                    short_name(&oid).unwrap_or(&oid),
-                    escape(&text_of(a.attr_value()))
-                )
+                format!("{}={}", short_name(&oid).unwrap_or(&oid), escape(&text_of(a.attr_value())))
             })
             .collect();
         parts.join(" + ")
@@ -543,9 +455,7 @@ fn subject(name: &X509Name<'_>) -> String {
 
 /// The last common name, as OpenVPN takes it.
 fn common_name(name: &X509Name<'_>) -> Option<String> {
-    name.iter_common_name()
-        .last()
-        .map(|a| text_of(a.attr_value()))
+    name.iter_common_name().last().map(|a| text_of(a.attr_value()))
 }
 
 fn text_of(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
@@ -554,10 +464,8 @@ fn text_of(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
     let data = value.data;
     match value.tag().0 {
         BMP => {
-            let units: Vec<u16> = data
-                .chunks_exact(2)
-                .map(|c| c.iter().fold(0, |n, b| n << 8 | u16::from(*b)))
-                .collect();
+            let units: Vec<u16> =
+                data.chunks_exact(2).map(|c| c.iter().fold(0, |n, b| n << 8 | u16::from(*b))).collect();
             String::from_utf16_lossy(&units)
         }
         LATIN1 => data.iter().map(|b| char::from(*b)).collect(),
@@ -566,15 +474,7 @@ fn text_of(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() {
-                format!("\\{:02X}", u32::from(c))
-            } else {
-                c.to_string()
-            }
-        })
-        .collect()
+    text.chars().map(|c| if c.is_control() { format!("\\{:02X}", u32::from(c)) } else { c.to_string() }).collect()
 }
 
 fn short_name(oid: &str) -> Option<&'static str> {
@@ -608,16 +508,11 @@ fn date(unix: u64) -> String {
 fn date_i(unix: i64) -> String {
     let days = Duration::from_secs(unix.max(0).unsigned_abs()).as_secs() / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}")
 }

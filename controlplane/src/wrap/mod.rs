@@ -98,12 +98,7 @@ impl Wrapper {
     ///
     /// [`Error::Misuse`] for a key-direction other than 0 and 1.
     pub fn new(config: WrapConfig) -> Result<Self, Error> {
-        Ok(Self {
-            protection: Protection::new(&config)?,
-            send_next: 1,
-            send_time: None,
-            window: ReplayWindow::new(),
-        })
+        Ok(Self { protection: Protection::new(&config)?, send_next: 1, send_time: None, window: ReplayWindow::new() })
     }
 
     /// The protection of a session whose wrapper was lost: sends from `send_next` on with the
@@ -115,12 +110,7 @@ impl Wrapper {
     /// # Errors
     ///
     /// [`Error::Misuse`] for a key-direction other than 0 and 1, or if `send_next` is 0.
-    pub fn resume(
-        config: WrapConfig,
-        send_next: u32,
-        send_time: u32,
-        recv: Option<(u32, u32)>,
-    ) -> Result<Self, Error> {
+    pub fn resume(config: WrapConfig, send_next: u32, send_time: u32, recv: Option<(u32, u32)>) -> Result<Self, Error> {
         if send_next == 0 {
             return Err(Error::Misuse("replay id 0 is never sent"));
         }
@@ -176,13 +166,7 @@ impl Wrapper {
     /// [`Error::Misuse`], as [`ControlPacket::encode_body`] says; no replay id is then used up.
     pub fn seal(&mut self, now_unix: u64, packet: &ControlPacket) -> Result<Vec<u8>, Error> {
         let body = packet.encode_body()?;
-        Ok(self.seal_body(
-            now_unix,
-            packet.opcode,
-            packet.key_id,
-            packet.session_id,
-            &body,
-        ))
+        Ok(self.seal_body(now_unix, packet.opcode, packet.key_id, packet.session_id, &body))
     }
 
     /// [`Wrapper::seal`] for a body that is encoded already.
@@ -195,11 +179,7 @@ impl Wrapper {
         session_id: SessionId,
         body: &[u8],
     ) -> Vec<u8> {
-        let header = Header {
-            opcode,
-            key_id,
-            session_id,
-        };
+        let header = Header { opcode, key_id, session_id };
         let packet = self.next_packet_id(now_unix);
         match &self.protection {
             Protection::None => [header.to_bytes().as_slice(), body].concat(),
@@ -215,29 +195,16 @@ impl Wrapper {
     /// The reason to drop the datagram: `Empty`, `TooLong`, `UnknownOpcode`, `NotControl`, `Truncated`,
     /// `ZeroSessionId`, `BadTag` or `Replayed`.
     pub fn authenticate(&self, datagram: &[u8]) -> Result<Opened, DropReason> {
-        let Header {
-            opcode,
-            key_id,
-            session_id,
-        } = Header::read(datagram)?;
+        let Header { opcode, key_id, session_id } = Header::read(datagram)?;
         let (packet_id, body) = match &self.protection {
-            Protection::None => (
-                None,
-                datagram.get(HEADER_LEN..).unwrap_or_default().to_vec(),
-            ),
+            Protection::None => (None, datagram.get(HEADER_LEN..).unwrap_or_default().to_vec()),
             Protection::TlsAuth(keys) => keys.open(datagram).map(|(id, body)| (Some(id), body))?,
             Protection::TlsCrypt(keys) => keys.open(datagram).map(|(id, body)| (Some(id), body))?,
         };
         if packet_id.is_some_and(|id| !self.window.is_new(id)) {
             return Err(DropReason::Replayed);
         }
-        Ok(Opened {
-            opcode,
-            key_id,
-            session_id,
-            packet_id,
-            body,
-        })
+        Ok(Opened { opcode, key_id, session_id, packet_id, body })
     }
 
     /// Remembers the replay id of a packet that [`Wrapper::authenticate`] gave.
@@ -268,10 +235,7 @@ impl Wrapper {
     fn next_packet_id(&mut self, now_unix: u64) -> PacketId {
         let now = u32::try_from(now_unix).unwrap_or(u32::MAX);
         let time = *self.send_time.get_or_insert(now);
-        let packet = PacketId {
-            time,
-            id: self.send_next,
-        };
+        let packet = PacketId { time, id: self.send_next };
         match self.send_next.checked_add(1) {
             Some(next) => self.send_next = next,
             None => {
@@ -304,11 +268,7 @@ impl Protection {
     fn new(config: &WrapConfig) -> Result<Self, Error> {
         Ok(match config {
             WrapConfig::None => Self::None,
-            WrapConfig::TlsAuth {
-                key,
-                direction,
-                digest,
-            } => Self::TlsAuth(TlsAuth::new(key, *direction, *digest)?),
+            WrapConfig::TlsAuth { key, direction, digest } => Self::TlsAuth(TlsAuth::new(key, *direction, *digest)?),
             WrapConfig::TlsCrypt { key, role } => Self::TlsCrypt(TlsCrypt::new(key, *role)),
         })
     }
@@ -343,11 +303,7 @@ impl Header {
         let mut reader = Reader::new(datagram);
         reader.u8()?;
         let session_id = SessionId::from_bytes(reader.array()?).ok_or(DropReason::ZeroSessionId)?;
-        Ok(Self {
-            opcode,
-            key_id,
-            session_id,
-        })
+        Ok(Self { opcode, key_id, session_id })
     }
 
     fn to_bytes(self) -> [u8; HEADER_LEN] {
@@ -365,37 +321,23 @@ mod tests {
 
     fn tls_auth(direction: Option<u8>, digest: Digest) -> Wrapper {
         let key = static_key();
-        Wrapper::new(WrapConfig::TlsAuth {
-            key,
-            direction,
-            digest,
-        })
-        .unwrap()
+        Wrapper::new(WrapConfig::TlsAuth { key, direction, digest }).unwrap()
     }
 
     fn tls_crypt(role: Role) -> Wrapper {
-        Wrapper::new(WrapConfig::TlsCrypt {
-            key: static_key(),
-            role,
-        })
-        .unwrap()
+        Wrapper::new(WrapConfig::TlsCrypt { key: static_key(), role }).unwrap()
     }
 
     fn reset() -> ControlPacket {
-        let opened = Wrapper::new(WrapConfig::None)
-            .unwrap()
-            .authenticate(&hex("38 6891923fa3103437 00 00000000"))
-            .unwrap();
+        let opened =
+            Wrapper::new(WrapConfig::None).unwrap().authenticate(&hex("38 6891923fa3103437 00 00000000")).unwrap();
         opened.decode().unwrap()
     }
 
     /// Every pair of wrappers that talk to each other: client, server.
     fn pairs() -> Vec<(Wrapper, Wrapper)> {
         let none = || Wrapper::new(WrapConfig::None).unwrap();
-        let mut pairs = vec![
-            (none(), none()),
-            (tls_crypt(Role::Client), tls_crypt(Role::Server)),
-        ];
+        let mut pairs = vec![(none(), none()), (tls_crypt(Role::Client), tls_crypt(Role::Server))];
         for digest in [Digest::Sha1, Digest::Sha256, Digest::Sha384, Digest::Sha512] {
             pairs.push((tls_auth(None, digest), tls_auth(None, digest)));
             pairs.push((tls_auth(Some(1), digest), tls_auth(Some(0), digest)));
@@ -411,10 +353,7 @@ mod tests {
             assert!(wrapper.authenticate(&other).is_err(), "byte {place}");
         }
         for len in 0..datagram.len() {
-            assert!(
-                wrapper.authenticate(&datagram[..len]).is_err(),
-                "cut to {len}"
-            );
+            assert!(wrapper.authenticate(&datagram[..len]).is_err(), "cut to {len}");
         }
     }
 
@@ -423,13 +362,7 @@ mod tests {
         let datagram = hex(TLS_AUTH_RESET);
         let server = tls_auth(Some(0), Digest::Sha1);
         let opened = server.authenticate(&datagram).unwrap();
-        assert_eq!(
-            opened.packet_id,
-            Some(PacketId {
-                time: 0x61d3_bf6c,
-                id: 1
-            })
-        );
+        assert_eq!(opened.packet_id, Some(PacketId { time: 0x61d3_bf6c, id: 1 }));
         let packet = opened.decode().unwrap();
         assert_eq!(packet.opcode, Opcode::HardResetClientV2);
         assert!(packet.payload.is_empty() && packet.acks.is_empty());
@@ -474,34 +407,18 @@ mod tests {
         let datagram = hex(TLS_CRYPT_RESET);
         let server = tls_crypt(Role::Server);
         let opened = server.authenticate(&datagram).unwrap();
-        assert_eq!(
-            opened.packet_id,
-            Some(PacketId {
-                time: 0x61d3_f8e1,
-                id: 1
-            })
-        );
+        assert_eq!(opened.packet_id, Some(PacketId { time: 0x61d3_f8e1, id: 1 }));
         assert_eq!(opened.body, [0; 5]);
         let packet = opened.decode().unwrap();
-        assert_eq!(
-            tls_crypt(Role::Client).seal(0x61d3_f8e1, &packet).unwrap(),
-            datagram
-        );
+        assert_eq!(tls_crypt(Role::Client).seal(0x61d3_f8e1, &packet).unwrap(), datagram);
         every_flipped_byte_is_refused(&server, &datagram);
         for place in 0..datagram.len() {
             let mut other = datagram.clone();
             other[place] = 0x23;
-            assert!(
-                server.authenticate(&other).is_err(),
-                "byte {place} overwritten"
-            );
+            assert!(server.authenticate(&other).is_err(), "byte {place} overwritten");
         }
         let client = tls_crypt(Role::Client).authenticate(&datagram);
-        assert_eq!(
-            client,
-            Err(DropReason::BadTag),
-            "a client does not open a client's packet"
-        );
+        assert_eq!(client, Err(DropReason::BadTag), "a client does not open a client's packet");
     }
 
     #[test]
@@ -510,17 +427,9 @@ mod tests {
             let plain = HEADER_LEN + reset().encode_body().unwrap().len();
             let datagram = client.seal(1000, &reset()).unwrap();
             assert_eq!(datagram.len(), plain + client.overhead());
-            assert_eq!(
-                server.open(&datagram).unwrap().decode().unwrap(),
-                reset(),
-                "{server:?}"
-            );
+            assert_eq!(server.open(&datagram).unwrap().decode().unwrap(), reset(), "{server:?}");
             let answer = server.seal(1000, &reset()).unwrap();
-            assert_eq!(
-                client.open(&answer).unwrap().decode().unwrap(),
-                reset(),
-                "{client:?}"
-            );
+            assert_eq!(client.open(&answer).unwrap().decode().unwrap(), reset(), "{client:?}");
         }
         assert_eq!(tls_crypt(Role::Client).overhead(), 40);
         assert_eq!(tls_auth(None, Digest::Sha1).overhead(), 28);
@@ -529,19 +438,9 @@ mod tests {
 
     #[test]
     fn a_key_direction_other_than_0_and_1_is_refused() {
-        let config = WrapConfig::TlsAuth {
-            key: static_key(),
-            direction: Some(2),
-            digest: Digest::Sha1,
-        };
-        assert!(matches!(
-            Wrapper::new(config.clone()),
-            Err(Error::Misuse(_))
-        ));
-        assert!(matches!(
-            Wrapper::resume(config, 1, 1, None),
-            Err(Error::Misuse(_))
-        ));
+        let config = WrapConfig::TlsAuth { key: static_key(), direction: Some(2), digest: Digest::Sha1 };
+        assert!(matches!(Wrapper::new(config.clone()), Err(Error::Misuse(_))));
+        assert!(matches!(Wrapper::resume(config, 1, 1, None), Err(Error::Misuse(_))));
     }
 
     #[test]
@@ -572,9 +471,7 @@ mod tests {
         let (mut client, server) = (tls_crypt(Role::Client), tls_crypt(Role::Server));
         assert_eq!((client.send_next(), client.send_time()), (1, 0));
         for (id, now) in [(1, 1000), (2, 1005), (3, 900)] {
-            let opened = server
-                .authenticate(&client.seal(now, &reset()).unwrap())
-                .unwrap();
+            let opened = server.authenticate(&client.seal(now, &reset()).unwrap()).unwrap();
             assert_eq!(opened.packet_id, Some(PacketId { time: 1000, id }));
         }
         assert_eq!((client.send_next(), client.send_time()), (4, 1000));
@@ -582,10 +479,7 @@ mod tests {
 
     #[test]
     fn a_used_up_counter_starts_anew_under_a_later_timestamp() {
-        let config = WrapConfig::TlsCrypt {
-            key: static_key(),
-            role: Role::Client,
-        };
+        let config = WrapConfig::TlsCrypt { key: static_key(), role: Role::Client };
         let mut server = tls_crypt(Role::Server);
         let mut client = Wrapper::resume(config, u32::MAX, 1000, None).unwrap();
         for expected in [(u32::MAX, 1000), (1, 1001), (2, 1001)] {
@@ -597,29 +491,18 @@ mod tests {
     #[test]
     fn a_packet_that_cannot_be_encoded_uses_up_no_replay_id() {
         let mut client = tls_crypt(Role::Client);
-        let bad = ControlPacket {
-            message_id: None,
-            ..reset()
-        };
+        let bad = ControlPacket { message_id: None, ..reset() };
         assert!(client.seal(1000, &bad).is_err());
         assert_eq!(client.send_next(), 1);
     }
 
     #[test]
     fn a_resumed_wrapper_sends_on_and_refuses_what_may_have_been_received() {
-        let client_config = WrapConfig::TlsCrypt {
-            key: static_key(),
-            role: Role::Client,
-        };
-        let server_config = WrapConfig::TlsCrypt {
-            key: static_key(),
-            role: Role::Server,
-        };
+        let client_config = WrapConfig::TlsCrypt { key: static_key(), role: Role::Client };
+        let server_config = WrapConfig::TlsCrypt { key: static_key(), role: Role::Server };
         let mut client = tls_crypt(Role::Client);
         let mut server = tls_crypt(Role::Server);
-        let old: Vec<_> = (0..3)
-            .map(|_| client.seal(1000, &reset()).unwrap())
-            .collect();
+        let old: Vec<_> = (0..3).map(|_| client.seal(1000, &reset()).unwrap()).collect();
         server.open(&old[2]).unwrap();
 
         let (next, time) = (client.send_next(), client.send_time());
@@ -631,18 +514,12 @@ mod tests {
         let fresh = client.seal(2000, &reset()).unwrap();
         let opened = server.open(&fresh).unwrap();
         assert_eq!(opened.packet_id, Some(PacketId { time: 1000, id: 4 }));
-        assert!(matches!(
-            Wrapper::resume(client_config, 0, 0, None),
-            Err(Error::Misuse(_))
-        ));
+        assert!(matches!(Wrapper::resume(client_config, 0, 0, None), Err(Error::Misuse(_))));
     }
 
     #[test]
     fn a_wrapper_resumed_before_its_first_packet_still_fixes_its_timestamp_at_it() {
-        let config = WrapConfig::TlsCrypt {
-            key: static_key(),
-            role: Role::Client,
-        };
+        let config = WrapConfig::TlsCrypt { key: static_key(), role: Role::Client };
         let mut client = Wrapper::resume(config, 1, 0, None).unwrap();
         client.seal(1000, &reset()).unwrap();
         assert_eq!((client.send_next(), client.send_time()), (2, 1000));
@@ -653,27 +530,12 @@ mod tests {
         let wrapper = Wrapper::new(WrapConfig::None).unwrap();
         let cases = [
             (String::new(), DropReason::Empty),
-            (
-                "08 0000000000000001 00 00000000".into(),
-                DropReason::UnknownOpcode,
-            ),
-            (
-                "60 0000000000000001 00 00000000".into(),
-                DropReason::UnknownOpcode,
-            ),
-            (
-                "48 0000000000000001 00 00000000".into(),
-                DropReason::NotControl,
-            ),
-            (
-                "38 0000000000000000 00 00000000".into(),
-                DropReason::ZeroSessionId,
-            ),
+            ("08 0000000000000001 00 00000000".into(), DropReason::UnknownOpcode),
+            ("60 0000000000000001 00 00000000".into(), DropReason::UnknownOpcode),
+            ("48 0000000000000001 00 00000000".into(), DropReason::NotControl),
+            ("38 0000000000000000 00 00000000".into(), DropReason::ZeroSessionId),
             ("38 00000000000001".into(), DropReason::Truncated),
-            (
-                format!("20 0000000000000001 {}", "00".repeat(4088)),
-                DropReason::TooLong,
-            ),
+            (format!("20 0000000000000001 {}", "00".repeat(4088)), DropReason::TooLong),
         ];
         for (text, reason) in cases {
             assert_eq!(wrapper.authenticate(&hex(&text)), Err(reason));

@@ -23,10 +23,7 @@ impl PacketId {
     pub(super) fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         let both = u64::from_be_bytes(bytes);
         // The halves of a u64 are a u32 each.
-        Self {
-            id: (both >> 32) as u32,
-            time: both as u32,
-        }
+        Self { id: (both >> 32) as u32, time: both as u32 }
     }
 }
 
@@ -49,20 +46,14 @@ impl ReplayWindow {
     /// A window that has seen nothing.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            high: None,
-            seen: 0,
-        }
+        Self { high: None, seen: 0 }
     }
 
     /// A window that takes everything at or below `high` as seen: the continuation of a window of
     /// which only the highest id was recorded.
     #[must_use]
     pub const fn resumed(high: PacketId) -> Self {
-        Self {
-            high: Some(high),
-            seen: u64::MAX,
-        }
+        Self { high: Some(high), seen: u64::MAX }
     }
 
     /// The highest id committed so far.
@@ -120,16 +111,8 @@ mod tests {
     /// Commits each id of the table in turn and compares the verdicts.
     fn run(window: &mut ReplayWindow, table: &[(PacketId, bool)]) {
         for (step, &(packet, new)) in table.iter().enumerate() {
-            assert_eq!(
-                window.is_new(packet),
-                new,
-                "peek at step {step}: {packet:?}"
-            );
-            assert_eq!(
-                window.commit(packet),
-                new,
-                "commit at step {step}: {packet:?}"
-            );
+            assert_eq!(window.is_new(packet), new, "peek at step {step}: {packet:?}");
+            assert_eq!(window.commit(packet), new, "commit at step {step}: {packet:?}");
             assert!(!window.commit(packet), "again at step {step}: {packet:?}");
         }
     }
@@ -161,14 +144,8 @@ mod tests {
 
     #[test]
     fn a_shift_by_exactly_the_window_forgets_and_by_one_less_remembers() {
-        run(
-            &mut ReplayWindow::new(),
-            &[(at(9, 10), true), (at(9, 73), true), (at(9, 10), false)],
-        );
-        run(
-            &mut ReplayWindow::new(),
-            &[(at(9, 10), true), (at(9, 74), true), (at(9, 11), true)],
-        );
+        run(&mut ReplayWindow::new(), &[(at(9, 10), true), (at(9, 73), true), (at(9, 10), false)]);
+        run(&mut ReplayWindow::new(), &[(at(9, 10), true), (at(9, 74), true), (at(9, 11), true)]);
     }
 
     #[test]
@@ -195,15 +172,7 @@ mod tests {
             assert!(!window.commit(at(9, id)), "{id}");
         }
         assert!(!window.commit(at(8, 51)));
-        run(
-            &mut window,
-            &[
-                (at(9, 53), true),
-                (at(9, 50), false),
-                (at(9, 51), true),
-                (at(9, 52), true),
-            ],
-        );
+        run(&mut window, &[(at(9, 53), true), (at(9, 50), false), (at(9, 51), true), (at(9, 52), true)]);
         assert_eq!(window.high(), Some(at(9, 53)));
         run(&mut ReplayWindow::resumed(at(9, 50)), &[(at(10, 1), true)]);
     }

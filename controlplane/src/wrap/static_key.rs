@@ -70,13 +70,8 @@ impl StaticKey {
     ///
     /// [`StaticKeyError`], which says what is wrong and where.
     pub fn parse(text: &str) -> Result<Self, StaticKeyError> {
-        let mut lines = text
-            .lines()
-            .zip(1..)
-            .map(|(line, number)| (line.trim(), number));
-        lines
-            .find(|&(line, _)| line == BEGIN)
-            .ok_or(StaticKeyError::NoBegin)?;
+        let mut lines = text.lines().zip(1..).map(|(line, number)| (line.trim(), number));
+        lines.find(|&(line, _)| line == BEGIN).ok_or(StaticKeyError::NoBegin)?;
         let mut bytes = Zeroizing::new([0; Self::LEN]);
         let mut digits = 0usize;
         for (line, number) in lines {
@@ -90,9 +85,7 @@ impl StaticKey {
                 continue;
             }
             for character in line.chars().filter(|c| !c.is_whitespace()) {
-                let digit = character
-                    .to_digit(16)
-                    .ok_or(StaticKeyError::NotHex { line: number })?;
+                let digit = character.to_digit(16).ok_or(StaticKeyError::NotHex { line: number })?;
                 if let Some(byte) = bytes.get_mut(digits / 2) {
                     // A digit is below 16, so it fits.
                     *byte = *byte << 4 | digit as u8;
@@ -155,9 +148,7 @@ mod tests {
     }
 
     fn counting() -> String {
-        (0..=255)
-            .map(|n| format!("{n:02x}{}", if n % 16 == 15 { "\n" } else { "" }))
-            .collect()
+        (0..=255).map(|n| format!("{n:02x}{}", if n % 16 == 15 { "\n" } else { "" })).collect()
     }
 
     #[test]
@@ -166,17 +157,8 @@ mod tests {
         let one_line = counting().replace('\n', "");
         let spaced = counting().replace('0', " 0 ").to_uppercase();
         let windows = counting().replace('\n', "\r\n");
-        for body in [
-            counting(),
-            one_line,
-            spaced,
-            windows,
-            format!("# note\n{}", counting()),
-        ] {
-            assert_eq!(
-                StaticKey::parse(&text(&body)).unwrap().as_bytes(),
-                expected.as_slice()
-            );
+        for body in [counting(), one_line, spaced, windows, format!("# note\n{}", counting())] {
+            assert_eq!(StaticKey::parse(&text(&body)).unwrap().as_bytes(), expected.as_slice());
         }
     }
 
@@ -184,32 +166,14 @@ mod tests {
     fn what_is_wrong_with_a_key_file_is_said() {
         let digits = counting();
         let cases = [
-            (
-                text(&digits).replace("BEGIN", "START"),
-                StaticKeyError::NoBegin,
-            ),
-            (
-                text(&digits).replace("END", "STOP"),
-                StaticKeyError::NotHex { line: 22 },
-            ),
+            (text(&digits).replace("BEGIN", "START"), StaticKeyError::NoBegin),
+            (text(&digits).replace("END", "STOP"), StaticKeyError::NotHex { line: 22 }),
             (format!("{BEGIN}\n{digits}"), StaticKeyError::NoEnd),
             (String::new(), StaticKeyError::NoBegin),
-            (
-                text(&digits.replace("0f", "0g")),
-                StaticKeyError::NotHex { line: 5 },
-            ),
-            (
-                text(&digits[..digits.len() - 2]),
-                StaticKeyError::WrongLength { digits: 511 },
-            ),
-            (
-                text(&format!("{digits}0")),
-                StaticKeyError::WrongLength { digits: 513 },
-            ),
-            (
-                text(&format!("{digits}00")),
-                StaticKeyError::WrongLength { digits: 514 },
-            ),
+            (text(&digits.replace("0f", "0g")), StaticKeyError::NotHex { line: 5 }),
+            (text(&digits[..digits.len() - 2]), StaticKeyError::WrongLength { digits: 511 }),
+            (text(&format!("{digits}0")), StaticKeyError::WrongLength { digits: 513 }),
+            (text(&format!("{digits}00")), StaticKeyError::WrongLength { digits: 514 }),
             (text(""), StaticKeyError::WrongLength { digits: 0 }),
         ];
         for (text, expected) in cases {

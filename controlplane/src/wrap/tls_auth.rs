@@ -25,26 +25,15 @@ pub(super) struct TlsAuth {
 impl TlsAuth {
     /// `direction` is `key-direction`: none uses one key both ways, 0 sends with the first key, 1 with
     /// the second. Any other number is [`Error::Misuse`].
-    pub(super) fn new(
-        key: &StaticKey,
-        direction: Option<u8>,
-        digest: Digest,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(key: &StaticKey, direction: Option<u8>, digest: Digest) -> Result<Self, Error> {
         let (send, receive) = match direction {
             None => (Pair::Key0, Pair::Key0),
             Some(0) => (Pair::Key0, Pair::Key1),
             Some(1) => (Pair::Key1, Pair::Key0),
             Some(_) => return Err(Error::Misuse("key-direction is 0 or 1")),
         };
-        let (send, receive) = (
-            key.hmac(send, digest.len()),
-            key.hmac(receive, digest.len()),
-        );
-        Ok(Self {
-            digest,
-            send,
-            receive,
-        })
+        let (send, receive) = (key.hmac(send, digest.len()), key.hmac(receive, digest.len()));
+        Ok(Self { digest, send, receive })
     }
 
     /// Bytes added to a packet: HMAC, replay id, timestamp.

@@ -44,10 +44,7 @@ impl TlsCrypt {
             Role::Server => (Pair::Key0, Pair::Key1),
             Role::Client => (Pair::Key1, Pair::Key0),
         };
-        Self {
-            send: Keys::new(key, send),
-            receive: Keys::new(key, receive),
-        }
+        Self { send: Keys::new(key, send), receive: Keys::new(key, receive) }
     }
 
     /// The datagram for `body`.
@@ -58,9 +55,8 @@ impl TlsCrypt {
 
     /// Packet id and body of an authentic datagram.
     pub(super) fn open(&self, datagram: &[u8]) -> Result<(PacketId, Vec<u8>), DropReason> {
-        let (associated, sealed) = datagram
-            .split_at_checked(HEADER_LEN + PacketId::LEN)
-            .ok_or(DropReason::Truncated)?;
+        let (associated, sealed) =
+            datagram.split_at_checked(HEADER_LEN + PacketId::LEN).ok_or(DropReason::Truncated)?;
         let mut reader = Reader::new(associated);
         reader.take(HEADER_LEN)?;
         let packet = PacketId::from_bytes(reader.array()?);
@@ -70,10 +66,7 @@ impl TlsCrypt {
 
 impl Keys {
     fn new(key: &StaticKey, pair: Pair) -> Self {
-        Self {
-            cipher: key.cipher(pair),
-            hmac: key.hmac(pair, Digest::Sha256.len()),
-        }
+        Self { cipher: key.cipher(pair), hmac: key.hmac(pair, Digest::Sha256.len()) }
     }
 
     /// `associated || tag || ciphertext`
@@ -89,9 +82,7 @@ impl Keys {
     /// The body of `tag || ciphertext`. The text is decrypted before its tag can be checked, and wiped if
     /// the check fails.
     fn open(&self, associated: &[u8], sealed: &[u8]) -> Result<Vec<u8>, DropReason> {
-        let (tag, text) = sealed
-            .split_at_checked(TAG_LEN)
-            .ok_or(DropReason::Truncated)?;
+        let (tag, text) = sealed.split_at_checked(TAG_LEN).ok_or(DropReason::Truncated)?;
         let mut body = Zeroizing::new(text.to_vec());
         crypto::aes256_ctr(&self.cipher, &initial_counter(tag), &mut body);
         let expected = crypto::hmac(Digest::Sha256, &self.hmac, &[associated, &body]);
@@ -105,10 +96,7 @@ impl Keys {
 /// The first 16 bytes of the tag.
 fn initial_counter(tag: &[u8]) -> [u8; 16] {
     let mut counter = [0; 16];
-    counter
-        .iter_mut()
-        .zip(tag)
-        .for_each(|(to, from)| *to = *from);
+    counter.iter_mut().zip(tag).for_each(|(to, from)| *to = *from);
     counter
 }
 
@@ -126,16 +114,10 @@ mod tests {
         );
         let keys = TlsCrypt::new(&key, Role::Client).send;
         assert_eq!(keys.seal(&expected[..8], b"1234567890"), expected);
-        assert_eq!(
-            keys.open(&expected[..8], &expected[8..]),
-            Ok(b"1234567890".to_vec())
-        );
+        assert_eq!(keys.open(&expected[..8], &expected[8..]), Ok(b"1234567890".to_vec()));
         let other = StaticKey::from_bytes(&[0xba ^ 0x42; 256]);
         let keys = TlsCrypt::new(&other, Role::Client).send;
         assert_ne!(keys.seal(&expected[..8], b"1234567890")[8..], expected[8..]);
-        assert_eq!(
-            keys.open(&expected[..8], &expected[8..]),
-            Err(DropReason::BadTag)
-        );
+        assert_eq!(keys.open(&expected[..8], &expected[8..]), Err(DropReason::BadTag));
     }
 }

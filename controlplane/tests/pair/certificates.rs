@@ -18,9 +18,7 @@ fn connects_with(
     server_side.tls = tls_setup(pki, server);
     let mut pair = Pair::new(client, server_side, 60);
     pair.connect(None);
-    pair.run_until(5, |p| {
-        p.established().is_some() || p.ended(Side::Client).is_some()
-    });
+    pair.run_until(5, |p| p.established().is_some() || p.ended(Side::Client).is_some());
     match pair.ended(Side::Client) {
         None => Ok(()),
         Some(Ending::Tls(why)) => Err(why),
@@ -37,22 +35,13 @@ fn assert_refused(result: Result<(), String>, words: &str) {
 fn a_server_of_another_ca_is_refused() {
     let (pki, other) = (Pki::new("ca"), Pki::new("ca"));
     assert_eq!(connects_with(&pki, &pki.server, |_| ()), Ok(()));
-    assert_refused(
-        connects_with(&pki, &other.server, |_| ()),
-        "no CA in `ca` has issued it",
-    );
+    assert_refused(connects_with(&pki, &other.server, |_| ()), "no CA in `ca` has issued it");
 }
 
 #[test]
 fn time_is_judged_by_the_callers_clock() {
     let pki = Pki::new("ca");
-    let leaf = |not_before, not_after| {
-        pki.leaf(&Leaf {
-            not_before,
-            not_after,
-            ..Leaf::named("server", ServerAuth)
-        })
-    };
+    let leaf = |not_before, not_after| pki.leaf(&Leaf { not_before, not_after, ..Leaf::named("server", ServerAuth) });
     assert_eq!(connects_with(&pki, &leaf(2026, 2027), |_| ()), Ok(()));
     // A server refuses to start with a certificate of its own that is not valid, so the chain is judged apart.
     let verdict = |identity: Identity| judge(&pki, &identity, |_| ());
@@ -61,11 +50,7 @@ fn time_is_judged_by_the_callers_clock() {
 }
 
 /// The verifier alone, at the tests' present.
-fn judge(
-    pki: &Pki,
-    leaf: &Identity,
-    change: impl FnOnce(&mut controlplane::TlsSetup),
-) -> Result<(), String> {
+fn judge(pki: &Pki, leaf: &Identity, change: impl FnOnce(&mut controlplane::TlsSetup)) -> Result<(), String> {
     judge_as(controlplane::ids::Role::Server, pki, leaf, change)
 }
 
@@ -94,21 +79,15 @@ fn judge_at(
     #[cfg(not(feature = "aws-lc"))]
     let provider = rustls::crypto::ring::default_provider();
     let verifier = PeerVerifier::new(peer, &setup, &provider)?;
-    let now = rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(
-        crate::util::START_UNIX + later,
-    ));
-    verifier
-        .judge(&leaf.der.clone().into(), &[], now)
-        .map_err(|r| r.0)
+    let now =
+        rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(crate::util::START_UNIX + later));
+    verifier.judge(&leaf.der.clone().into(), &[], now).map_err(|r| r.0)
 }
 
 #[test]
 fn an_expired_ca_is_refused() {
     let old = Pki::valid("ca", 2020, 2026);
-    assert_refused(
-        judge(&old, &old.server, |_| ()),
-        "its CA (C=NL, O=Test, CN=ca) expired on 2026-01-01",
-    );
+    assert_refused(judge(&old, &old.server, |_| ()), "its CA (C=NL, O=Test, CN=ca) expired on 2026-01-01");
 }
 
 #[test]
@@ -129,21 +108,13 @@ fn remote_cert_tls_wants_the_usage_of_the_other_side() {
     let client = |t: &mut controlplane::TlsSetup| t.peer_usage = Some(PeerUsage::Client);
     assert_eq!(judge(&pki, &pki.server, server), Ok(()));
     assert_refused(judge(&pki, &pki.server, client), "clientAuth");
-    let bare = pki.leaf(&Leaf {
-        usages: Vec::new(),
-        ..Leaf::named("server", ServerAuth)
-    });
+    let bare = pki.leaf(&Leaf { usages: Vec::new(), ..Leaf::named("server", ServerAuth) });
     assert_eq!(judge(&pki, &bare, |_| ()), Ok(()));
     assert_refused(judge(&pki, &bare, server), "serverAuth");
-    let crl_only = pki.leaf(&Leaf {
-        key_usages: vec![rcgen::KeyUsagePurpose::CrlSign],
-        ..Leaf::named("server", ServerAuth)
-    });
+    let crl_only =
+        pki.leaf(&Leaf { key_usages: vec![rcgen::KeyUsagePurpose::CrlSign], ..Leaf::named("server", ServerAuth) });
     assert_refused(judge(&pki, &crl_only, server), "permits neither signatures");
-    let without = pki.leaf(&Leaf {
-        key_usages: Vec::new(),
-        ..Leaf::named("server", ServerAuth)
-    });
+    let without = pki.leaf(&Leaf { key_usages: Vec::new(), ..Leaf::named("server", ServerAuth) });
     assert_eq!(judge(&pki, &without, |_| ()), Ok(()));
     assert_refused(
         judge(&pki, &without, server),
@@ -154,31 +125,19 @@ fn remote_cert_tls_wants_the_usage_of_the_other_side() {
     assert_refused(judge(&pki, &wrong, |_| ()), "for another purpose");
     use controlplane::ids::Role::Client as ClientRole;
     assert_eq!(judge_as(ClientRole, &pki, &pki.client, client), Ok(()));
-    assert_refused(
-        judge_as(ClientRole, &pki, &pki.server, |_| ()),
-        "for another purpose",
-    );
+    assert_refused(judge_as(ClientRole, &pki, &pki.server, |_| ()), "for another purpose");
 }
 
 #[test]
 fn names_are_compared_as_openvpn_does() {
     let pki = Pki::new("ca");
     let with = |name: VerifyName| judge(&pki, &pki.server, |t| t.verify_name = Some(name));
-    assert_eq!(
-        with(VerifyName::Subject("C=NL, O=Test, CN=server".into())),
-        Ok(())
-    );
-    assert_refused(
-        with(VerifyName::Subject("CN=server".into())),
-        "verify-x509-name",
-    );
+    assert_eq!(with(VerifyName::Subject("C=NL, O=Test, CN=server".into())), Ok(()));
+    assert_refused(with(VerifyName::Subject("CN=server".into())), "verify-x509-name");
     assert_eq!(with(VerifyName::Name("server".into())), Ok(()));
     assert_refused(with(VerifyName::Name("serve".into())), "verify-x509-name");
     assert_eq!(with(VerifyName::NamePrefix("serv".into())), Ok(()));
-    assert_refused(
-        with(VerifyName::NamePrefix("erv".into())),
-        "verify-x509-name",
-    );
+    assert_refused(with(VerifyName::NamePrefix("erv".into())), "verify-x509-name");
 }
 
 #[test]
@@ -208,14 +167,8 @@ fn an_intermediate_may_come_from_the_peer_or_from_the_ca_text() {
     let pki = Pki::new("ca");
     let (intermediate, leaf) = pki.intermediate();
     assert_refused(judge(&pki, &leaf, |_| ()), "no CA");
-    assert_eq!(
-        judge(&pki, &leaf, |t| t.ca_pem.push_str(&intermediate)),
-        Ok(())
-    );
-    let sent = Identity {
-        cert_pem: format!("{}{intermediate}", leaf.cert_pem),
-        ..leaf
-    };
+    assert_eq!(judge(&pki, &leaf, |t| t.ca_pem.push_str(&intermediate)), Ok(()));
+    let sent = Identity { cert_pem: format!("{}{intermediate}", leaf.cert_pem), ..leaf };
     assert_eq!(connects_with(&pki, &sent, |_| ()), Ok(()));
 }
 
@@ -238,10 +191,7 @@ fn own(change: impl FnOnce(&Pki, &mut controlplane::ClientSetup)) -> Result<(), 
     let pki = Pki::new("ca");
     let mut setup = client_setup(&pki);
     change(&pki, &mut setup);
-    let now = controlplane::Now {
-        at: controlplane::Instant(0),
-        unix: crate::util::START_UNIX,
-    };
+    let now = controlplane::Now { at: controlplane::Instant(0), unix: crate::util::START_UNIX };
     match Client::new(setup, now) {
         Ok(_) => Ok(()),
         Err(Ending::Tls(why)) => Err(why),
@@ -258,41 +208,24 @@ fn with_identity(setup: &mut controlplane::ClientSetup, identity: &Identity) {
 fn our_own_identity_is_judged_before_anything_is_sent() {
     assert_eq!(own(|_, _| ()), Ok(()));
     let expired = own(|pki, s| {
-        let leaf = pki.leaf(&Leaf {
-            not_after: 2026,
-            ..Leaf::named("client", ClientAuth)
-        });
+        let leaf = pki.leaf(&Leaf { not_after: 2026, ..Leaf::named("client", ClientAuth) });
         with_identity(s, &leaf);
     });
-    assert_refused(
-        expired,
-        "our own certificate (C=NL, O=Test, CN=client) expired on 2026-01-01",
-    );
+    assert_refused(expired, "our own certificate (C=NL, O=Test, CN=client) expired on 2026-01-01");
     let early = own(|pki, s| {
-        let leaf = pki.leaf(&Leaf {
-            not_before: 2027,
-            ..Leaf::named("client", ClientAuth)
-        });
+        let leaf = pki.leaf(&Leaf { not_before: 2027, ..Leaf::named("client", ClientAuth) });
         with_identity(s, &leaf);
     });
     assert_refused(early, "not valid before 2027-01-01");
     let mismatched = own(|pki, s| s.tls.key_pem = Secret(pki.server.key_pem.clone().into_bytes()));
     assert_refused(mismatched, "the key does not belong to the certificate");
-    assert_refused(
-        own(|_, s| s.tls.key_pem = Secret(b"nonsense".to_vec())),
-        "the key cannot be read",
-    );
+    assert_refused(own(|_, s| s.tls.key_pem = Secret(b"nonsense".to_vec())), "the key cannot be read");
     let encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    assert_refused(
-        own(|_, s| s.tls.key_pem = Secret(encrypted.to_vec())),
-        "passphrase",
-    );
+    assert_refused(own(|_, s| s.tls.key_pem = Secret(encrypted.to_vec())), "passphrase");
     assert_refused(own(|_, s| s.tls.key_pem = Secret::default()), "no key");
     assert_refused(own(|_, s| s.tls.cert_pem.clear()), "no certificate");
     assert_refused(
-        own(|_, s| {
-            s.tls.ca_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()
-        }),
+        own(|_, s| s.tls.ca_pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into()),
         "`ca`",
     );
     assert_refused(own(|_, s| s.tls.ca_pem.clear()), "no CA");
@@ -332,21 +265,9 @@ fn judge_pem(ca: &str, leaf: &str) -> Result<(), String> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let pki = Pki::new("unused");
-    let der = CertificateDer::from_pem_slice(leaf.as_bytes())
-        .unwrap()
-        .to_vec();
-    let identity = Identity {
-        cert_pem: String::new(),
-        key_pem: String::new(),
-        der,
-    };
-    judge_at(
-        30 * 86_400,
-        controlplane::ids::Role::Server,
-        &pki,
-        &identity,
-        |t| t.ca_pem = ca.into(),
-    )
+    let der = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap().to_vec();
+    let identity = Identity { cert_pem: String::new(), key_pem: String::new(), der };
+    judge_at(30 * 86_400, controlplane::ids::Role::Server, &pki, &identity, |t| t.ca_pem = ca.into())
 }
 
 #[test]
@@ -354,16 +275,10 @@ fn kinds_of_certificates_that_the_tls_library_refuses_are_named() {
     let ca = data!("ca.pem");
     assert_eq!(judge_pem(ca, data!("rsa2048.pem")), Ok(()));
     assert_eq!(judge_pem(ca, data!("p384.pem")), Ok(()));
-    assert_refused(
-        judge_pem(ca, data!("rsa1024.pem")),
-        "its RSA key has 1024 bits, 2048 are needed",
-    );
+    assert_refused(judge_pem(ca, data!("rsa1024.pem")), "its RSA key has 1024 bits, 2048 are needed");
     assert_refused(judge_pem(ca, data!("sha1.pem")), "signed with SHA-1");
     assert_refused(judge_pem(ca, data!("v1.pem")), "version 1");
-    assert_refused(
-        judge_pem(ca, data!("secp256k1.pem")),
-        "curve that is not supported",
-    );
+    assert_refused(judge_pem(ca, data!("secp256k1.pem")), "curve that is not supported");
     assert_refused(judge_pem(ca, data!("rsapss.pem")), "RSA-PSS");
     let p521 = judge_pem(ca, data!("p521.pem"));
     if cfg!(feature = "aws-lc") {
@@ -383,14 +298,7 @@ fn our_own_weak_identity_is_named() {
         let mut setup = client_setup(&Pki::new("ca"));
         change(&mut setup);
         let unix = crate::util::START_UNIX + 30 * 86_400;
-        Client::new(
-            setup,
-            controlplane::Now {
-                at: controlplane::Instant(0),
-                unix,
-            },
-        )
-        .map(|_| ())
+        Client::new(setup, controlplane::Now { at: controlplane::Instant(0), unix }).map(|_| ())
     };
     let good = later(|s| {
         s.tls.cert_pem = data!("rsa2048.pem").into();

@@ -8,54 +8,28 @@ fn a_client_connects_and_both_have_the_same_keys() {
     let pki = Pki::new("ca");
     let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 1);
     let established = pair.establish();
-    assert_eq!(
-        established.pushed.options,
-        ["route-gateway 10.8.0.1", "ifconfig 10.8.0.2 255.255.255.0"]
-    );
+    assert_eq!(established.pushed.options, ["route-gateway 10.8.0.1", "ifconfig 10.8.0.2 255.255.255.0"]);
     assert_eq!(established.cipher, Cipher::Aes256Gcm);
     assert_eq!(established.peer_id, Some(0));
     assert_eq!(established.peer_subject, "C=NL, O=Test, CN=server");
-    assert!(
-        established.tls.starts_with("TLSv1.3"),
-        "{}",
-        established.tls
-    );
+    assert!(established.tls.starts_with("TLSv1.3"), "{}", established.tls);
     assert!(established.cc_exit);
     pair.assert_keys_agree();
     let key = &pair.keys(Side::Client)[0];
     assert_eq!(key.name.key_id, 0);
-    assert!(
-        key.send_from_ns <= pair.now.at.0,
-        "the first key sends at once"
-    );
+    assert!(key.send_from_ns <= pair.now.at.0, "the first key sends at once");
 }
 
 #[test]
 fn every_wrap_and_tls_version_connects() {
     let pki = Pki::new("ca");
-    let tls_auth = |direction, digest| Wrap::TlsAuth {
-        key: static_key(),
-        direction,
-        digest,
-    };
+    let tls_auth = |direction, digest| Wrap::TlsAuth { key: static_key(), direction, digest };
     let wraps = [
         (Wrap::None, Wrap::None),
-        (
-            tls_auth(Some(1), Digest::Sha1),
-            tls_auth(Some(0), Digest::Sha1),
-        ),
-        (
-            tls_auth(None, Digest::Sha256),
-            tls_auth(None, Digest::Sha256),
-        ),
-        (
-            tls_auth(Some(0), Digest::Sha512),
-            tls_auth(Some(1), Digest::Sha512),
-        ),
-        (
-            Wrap::TlsCrypt { key: static_key() },
-            Wrap::TlsCrypt { key: static_key() },
-        ),
+        (tls_auth(Some(1), Digest::Sha1), tls_auth(Some(0), Digest::Sha1)),
+        (tls_auth(None, Digest::Sha256), tls_auth(None, Digest::Sha256)),
+        (tls_auth(Some(0), Digest::Sha512), tls_auth(Some(1), Digest::Sha512)),
+        (Wrap::TlsCrypt { key: static_key() }, Wrap::TlsCrypt { key: static_key() }),
     ];
     for (client_wrap, server_wrap) in wraps {
         for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
@@ -67,11 +41,7 @@ fn every_wrap_and_tls_version_connects() {
             server.wrap = server_wrap.clone();
             let mut pair = Pair::new(client, server, 2);
             let established = pair.establish();
-            let name = if version == TlsVersion::V1_2 {
-                "TLSv1.2"
-            } else {
-                "TLSv1.3"
-            };
+            let name = if version == TlsVersion::V1_2 { "TLSv1.2" } else { "TLSv1.3" };
             assert!(established.tls.starts_with(name));
             pair.assert_keys_agree();
         }
@@ -105,9 +75,7 @@ fn an_old_client_without_exporter_gets_prf_keys_and_one_without_peer_id_data_v1(
 fn a_long_push_reply_comes_in_parts() {
     let pki = Pki::new("ca");
     let mut server = server_setup(&pki);
-    server.push = (0..200)
-        .map(|i| format!("route 10.{i}.0.0 255.255.0.0"))
-        .collect();
+    server.push = (0..200).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
     let expected = server.push.clone();
     let mut pair = Pair::new(client_setup(&pki), server, 4);
     assert_eq!(pair.establish().pushed.options, expected);
@@ -130,21 +98,14 @@ fn established_waits_for_the_worker() {
     pair.confirm_keys = false;
     pair.connect(None);
     pair.run_for(3);
-    assert_eq!(
-        pair.keys(Side::Client).len(),
-        0,
-        "the server holds its PUSH_REPLY back until its key is installed"
-    );
+    assert_eq!(pair.keys(Side::Client).len(), 0, "the server holds its PUSH_REPLY back until its key is installed");
     let key = pair.keys(Side::Server)[0].name;
     pair.confirm(Side::Server, key);
     pair.run_for(3);
     assert!(pair.server_established().is_some());
     let key = pair.keys(Side::Client)[0].name;
     assert_eq!(pair.established(), None);
-    let other = controlplane::KeyName {
-        negotiation: 7,
-        ..key
-    };
+    let other = controlplane::KeyName { negotiation: 7, ..key };
     pair.confirm(Side::Client, other);
     pair.drain();
     assert_eq!(pair.established(), None, "another key does not count");
@@ -161,10 +122,7 @@ fn a_worker_that_never_answers_ends_the_session() {
     pair.run_until(5, |p| !p.keys(Side::Server).is_empty());
     pair.confirm_keys = false;
     pair.run_for(30);
-    assert!(matches!(
-        pair.ended(Side::Client),
-        Some(controlplane::Ending::Internal(_))
-    ));
+    assert!(matches!(pair.ended(Side::Client), Some(controlplane::Ending::Internal(_))));
 }
 
 #[test]
@@ -175,13 +133,7 @@ fn states_come_in_order() {
     let states: Vec<State> = pair
         .client_events
         .iter()
-        .filter_map(|e| {
-            if let Event::State { state, .. } = e {
-                Some(*state)
-            } else {
-                None
-            }
-        })
+        .filter_map(|e| if let Event::State { state, .. } = e { Some(*state) } else { None })
         .collect();
     assert_eq!(states, [State::Wait, State::Auth, State::GetConfig]);
 }
@@ -191,12 +143,7 @@ fn every_early_client_packet_acknowledges_the_servers_reset() {
     let pki = Pki::new("ca");
     let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 9);
     pair.establish();
-    let early = pair
-        .sent
-        .iter()
-        .filter(|(from, _, _)| *from == Side::Client)
-        .skip(1)
-        .take(4);
+    let early = pair.sent.iter().filter(|(from, _, _)| *from == Side::Client).skip(1).take(4);
     for (_, _, bytes) in early {
         let count = usize::from(bytes[9]);
         let ids: Vec<&[u8]> = bytes[10..10 + 4 * count].chunks(4).collect();
@@ -209,18 +156,10 @@ fn a_new_connection_drops_the_old_keys_once_it_has_its_own() {
     let pki = Pki::new("ca");
     let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 10);
     pair.establish();
-    pair.client
-        .connect(pair.now, &mut pair.rng, 2, crate::util::client_path(), None);
+    pair.client.connect(pair.now, &mut pair.rng, 2, crate::util::client_path(), None);
     pair.drain();
-    let dropped = |p: &Pair| {
-        p.client_events
-            .iter()
-            .any(|e| matches!(e, Event::DropKeys { generation: 1, .. }))
-    };
-    assert!(
-        !dropped(&pair),
-        "the old keys go on until there are new ones"
-    );
+    let dropped = |p: &Pair| p.client_events.iter().any(|e| matches!(e, Event::DropKeys { generation: 1, .. }));
+    assert!(!dropped(&pair), "the old keys go on until there are new ones");
     assert!(pair.run_until(10, dropped), "{}", pair.story());
 }
 
@@ -232,10 +171,7 @@ fn disconnect_says_exit_and_the_server_hears_it() {
     pair.establish();
     pair.client.disconnect(pair.now, 1);
     assert!(pair.run_until(2, |p| p.ended(Side::Client).is_some()));
-    assert_eq!(
-        pair.ended(Side::Client),
-        Some(Ending::Disconnected { exit_sent: true })
-    );
+    assert_eq!(pair.ended(Side::Client), Some(Ending::Disconnected { exit_sent: true }));
     assert_eq!(pair.ended(Side::Server), Some(Ending::PeerExited));
     assert_eq!(pair.server.sessions(), 0);
 }
@@ -251,15 +187,8 @@ fn disconnect_does_not_wait_for_a_dead_server() {
     let sent = pair.sent.len();
     pair.client.disconnect(pair.now, 1);
     assert!(pair.run_until(5, |p| p.ended(Side::Client).is_some()));
-    assert_eq!(
-        pair.ended(Side::Client),
-        Some(Ending::Disconnected { exit_sent: true })
-    );
-    assert_eq!(
-        pair.sent.len() - sent,
-        4,
-        "EXIT is repeated within its second"
-    );
+    assert_eq!(pair.ended(Side::Client), Some(Ending::Disconnected { exit_sent: true }));
+    assert_eq!(pair.sent.len() - sent, 4, "EXIT is repeated within its second");
     assert!(pair.now.at.since(before) <= std::time::Duration::from_secs(1));
 }
 
@@ -274,10 +203,7 @@ fn disconnect_without_the_agreement_leaves_the_farewell_to_the_data_channel() {
     pair.establish();
     pair.client.disconnect(pair.now, 1);
     pair.drain();
-    assert_eq!(
-        pair.ended(Side::Client),
-        Some(Ending::Disconnected { exit_sent: false })
-    );
+    assert_eq!(pair.ended(Side::Client), Some(Ending::Disconnected { exit_sent: false }));
 }
 
 #[test]
@@ -288,17 +214,7 @@ fn a_push_request_is_repeated_every_five_seconds() {
     server.push.push("push-continuation 2".into()); // its PUSH_REPLY is never complete
     let mut pair = Pair::new(client_setup(&pki), server, 14);
     pair.connect(None);
-    let asking = |p: &Pair| {
-        p.client_events.iter().any(|e| {
-            matches!(
-                e,
-                Event::State {
-                    state: State::GetConfig,
-                    ..
-                }
-            )
-        })
-    };
+    let asking = |p: &Pair| p.client_events.iter().any(|e| matches!(e, Event::State { state: State::GetConfig, .. }));
     assert!(pair.run_until(5, asking));
     let (asked_from, already) = (pair.now.at, pair.sent.len());
     pair.run_for(20);
@@ -314,17 +230,10 @@ fn a_push_request_is_repeated_every_five_seconds() {
 fn no_datagram_of_a_handshake_is_larger_than_max_packet_size() {
     const IP_UDP: usize = 48;
     let pki = Pki::new("ca");
-    let tls_auth = |direction| Wrap::TlsAuth {
-        key: static_key(),
-        direction: Some(direction),
-        digest: Digest::Sha512,
-    };
+    let tls_auth = |direction| Wrap::TlsAuth { key: static_key(), direction: Some(direction), digest: Digest::Sha512 };
     let tls_crypt = || Wrap::TlsCrypt { key: static_key() };
-    for (client_wrap, server_wrap) in [
-        (Wrap::None, Wrap::None),
-        (tls_auth(1), tls_auth(0)),
-        (tls_crypt(), tls_crypt()),
-    ] {
+    for (client_wrap, server_wrap) in [(Wrap::None, Wrap::None), (tls_auth(1), tls_auth(0)), (tls_crypt(), tls_crypt())]
+    {
         for max in [1250, 400] {
             let mut client = client_setup(&pki);
             client.wrap = client_wrap.clone();
@@ -332,9 +241,7 @@ fn no_datagram_of_a_handshake_is_larger_than_max_packet_size() {
             let mut server = server_setup(&pki);
             server.wrap = server_wrap.clone();
             server.max_packet_size = max;
-            server.push = (0..100)
-                .map(|i| format!("route 10.{i}.0.0 255.255.0.0"))
-                .collect();
+            server.push = (0..100).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
             let mut pair = Pair::new(client, server, 15);
             pair.establish();
             let room = usize::from(max) - IP_UDP;
@@ -359,27 +266,17 @@ fn the_payload_of_a_servers_reset_is_not_tls() {
     pair.connect(None);
     let reset = pair.sent[0].2.clone();
     pair.deliver(Side::Server, &reset);
-    let Output::Transmit { bytes, .. } = pair.server.poll_output() else {
-        panic!()
-    };
+    let Output::Transmit { bytes, .. } = pair.server.poll_output() else { panic!() };
     const HARD_RESET_SERVER_V2: u8 = 8;
     assert_eq!(bytes[0] >> 3, HARD_RESET_SERVER_V2);
     // Early negotiation: type 1 of two bytes.
     let with_payload = [&bytes[..], &[0, 1, 0, 2, 0, 1]].concat();
     pair.network = Network::GOOD;
     pair.deliver(Side::Client, &with_payload);
-    assert!(
-        pair.run_until(10, |p| p.established().is_some()),
-        "{}",
-        pair.story()
-    );
+    assert!(pair.run_until(10, |p| p.established().is_some()), "{}", pair.story());
     assert_eq!(pair.client.take_dropped(), []);
     let resets = pair.sent.iter().filter(|(from, _, _)| *from == Side::Client);
-    assert_eq!(
-        resets.filter(|(_, _, bytes)| bytes[0] >> 3 == 7).count(),
-        1,
-        "the answer was taken"
-    );
+    assert_eq!(resets.filter(|(_, _, bytes)| bytes[0] >> 3 == 7).count(), 1, "the answer was taken");
 }
 
 /// The extensions of the ClientHello that the client's packets from there on begin with.
@@ -430,8 +327,7 @@ fn a_client_hello_names_no_server_and_resumes_nothing() {
         let first = client_hello_extensions(&pair.sent);
         // The second connection could resume the first one's TLS session.
         let from = pair.sent.len();
-        pair.client
-            .connect(pair.now, &mut pair.rng, 2, crate::util::client_path(), None);
+        pair.client.connect(pair.now, &mut pair.rng, 2, crate::util::client_path(), None);
         let again = |p: &Pair| {
             let up = p.client_events.iter();
             up.filter(|e| matches!(e, Event::Established(_))).count() == 2

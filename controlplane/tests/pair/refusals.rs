@@ -7,10 +7,7 @@ use controlplane::{Cipher, Credentials, Digest, Ending, Event, Secret, Wrap};
 use crate::util::{Network, Pair, Pki, Side, client_path, client_setup, server_setup, static_key};
 
 fn login(username: &str, password: &str) -> Credentials {
-    Credentials {
-        username: username.into(),
-        password: Secret(password.into()),
-    }
+    Credentials { username: username.into(), password: Secret(password.into()) }
 }
 
 fn pair() -> Pair {
@@ -26,11 +23,7 @@ fn a_server_that_never_stops_talking_is_heard_for_a_while() {
     pair.server.dismiss(pair.now, &mut pair.rng, 1, &flood);
     pair.drain();
     pair.run_for(3);
-    let told = pair
-        .events(Side::Client)
-        .iter()
-        .filter(|e| matches!(e, Event::Info { .. }))
-        .count();
+    let told = pair.events(Side::Client).iter().filter(|e| matches!(e, Event::Info { .. })).count();
     assert_eq!(told, 32);
 }
 
@@ -38,10 +31,7 @@ fn a_server_that_never_stops_talking_is_heard_for_a_while() {
 fn a_forged_certificate_with_an_endless_name_makes_a_short_sentence() {
     let stranger = Pki::new("stranger");
     let name = "\u{1b}".repeat(30_000);
-    let forged = stranger.leaf(&crate::util::pki::Leaf::named(
-        &name,
-        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
-    ));
+    let forged = stranger.leaf(&crate::util::pki::Leaf::named(&name, rcgen::ExtendedKeyUsagePurpose::ServerAuth));
     let pki = Pki::new("ca");
     let mut server = server_setup(&pki);
     server.tls.cert_pem = forged.cert_pem;
@@ -49,9 +39,7 @@ fn a_forged_certificate_with_an_endless_name_makes_a_short_sentence() {
     let mut pair = Pair::new(client_setup(&pki), server, 26);
     pair.connect(None);
     pair.run_for(30);
-    let Some(Ending::Tls(sentence)) = pair.ended(Side::Client) else {
-        panic!("{}", pair.story())
-    };
+    let Some(Ending::Tls(sentence)) = pair.ended(Side::Client) else { panic!("{}", pair.story()) };
     assert!(sentence.len() < 2_048, "{}", sentence.len());
     assert!(!sentence.contains('\u{1b}'));
 }
@@ -65,11 +53,7 @@ fn nobody_there_is_unanswered_after_the_hand_window() {
     assert_eq!(pair.ended(Side::Client), None);
     pair.run_for(2);
     assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
-    let resets: Vec<_> = pair
-        .sent
-        .iter()
-        .map(|(_, at, bytes)| (*at, bytes[0]))
-        .collect();
+    let resets: Vec<_> = pair.sent.iter().map(|(_, at, bytes)| (*at, bytes[0])).collect();
     assert!(resets.len() >= 29, "{}", resets.len());
     for two in resets.windows(2) {
         assert_eq!(two[1].1, 0x38);
@@ -82,15 +66,7 @@ fn a_server_that_falls_silent_is_a_handshake_timeout() {
     let mut pair = pair();
     pair.connect(None);
     pair.run_until(1, |p| {
-        p.client_events.iter().any(|e| {
-            matches!(
-                e,
-                Event::State {
-                    state: controlplane::State::Auth,
-                    ..
-                }
-            )
-        })
+        p.client_events.iter().any(|e| matches!(e, Event::State { state: controlplane::State::Auth, .. }))
     });
     pair.network = Network::DEAD;
     pair.drop_in_flight();
@@ -115,12 +91,7 @@ fn another_tls_crypt_key_is_silence() {
     pair.connect(None);
     pair.run_for(61);
     assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
-    assert!(
-        pair.server
-            .take_dropped()
-            .iter()
-            .any(|(reason, n)| reason == "bad_tag" && *n > 10)
-    );
+    assert!(pair.server.take_dropped().iter().any(|(reason, n)| reason == "bad_tag" && *n > 10));
 }
 
 #[test]
@@ -128,11 +99,7 @@ fn the_same_key_direction_on_both_sides_is_silence() {
     let pki = Pki::new("ca");
     let mut client = client_setup(&pki);
     let mut server = server_setup(&pki);
-    let wrap = Wrap::TlsAuth {
-        key: static_key(),
-        direction: Some(1),
-        digest: Digest::Sha1,
-    };
+    let wrap = Wrap::TlsAuth { key: static_key(), direction: Some(1), digest: Digest::Sha1 };
     client.wrap = wrap.clone();
     server.wrap = wrap;
     let mut pair = Pair::new(client, server, 22);
@@ -159,11 +126,7 @@ fn logins_are_checked() {
         assert_eq!(pair.established().is_some(), good);
         let refused = matches!(
             pair.ended(Side::Client),
-            Some(Ending::AuthFailed {
-                retry_after: None,
-                session_token: false,
-                ..
-            })
+            Some(Ending::AuthFailed { retry_after: None, session_token: false, .. })
         );
         assert_eq!(refused, !good);
         assert_eq!(pair.server.sessions(), usize::from(good));
@@ -209,12 +172,7 @@ fn a_server_that_uses_a_cipher_of_its_own_is_incompatible() {
     let mut pair = Pair::new(client_setup(&pki), server, 28);
     pair.connect(None);
     pair.run_until(5, |p| p.server_established().is_some());
-    pair.server.dismiss(
-        pair.now,
-        &mut pair.rng,
-        1,
-        "PUSH_REPLY,cipher AES-128-CBC,push-continuation 1",
-    );
+    pair.server.dismiss(pair.now, &mut pair.rng, 1, "PUSH_REPLY,cipher AES-128-CBC,push-continuation 1");
     pair.run_for(5);
     assert!(
         matches!(pair.ended(Side::Client), Some(Ending::Incompatible(why)) if why.contains("AES-128-CBC")),
@@ -226,11 +184,9 @@ fn a_server_that_uses_a_cipher_of_its_own_is_incompatible() {
 #[test]
 fn a_server_that_never_pushes_is_a_handshake_timeout_and_auth_pending_prolongs_it() {
     let pki = Pki::new("ca");
-    for (pending, lasts) in [
-        (None, 62),
-        (Some("AUTH_PENDING,timeout 90"), 92),
-        (Some("AUTH_PENDING,timeout 9999"), 102),
-    ] {
+    for (pending, lasts) in
+        [(None, 62), (Some("AUTH_PENDING,timeout 90"), 92), (Some("AUTH_PENDING,timeout 9999"), 102)]
+    {
         let mut client = client_setup(&pki);
         client.reneg_sec = 200;
         let mut server = server_setup(&pki);
@@ -254,33 +210,11 @@ fn a_server_that_never_pushes_is_a_handshake_timeout_and_auth_pending_prolongs_i
 fn messages_that_end_a_session() {
     type Expected = fn(&Ending) -> bool;
     let cases: [(&str, Expected); 5] = [
-        ("RESTART", |e| {
-            matches!(
-                e,
-                Ending::Restart {
-                    next_remote: false,
-                    ..
-                }
-            )
-        }),
-        (
-            "RESTART,[N]:go",
-            |e| matches!(e, Ending::Restart { next_remote: true, message } if message == "go"),
-        ),
-        (
-            "HALT,closed",
-            |e| matches!(e, Ending::Halt(why) if why == "closed"),
-        ),
+        ("RESTART", |e| matches!(e, Ending::Restart { next_remote: false, .. })),
+        ("RESTART,[N]:go", |e| matches!(e, Ending::Restart { next_remote: true, message } if message == "go")),
+        ("HALT,closed", |e| matches!(e, Ending::Halt(why) if why == "closed")),
         ("EXIT", |e| *e == Ending::PeerExited),
-        ("AUTH_FAILED,SESSION: token expired", |e| {
-            matches!(
-                e,
-                Ending::AuthFailed {
-                    session_token: true,
-                    ..
-                }
-            )
-        }),
+        ("AUTH_FAILED,SESSION: token expired", |e| matches!(e, Ending::AuthFailed { session_token: true, .. })),
     ];
     for (text, expected) in cases {
         let mut pair = pair();
@@ -290,39 +224,21 @@ fn messages_that_end_a_session() {
         let ending = pair.ended(Side::Client).unwrap();
         assert!(expected(&ending), "{text}: {ending:?}");
         assert_eq!(pair.server.sessions(), 0);
-        let last_client = pair
-            .sent
-            .iter()
-            .rev()
-            .find(|(from, _, _)| *from == Side::Client)
-            .unwrap();
-        assert_eq!(
-            last_client.2[0] >> 3,
-            5,
-            "the message is acknowledged before the session ends"
-        );
+        let last_client = pair.sent.iter().rev().find(|(from, _, _)| *from == Side::Client).unwrap();
+        assert_eq!(last_client.2[0] >> 3, 5, "the message is acknowledged before the session ends");
     }
 }
 
 #[test]
 fn other_messages_do_not_end_a_session() {
-    for text in [
-        "INFO,hello",
-        "INFO_PRE,WEB_AUTH::x",
-        "NONSENSE",
-        "PUSH_REPLY,route 1.2.3.4",
-        "RESTARTED",
-        "EXIT\tNOW",
-    ] {
+    for text in ["INFO,hello", "INFO_PRE,WEB_AUTH::x", "NONSENSE", "PUSH_REPLY,route 1.2.3.4", "RESTARTED", "EXIT\tNOW"]
+    {
         let mut pair = pair();
         pair.establish();
         pair.server.dismiss(pair.now, &mut pair.rng, 1, text);
         pair.run_for(8);
         assert_eq!(pair.ended(Side::Client), None, "{text}");
-        let info = pair
-            .client_events
-            .iter()
-            .any(|e| matches!(e, Event::Info { .. }));
+        let info = pair.client_events.iter().any(|e| matches!(e, Event::Info { .. }));
         assert_eq!(info, text.starts_with("INFO"));
     }
 }
@@ -343,11 +259,7 @@ fn a_token_replaces_the_password() {
     let record = pair.last_record().unwrap();
     assert_eq!(record.auth_token, Some(Secret(b"SESS_ID_AT_abc".to_vec())));
     assert_eq!(record.auth_token_user.as_deref(), Some("ann"));
-    assert_eq!(
-        pair.established().unwrap().pushed.options.len(),
-        2,
-        "the token is not an option for others"
-    );
+    assert_eq!(pair.established().unwrap().pushed.options.len(), 2, "the token is not an option for others");
 }
 
 #[test]
@@ -361,11 +273,7 @@ fn garbage_and_strangers_change_nothing() {
         let mut pair = Pair::new(client, server, 27);
         pair.establish();
         let before = pair.client_events.len();
-        let samples: Vec<Vec<u8>> = pair
-            .sent
-            .iter()
-            .map(|(_, _, bytes)| bytes.clone())
-            .collect();
+        let samples: Vec<Vec<u8>> = pair.sent.iter().map(|(_, _, bytes)| bytes.clone()).collect();
         for bytes in &samples {
             // Reflected, truncated, damaged: from the right address.
             for len in 0..bytes.len().min(60) {
@@ -403,21 +311,13 @@ fn a_packet_from_another_address_is_not_taken() {
     pair.network = Network::DEAD;
     pair.connect(None);
     let reset = pair.sent[0].2.clone();
-    pair.server
-        .handle_datagram(pair.now, &mut pair.rng, &crate::util::server_path(), &reset);
-    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else {
-        panic!()
-    };
+    pair.server.handle_datagram(pair.now, &mut pair.rng, &crate::util::server_path(), &reset);
+    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else { panic!() };
     let mut elsewhere = client_path();
     elsewhere.remote.set_port(1195);
-    pair.client
-        .handle_datagram(pair.now, &mut pair.rng, &elsewhere, &reply);
-    assert_eq!(
-        pair.client.take_dropped(),
-        [("wrong_address".to_owned(), 1)]
-    );
-    pair.client
-        .handle_datagram(pair.now, &mut pair.rng, &client_path(), &reply);
+    pair.client.handle_datagram(pair.now, &mut pair.rng, &elsewhere, &reply);
+    assert_eq!(pair.client.take_dropped(), [("wrong_address".to_owned(), 1)]);
+    pair.client.handle_datagram(pair.now, &mut pair.rng, &client_path(), &reply);
     assert_eq!(pair.client.take_dropped(), []);
 }
 
@@ -428,9 +328,7 @@ fn a_reset_that_does_not_echo_our_session_id_is_not_taken() {
     pair.connect(None);
     let reset = pair.sent[0].2.clone();
     pair.deliver(Side::Server, &reset);
-    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else {
-        panic!()
-    };
+    let controlplane::Output::Transmit { bytes: reply, .. } = pair.server.poll_output() else { panic!() };
     let mut spoofed = reply.clone();
     spoofed[14] ^= 1; // in the echoed session id
     pair.deliver(Side::Client, &spoofed);
@@ -438,17 +336,8 @@ fn a_reset_that_does_not_echo_our_session_id_is_not_taken() {
     no_ack.extend_from_slice(&[0, 0, 0, 0, 0]);
     pair.deliver(Side::Client, &no_ack);
     pair.drain();
-    let auth = |p: &Pair| {
-        p.client_events.iter().any(|e| {
-            matches!(
-                e,
-                Event::State {
-                    state: controlplane::State::Auth,
-                    ..
-                }
-            )
-        })
-    };
+    let auth =
+        |p: &Pair| p.client_events.iter().any(|e| matches!(e, Event::State { state: controlplane::State::Auth, .. }));
     assert!(!auth(&pair));
     pair.deliver(Side::Client, &reply);
     pair.drain();
@@ -478,11 +367,7 @@ fn only_drop(pair: &mut Pair, bytes: &[u8]) -> String {
     pair.drain();
     let dropped = pair.client.take_dropped();
     assert!(dropped.len() <= 1, "{dropped:?}");
-    dropped
-        .into_iter()
-        .next()
-        .map(|(reason, _)| reason)
-        .unwrap_or_default()
+    dropped.into_iter().next().map(|(reason, _)| reason).unwrap_or_default()
 }
 
 #[test]
@@ -538,18 +423,12 @@ fn answers_to_resets_are_limited() {
     let mut answers = 0;
     for _ in 0..150 {
         pair.deliver(Side::Server, &reset);
-        while matches!(
-            pair.server.poll_output(),
-            controlplane::Output::Transmit { .. }
-        ) {
+        while matches!(pair.server.poll_output(), controlplane::Output::Transmit { .. }) {
             answers += 1;
         }
     }
     assert_eq!(answers, 100);
-    assert_eq!(
-        pair.server.take_dropped(),
-        [("rate_limited".to_owned(), 50)]
-    );
+    assert_eq!(pair.server.take_dropped(), [("rate_limited".to_owned(), 50)]);
     assert_eq!(pair.server.sessions(), 0, "a reset leaves no state");
 }
 
@@ -562,12 +441,7 @@ fn a_full_server_takes_nobody_in() {
     pair.connect(None);
     pair.run_for(5);
     assert_eq!(pair.server.sessions(), 0);
-    assert!(
-        pair.server
-            .take_dropped()
-            .iter()
-            .any(|(reason, _)| reason == "too_many_sessions")
-    );
+    assert!(pair.server.take_dropped().iter().any(|(reason, _)| reason == "too_many_sessions"));
 }
 
 #[test]
@@ -577,10 +451,6 @@ fn the_peers_presence_is_reported_at_most_once_a_second() {
     pair.establish();
     pair.run_for(2);
     let seconds = pair.now.at.since(begun).as_secs() as usize;
-    let alive = pair
-        .client_events
-        .iter()
-        .filter(|e| matches!(e, Event::PeerAlive { .. }))
-        .count();
+    let alive = pair.client_events.iter().filter(|e| matches!(e, Event::PeerAlive { .. })).count();
     assert!((1..=seconds + 1).contains(&alive), "{alive} in {seconds} s");
 }

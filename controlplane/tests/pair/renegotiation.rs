@@ -26,18 +26,12 @@ fn start(pair: &mut Pair, side: Side) {
 }
 
 fn both_have(pair: &mut Pair, count: usize) -> bool {
-    pair.run_until(70, |p| {
-        p.renegotiated(Side::Client).len() >= count && p.renegotiated(Side::Server).len() >= count
-    })
+    pair.run_until(70, |p| p.renegotiated(Side::Client).len() >= count && p.renegotiated(Side::Server).len() >= count)
 }
 
 #[test]
 fn twenty_in_a_row_from_each_side_and_both_at_once() {
-    let starters: [&[Side]; 3] = [
-        &[Side::Client],
-        &[Side::Server],
-        &[Side::Client, Side::Server],
-    ];
+    let starters: [&[Side]; 3] = [&[Side::Client], &[Side::Server], &[Side::Client, Side::Server]];
     for sides in starters {
         let mut pair = pair(30);
         for n in 1..=20 {
@@ -47,26 +41,10 @@ fn twenty_in_a_row_from_each_side_and_both_at_once() {
             assert!(both_have(&mut pair, n), "{sides:?} {n}: {}", pair.story());
             pair.run_for(1);
         }
-        let key_ids: Vec<u8> = pair
-            .renegotiated(Side::Client)
-            .iter()
-            .map(|k| k.key_id)
-            .collect();
-        assert_eq!(
-            key_ids,
-            [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6],
-            "{sides:?}"
-        );
-        let numbers: Vec<u32> = pair
-            .renegotiated(Side::Server)
-            .iter()
-            .map(|k| k.negotiation)
-            .collect();
-        assert_eq!(
-            numbers,
-            (1..=20).collect::<Vec<_>>(),
-            "one negotiation each, also when both begin"
-        );
+        let key_ids: Vec<u8> = pair.renegotiated(Side::Client).iter().map(|k| k.key_id).collect();
+        assert_eq!(key_ids, [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5, 6], "{sides:?}");
+        let numbers: Vec<u32> = pair.renegotiated(Side::Server).iter().map(|k| k.negotiation).collect();
+        assert_eq!(numbers, (1..=20).collect::<Vec<_>>(), "one negotiation each, also when both begin");
         pair.assert_keys_agree();
         assert_eq!(pair.ended(Side::Client), None);
     }
@@ -124,30 +102,16 @@ fn the_client_acknowledges_the_servers_key_message_only_after_the_key_is_install
     pair.run_until(10, |p| p.keys(Side::Client).len() == 2);
     let from = pair.sent.len();
     pair.run_for(20);
-    let client_packets = pair.sent[from..]
-        .iter()
-        .filter(|(s, _, _)| *s == Side::Client)
-        .count();
-    let server_packets = pair.sent[from..]
-        .iter()
-        .filter(|(s, _, _)| *s == Side::Server)
-        .count();
+    let client_packets = pair.sent[from..].iter().filter(|(s, _, _)| *s == Side::Client).count();
+    let server_packets = pair.sent[from..].iter().filter(|(s, _, _)| *s == Side::Server).count();
     assert_eq!(client_packets, 0, "no acknowledgement goes out");
     assert!(server_packets >= 4, "the server repeats its key message");
-    assert!(
-        pair.renegotiated(Side::Server).is_empty() && pair.renegotiated(Side::Client).is_empty()
-    );
+    assert!(pair.renegotiated(Side::Server).is_empty() && pair.renegotiated(Side::Client).is_empty());
     let key = pair.keys(Side::Client)[1].name;
-    let another = KeyName {
-        negotiation: 9,
-        ..key
-    };
+    let another = KeyName { negotiation: 9, ..key };
     pair.confirm(Side::Client, another);
     pair.drain();
-    assert!(
-        pair.renegotiated(Side::Client).is_empty(),
-        "another key does not count"
-    );
+    assert!(pair.renegotiated(Side::Client).is_empty(), "another key does not count");
     pair.confirm(Side::Client, key);
     assert!(both_have(&mut pair, 1));
 }
@@ -159,11 +123,7 @@ fn the_server_sends_its_key_message_only_after_the_key_is_installed() {
     start(&mut pair, Side::Server);
     pair.run_for(10);
     assert_eq!(pair.keys(Side::Server).len(), 2);
-    assert_eq!(
-        pair.keys(Side::Client).len(),
-        1,
-        "the client cannot make the key yet"
-    );
+    assert_eq!(pair.keys(Side::Client).len(), 1, "the client cannot make the key yet");
 }
 
 #[test]
@@ -191,23 +151,11 @@ fn half_of_reneg_sec_bounds_the_switch() {
     let begun = pair.now.at;
     start(&mut pair, Side::Client);
     assert!(both_have(&mut pair, 1));
-    assert_eq!(
-        pair.keys(Side::Client)[1].send_from_ns,
-        (begun + Duration::from_secs(10)).0
-    );
+    assert_eq!(pair.keys(Side::Client)[1].send_from_ns, (begun + Duration::from_secs(10)).0);
 }
 
 fn send_with(pair: &Pair) -> Vec<KeyName> {
-    pair.client_events
-        .iter()
-        .filter_map(|e| {
-            if let Event::SendWith(n) = e {
-                Some(*n)
-            } else {
-                None
-            }
-        })
-        .collect()
+    pair.client_events.iter().filter_map(|e| if let Event::SendWith(n) = e { Some(*n) } else { None }).collect()
 }
 
 #[test]
@@ -247,30 +195,14 @@ fn keys_age_by_reneg_sec_with_jitter() {
 fn usage_of_the_newest_key_asks_for_the_next() {
     let mut pair = pair(37);
     let first = pair.keys(Side::Client)[0].name;
-    pair.key_event(
-        Side::Client,
-        KeyEvent::KeyUsage(
-            KeyName {
-                generation: 9,
-                ..first
-            },
-            UsageReason::Bytes,
-        ),
-    );
+    pair.key_event(Side::Client, KeyEvent::KeyUsage(KeyName { generation: 9, ..first }, UsageReason::Bytes));
     pair.run_for(5);
-    assert!(
-        pair.renegotiated(Side::Client).is_empty(),
-        "another generation"
-    );
+    assert!(pair.renegotiated(Side::Client).is_empty(), "another generation");
     pair.key_event(Side::Client, KeyEvent::KeyUsage(first, UsageReason::Bytes));
     assert!(both_have(&mut pair, 1));
     pair.key_event(Side::Client, KeyEvent::KeyUsage(first, UsageReason::Bytes));
     pair.run_for(5);
-    assert_eq!(
-        pair.renegotiated(Side::Client).len(),
-        1,
-        "an old key does not ask"
-    );
+    assert_eq!(pair.renegotiated(Side::Client).len(), 1, "an old key does not ask");
 }
 
 #[test]
@@ -279,20 +211,12 @@ fn a_renegotiation_without_answer_fails_is_tried_again_with_the_same_key_id_and_
     pair.network = Network::DEAD;
     start(&mut pair, Side::Client);
     pair.run_for(65);
-    assert!(
-        pair.client_events
-            .iter()
-            .any(|e| matches!(e, Event::RenegotiationFailed { .. }))
-    );
+    assert!(pair.client_events.iter().any(|e| matches!(e, Event::RenegotiationFailed { .. })));
     assert_eq!(pair.ended(Side::Client), None, "the old key goes on");
     pair.network = Network::GOOD;
     assert!(both_have(&mut pair, 1), "{}", pair.story());
     let name = pair.renegotiated(Side::Client)[0];
-    assert_eq!(
-        (name.key_id, name.negotiation),
-        (1, 2),
-        "the key-id is the server's, the number never repeats"
-    );
+    assert_eq!((name.key_id, name.negotiation), (1, 2), "the key-id is the server's, the number never repeats");
 }
 
 #[test]
@@ -307,10 +231,7 @@ fn a_session_ends_when_its_last_key_expires_without_a_successor() {
     pair.run_for(199);
     assert_eq!(pair.ended(Side::Client), None);
     pair.run_for(2);
-    assert!(matches!(
-        pair.ended(Side::Client),
-        Some(Ending::HandshakeTimeout { .. })
-    ));
+    assert!(matches!(pair.ended(Side::Client), Some(Ending::HandshakeTimeout { .. })));
 }
 
 #[test]
@@ -323,16 +244,9 @@ fn a_refused_key_fails_the_renegotiation_only() {
     pair.confirm(Side::Server, key);
     pair.run_until(10, |p| p.keys(Side::Client).len() == 2);
     let key = pair.keys(Side::Client)[1].name;
-    pair.key_event(
-        Side::Client,
-        KeyEvent::KeyRefused(key, controlplane::KeyRefusal::BadKey),
-    );
+    pair.key_event(Side::Client, KeyEvent::KeyRefused(key, controlplane::KeyRefusal::BadKey));
     pair.drain();
-    assert!(
-        pair.client_events
-            .iter()
-            .any(|e| matches!(e, Event::RenegotiationFailed { .. }))
-    );
+    assert!(pair.client_events.iter().any(|e| matches!(e, Event::RenegotiationFailed { .. })));
     assert_eq!(pair.ended(Side::Client), None);
 }
 
@@ -348,10 +262,7 @@ fn the_wraps_counter_runs_on_across_renegotiations() {
             .filter(|(from, _, _)| *from == side)
             .map(|(_, _, b)| u32::from_be_bytes([b[9], b[10], b[11], b[12]]))
             .collect();
-        assert!(
-            ids.windows(2).all(|two| two[0] < two[1]),
-            "{side:?} {ids:?}"
-        );
+        assert!(ids.windows(2).all(|two| two[0] < two[1]), "{side:?} {ids:?}");
     }
 }
 
@@ -359,10 +270,7 @@ fn the_wraps_counter_runs_on_across_renegotiations() {
 fn a_login_that_is_no_longer_good_ends_the_session_at_the_renegotiation() {
     use controlplane::{Credentials, Secret};
     let pki = Pki::new("ca");
-    let login = |password: &str| Credentials {
-        username: "ann".into(),
-        password: Secret(password.into()),
-    };
+    let login = |password: &str| Credentials { username: "ann".into(), password: Secret(password.into()) };
     for (nocache, survives) in [(false, true), (true, false)] {
         let mut client = client_setup(&pki);
         client.auth_nocache = nocache;
@@ -376,10 +284,7 @@ fn a_login_that_is_no_longer_good_ends_the_session_at_the_renegotiation() {
         pair.run_for(8);
         assert_eq!(pair.renegotiated(Side::Client).len() == 1, survives);
         let refused = matches!(pair.ended(Side::Client), Some(Ending::AuthFailed { .. }));
-        assert_eq!(
-            refused, !survives,
-            "auth-nocache has forgotten the password"
-        );
+        assert_eq!(refused, !survives, "auth-nocache has forgotten the password");
     }
 }
 
@@ -397,9 +302,10 @@ fn a_certificate_that_expires_meanwhile_fails_the_renegotiation_but_not_the_key(
     pair.run_for(60 * 86_400);
     start(&mut pair, Side::Client);
     pair.run_for(5);
-    let failed = pair.client_events.iter().any(
-        |e| matches!(e, Event::RenegotiationFailed { why, .. } if why.contains("expired on 2027-01-01")),
-    );
+    let failed = pair
+        .client_events
+        .iter()
+        .any(|e| matches!(e, Event::RenegotiationFailed { why, .. } if why.contains("expired on 2027-01-01")));
     assert!(failed, "{}", pair.story());
     assert_eq!(pair.ended(Side::Client), None);
 }
@@ -408,9 +314,7 @@ fn a_certificate_that_expires_meanwhile_fails_the_renegotiation_but_not_the_key(
 /// age, after 4 s.
 #[test]
 fn a_new_key_is_sent_with_at_a_time_that_is_counted_from_its_reset() {
-    for (reneg_sec, hand_window, expected) in
-        [(0, 60, 4), (0, 3, 3), (100, 60, 50), (200, 60, 60), (3600, 5, 5)]
-    {
+    for (reneg_sec, hand_window, expected) in [(0, 60, 4), (0, 3, 3), (100, 60, 50), (200, 60, 60), (3600, 5, 5)] {
         let pki = Pki::new("ca");
         let mut client = client_setup(&pki);
         let mut server = server_setup(&pki);
@@ -424,7 +328,8 @@ fn a_new_key_is_sent_with_at_a_time_that_is_counted_from_its_reset() {
         for (side, reset_sent) in [(Side::Client, begun), (Side::Server, begun + delay)] {
             let send_from = reset_sent + Duration::from_secs(expected);
             assert_eq!(
-                pair.keys(side)[1].send_from_ns, send_from.0,
+                pair.keys(side)[1].send_from_ns,
+                send_from.0,
                 "{side:?}, reneg-sec {reneg_sec}, hand-window {hand_window}"
             );
         }

@@ -21,8 +21,7 @@ fn die_and_resume(pki: &Pki, pair: &mut Pair, record: ResumeRecord) {
     setup.wrap = Wrap::TlsCrypt { key: static_key() };
     pair.drop_in_flight();
     pair.client = Client::new(setup, pair.now).unwrap();
-    pair.client
-        .resume(pair.now, &mut pair.rng, record, client_path(), None);
+    pair.client.resume(pair.now, &mut pair.rng, record, client_path(), None);
     pair.drain();
 }
 
@@ -34,26 +33,14 @@ fn a_session_goes_on_by_a_soft_reset() {
         let record = pair.last_record().unwrap();
         assert!(record.resumable);
         die_and_resume(&pki, &mut pair, record);
-        assert!(
-            pair.run_until(5, |p| p.renegotiated(Side::Client).len() == death),
-            "{death}: {}",
-            pair.story()
-        );
+        assert!(pair.run_until(5, |p| p.renegotiated(Side::Client).len() == death), "{death}: {}", pair.story());
         pair.run_for(1);
     }
     assert_eq!(pair.renegotiated(Side::Server).len(), 9);
     assert_eq!(pair.server.sessions(), 1, "the server saw one session only");
     pair.assert_keys_agree();
-    let names: Vec<u32> = pair
-        .keys(Side::Client)
-        .iter()
-        .map(|k| k.name.negotiation)
-        .collect();
-    assert_eq!(
-        names,
-        (0..=9).collect::<Vec<_>>(),
-        "no key is ever named twice"
-    );
+    let names: Vec<u32> = pair.keys(Side::Client).iter().map(|k| k.name.negotiation).collect();
+    assert_eq!(names, (0..=9).collect::<Vec<_>>(), "no key is ever named twice");
 }
 
 #[test]
@@ -77,9 +64,7 @@ fn no_wrap_id_is_used_twice_across_a_death_at_any_moment() {
 fn the_record_leaves_before_the_datagrams_that_it_protects() {
     let (_, mut pair) = wrapped();
     pair.client.renegotiate(pair.now, &mut pair.rng, 1);
-    let Output::Event(Event::Record(record)) = pair.client.poll_output() else {
-        panic!("a record comes first")
-    };
+    let Output::Event(Event::Record(record)) = pair.client.poll_output() else { panic!("a record comes first") };
     assert!(!record.resumable, "a negotiation is under way");
     assert_eq!((record.next_negotiation, record.next_key_id), (2, 2));
     assert!(matches!(pair.client.poll_output(), Output::Transmit { .. }));
@@ -91,10 +76,7 @@ fn a_record_of_a_negotiation_under_way_is_not_taken() {
     let mut record = pair.last_record().unwrap();
     record.resumable = false;
     die_and_resume(&pki, &mut pair, record);
-    assert!(matches!(
-        pair.ended(Side::Client),
-        Some(Ending::Internal(_))
-    ));
+    assert!(matches!(pair.ended(Side::Client), Some(Ending::Internal(_))));
 }
 
 #[test]
@@ -102,34 +84,16 @@ fn damaged_records_are_refused() {
     let (pki, mut pair) = wrapped();
     let good = pair.last_record().unwrap();
     let bad = [
-        ResumeRecord {
-            local_sid: [0; 8],
-            ..good.clone()
-        },
-        ResumeRecord {
-            remote_sid: [0; 8],
-            ..good.clone()
-        },
-        ResumeRecord {
-            next_key_id: 0,
-            ..good.clone()
-        },
-        ResumeRecord {
-            next_key_id: 8,
-            ..good.clone()
-        },
-        ResumeRecord {
-            wrap_send_next: 0,
-            ..good.clone()
-        },
+        ResumeRecord { local_sid: [0; 8], ..good.clone() },
+        ResumeRecord { remote_sid: [0; 8], ..good.clone() },
+        ResumeRecord { next_key_id: 0, ..good.clone() },
+        ResumeRecord { next_key_id: 8, ..good.clone() },
+        ResumeRecord { wrap_send_next: 0, ..good.clone() },
     ];
     for record in bad {
         pair.client_events.clear();
         die_and_resume(&pki, &mut pair, record);
-        assert!(matches!(
-            pair.ended(Side::Client),
-            Some(Ending::Internal(_))
-        ));
+        assert!(matches!(pair.ended(Side::Client), Some(Ending::Internal(_))));
     }
 }
 
@@ -144,21 +108,14 @@ fn a_server_that_does_not_answer_the_soft_reset_is_unanswered_after_ten_seconds(
     assert_eq!(pair.ended(Side::Client), None);
     pair.run_for(2);
     assert_eq!(pair.ended(Side::Client), Some(Ending::Unanswered));
-    assert!(
-        pair.sent.len() - from >= 5,
-        "it is repeated every two seconds"
-    );
+    assert!(pair.sent.len() - from >= 5, "it is repeated every two seconds");
 }
 
 #[test]
 fn what_was_recorded_before_the_death_cannot_be_replayed_after_it() {
     let (pki, mut pair) = wrapped();
-    let old: Vec<Vec<u8>> = pair
-        .sent
-        .iter()
-        .filter(|(from, _, _)| *from == Side::Server)
-        .map(|(_, _, b)| b.clone())
-        .collect();
+    let old: Vec<Vec<u8>> =
+        pair.sent.iter().filter(|(from, _, _)| *from == Side::Server).map(|(_, _, b)| b.clone()).collect();
     pair.run_for(2);
     let record = pair.last_record().unwrap();
     die_and_resume(&pki, &mut pair, record);
@@ -166,10 +123,7 @@ fn what_was_recorded_before_the_death_cannot_be_replayed_after_it() {
     for bytes in &old {
         pair.deliver(Side::Client, bytes);
     }
-    assert_eq!(
-        pair.client.take_dropped(),
-        [("replayed".to_owned(), old.len() as u64)]
-    );
+    assert_eq!(pair.client.take_dropped(), [("replayed".to_owned(), old.len() as u64)]);
 }
 
 #[test]
@@ -180,9 +134,5 @@ fn before_it_goes_on_it_sends_with_the_newest_key() {
     let record = pair.last_record().unwrap();
     pair.client_events.clear();
     die_and_resume(&pki, &mut pair, record);
-    assert!(
-        pair.client_events
-            .iter()
-            .any(|e| matches!(e, Event::SendWith(name) if *name == first))
-    );
+    assert!(pair.client_events.iter().any(|e| matches!(e, Event::SendWith(name) if *name == first)));
 }

@@ -9,9 +9,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use controlplane::{
-    Cipher, Client, ClientSetup, Credentials, Digest, Ending, Established, Event, InstallKey,
-    Instant, KeyEvent, KeyLimits, KeyName, Now, Output, Path, Random, ResumeRecord, Secret, Server,
-    ServerSetup, TlsSetup, TlsVersion, Wrap,
+    Cipher, Client, ClientSetup, Credentials, Digest, Ending, Established, Event, InstallKey, Instant, KeyEvent,
+    KeyLimits, KeyName, Now, Output, Path, Random, ResumeRecord, Secret, Server, ServerSetup, TlsSetup, TlsVersion,
+    Wrap,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -57,9 +57,7 @@ impl rustls::crypto::SecureRandom for TlsRandom {
 }
 
 pub fn tls_random(seed: u64) -> &'static dyn rustls::crypto::SecureRandom {
-    Box::leak(Box::new(TlsRandom(Mutex::new(ChaCha20Rng::seed_from_u64(
-        seed,
-    )))))
+    Box::leak(Box::new(TlsRandom(Mutex::new(ChaCha20Rng::seed_from_u64(seed)))))
 }
 
 pub const LIMITS: KeyLimits = KeyLimits {
@@ -93,15 +91,8 @@ pub fn tls_setup(pki: &Pki, identity: &pki::Identity) -> TlsSetup {
 pub fn client_setup(pki: &Pki) -> ClientSetup {
     ClientSetup {
         wrap: Wrap::None,
-        tls: TlsSetup {
-            peer_usage: Some(controlplane::PeerUsage::Server),
-            ..tls_setup(pki, &pki.client)
-        },
-        data_ciphers: vec![
-            Cipher::Aes256Gcm,
-            Cipher::Aes128Gcm,
-            Cipher::ChaCha20Poly1305,
-        ],
+        tls: TlsSetup { peer_usage: Some(controlplane::PeerUsage::Server), ..tls_setup(pki, &pki.client) },
+        data_ciphers: vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305],
         fallback_cipher: None,
         options_cipher: String::new(),
         auth: Digest::Sha1,
@@ -123,18 +114,11 @@ pub fn server_setup(pki: &Pki) -> ServerSetup {
     ServerSetup {
         wrap: Wrap::None,
         tls: tls_setup(pki, &pki.server),
-        data_ciphers: vec![
-            Cipher::Aes256Gcm,
-            Cipher::Aes128Gcm,
-            Cipher::ChaCha20Poly1305,
-        ],
+        data_ciphers: vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305],
         fallback_cipher: None,
         auth: Digest::Sha1,
         tun_mtu: 1500,
-        push: vec![
-            "route-gateway 10.8.0.1".into(),
-            "ifconfig 10.8.0.2 255.255.255.0".into(),
-        ],
+        push: vec!["route-gateway 10.8.0.1".into(), "ifconfig 10.8.0.2 255.255.255.0".into()],
         users: None,
         tls_timeout: 2,
         hand_window: 60,
@@ -157,22 +141,15 @@ pub struct Network {
 }
 
 impl Network {
-    pub const GOOD: Network = Network {
-        delay: Duration::from_millis(10),
-        jitter: Duration::ZERO,
-        loss_percent: 0,
-        duplicate_percent: 0,
-    };
+    pub const GOOD: Network =
+        Network { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss_percent: 0, duplicate_percent: 0 };
     pub const BAD: Network = Network {
         delay: Duration::from_millis(20),
         jitter: Duration::from_millis(120),
         loss_percent: 20,
         duplicate_percent: 10,
     };
-    pub const DEAD: Network = Network {
-        loss_percent: 100,
-        ..Network::GOOD
-    };
+    pub const DEAD: Network = Network { loss_percent: 100, ..Network::GOOD };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,35 +176,20 @@ pub struct Pair {
 }
 
 pub fn client_path() -> Path {
-    path(SocketAddr::new(
-        IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-        1194,
-    ))
+    path(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 1194))
 }
 
 pub fn server_path() -> Path {
-    path(SocketAddr::new(
-        IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)),
-        40_000,
-    ))
+    path(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7)), 40_000))
 }
 
 fn path(remote: SocketAddr) -> Path {
-    Path {
-        worker: 0,
-        local: None,
-        ifindex: 0,
-        remote,
-        stream: None,
-    }
+    Path { worker: 0, local: None, ifindex: 0, remote, stream: None }
 }
 
 impl Pair {
     pub fn new(client: ClientSetup, server: ServerSetup, seed: u64) -> Pair {
-        let now = Now {
-            at: Instant(1_000_000_000_000),
-            unix: START_UNIX,
-        };
+        let now = Now { at: Instant(1_000_000_000_000), unix: START_UNIX };
         let mut rng = Seeded::new(seed);
         let server = Server::new(server, now, &mut rng, Some(tls_random(seed ^ 1))).unwrap();
         let client = Client::with_tls_random(client, now, Some(tls_random(seed ^ 2))).unwrap();
@@ -248,8 +210,7 @@ impl Pair {
     }
 
     pub fn connect(&mut self, credentials: Option<Credentials>) {
-        self.client
-            .connect(self.now, &mut self.rng, 1, client_path(), credentials);
+        self.client.connect(self.now, &mut self.rng, 1, client_path(), credentials);
         self.drain();
     }
 
@@ -257,8 +218,7 @@ impl Pair {
     pub fn establish(&mut self) -> Established {
         self.connect(None);
         assert!(
-            self.run_until(60, |p| p.established().is_some()
-                && p.server_established().is_some()),
+            self.run_until(60, |p| p.established().is_some() && p.server_established().is_some()),
             "{}",
             self.story()
         );
@@ -290,11 +250,7 @@ impl Pair {
         let arrival = self.in_flight.keys().next().map(|(at, _)| Instant(*at));
         let client = wake(self.client.poll_output());
         let server = wake(self.server.poll_output());
-        let next = [arrival, client, server]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(Instant::FAR_FUTURE);
+        let next = [arrival, client, server].into_iter().flatten().min().unwrap_or(Instant::FAR_FUTURE);
         if next > end {
             self.set_time(end);
             return false;
@@ -314,22 +270,13 @@ impl Pair {
 
     fn set_time(&mut self, at: Instant) {
         let base = Instant(1_000_000_000_000);
-        self.now = Now {
-            at,
-            unix: START_UNIX + at.since(base).as_secs(),
-        };
+        self.now = Now { at, unix: START_UNIX + at.since(base).as_secs() };
     }
 
     pub fn deliver(&mut self, to: Side, bytes: &[u8]) {
         match to {
-            Side::Client => {
-                self.client
-                    .handle_datagram(self.now, &mut self.rng, &client_path(), bytes)
-            }
-            Side::Server => {
-                self.server
-                    .handle_datagram(self.now, &mut self.rng, &server_path(), bytes)
-            }
+            Side::Client => self.client.handle_datagram(self.now, &mut self.rng, &client_path(), bytes),
+            Side::Server => self.server.handle_datagram(self.now, &mut self.rng, &server_path(), bytes),
         }
     }
 
@@ -351,8 +298,7 @@ impl Pair {
     }
 
     fn on_output(&mut self, side: Side, output: Output) {
-        self.last_outputs
-            .push(format!("{:?} {side:?} {}", self.now.at, short(&output)));
+        self.last_outputs.push(format!("{:?} {side:?} {}", self.now.at, short(&output)));
         match output {
             Output::Transmit { bytes, .. } => self.send(side, bytes),
             Output::Event(event) => {
@@ -380,22 +326,10 @@ impl Pair {
     }
 
     fn send(&mut self, from: Side, bytes: Vec<u8>) {
-        assert!(
-            bytes.len() <= 1250 - 48,
-            "{} bytes do not fit into max-packet-size",
-            bytes.len()
-        );
+        assert!(bytes.len() <= 1250 - 48, "{} bytes do not fit into max-packet-size", bytes.len());
         self.sent.push((from, self.now.at, bytes.clone()));
-        let to = if from == Side::Client {
-            Side::Server
-        } else {
-            Side::Client
-        };
-        let copies = if self.rng.percent(self.network.duplicate_percent) {
-            2
-        } else {
-            1
-        };
+        let to = if from == Side::Client { Side::Server } else { Side::Client };
+        let copies = if self.rng.percent(self.network.duplicate_percent) { 2 } else { 1 };
         for _ in 0..copies {
             if self.rng.percent(self.network.loss_percent) {
                 continue;
@@ -403,8 +337,7 @@ impl Pair {
             let jitter = self.rng.below(self.network.jitter.as_nanos() as u64 + 1);
             let at = self.now.at + self.network.delay + Duration::from_nanos(jitter);
             self.sequence += 1;
-            self.in_flight
-                .insert((at.0, self.sequence), (to, bytes.clone()));
+            self.in_flight.insert((at.0, self.sequence), (to, bytes.clone()));
         }
     }
 
@@ -468,17 +401,10 @@ impl Pair {
         let (client, server) = (self.keys(Side::Client), self.keys(Side::Server));
         assert!(!client.is_empty());
         for key in &client {
-            let other = server
-                .iter()
-                .rev()
-                .find(|k| k.name.negotiation == key.name.negotiation)
-                .unwrap();
+            let other = server.iter().rev().find(|k| k.name.negotiation == key.name.negotiation).unwrap();
             assert_eq!(key.seal, other.open);
             assert_eq!(key.open, other.seal);
-            assert_eq!(
-                (key.cipher, key.name.key_id),
-                (other.cipher, other.name.key_id)
-            );
+            assert_eq!((key.cipher, key.name.key_id), (other.cipher, other.name.key_id));
             assert_eq!(key.wire_peer_id, other.wire_peer_id);
         }
     }
@@ -491,11 +417,7 @@ impl Pair {
 }
 
 fn some(output: Output) -> Option<Output> {
-    if matches!(output, Output::Idle { .. }) {
-        None
-    } else {
-        Some(output)
-    }
+    if matches!(output, Output::Idle { .. }) { None } else { Some(output) }
 }
 
 fn wake(output: Output) -> Option<Instant> {
@@ -508,12 +430,7 @@ fn wake(output: Output) -> Option<Instant> {
 fn short(output: &Output) -> String {
     match output {
         Output::Transmit { bytes, .. } => {
-            format!(
-                "sends opcode {} key {} of {} bytes",
-                bytes[0] >> 3,
-                bytes[0] & 7,
-                bytes.len()
-            )
+            format!("sends opcode {} key {} of {} bytes", bytes[0] >> 3, bytes[0] & 7, bytes.len())
         }
         other => format!("{other:?}").chars().take(160).collect(),
     }

@@ -2,9 +2,9 @@
 //! lengths of TLS messages do not vary from run to run.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PKCS_ED25519, RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ED25519, RevokedCertParams,
+    SerialNumber, date_time_ymd,
 };
 
 pub struct Identity {
@@ -59,23 +59,9 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let ca_pem = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        let server = leaf(
-            &issuer,
-            &Leaf::named("server", ExtendedKeyUsagePurpose::ServerAuth),
-        );
-        let client = leaf(
-            &issuer,
-            &Leaf {
-                serial: 2,
-                ..Leaf::named("client", ExtendedKeyUsagePurpose::ClientAuth)
-            },
-        );
-        Pki {
-            ca_pem,
-            server,
-            client,
-            issuer,
-        }
+        let server = leaf(&issuer, &Leaf::named("server", ExtendedKeyUsagePurpose::ServerAuth));
+        let client = leaf(&issuer, &Leaf { serial: 2, ..Leaf::named("client", ExtendedKeyUsagePurpose::ClientAuth) });
+        Pki { ca_pem, server, client, issuer }
     }
 
     pub fn leaf(&self, spec: &Leaf<'_>) -> Identity {
@@ -90,13 +76,7 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        (
-            pem,
-            leaf(
-                &issuer,
-                &Leaf::named("server", ExtendedKeyUsagePurpose::ServerAuth),
-            ),
-        )
+        (pem, leaf(&issuer, &Leaf::named("server", ExtendedKeyUsagePurpose::ServerAuth)))
     }
 
     /// A CRL with these serial numbers, valid until the start of that year.
@@ -140,9 +120,5 @@ fn leaf(issuer: &Issuer<'static, KeyPair>, spec: &Leaf<'_>) -> Identity {
     params.extended_key_usages = spec.usages.clone();
     params.key_usages = spec.key_usages.clone();
     let cert = params.signed_by(&key, issuer).unwrap();
-    Identity {
-        cert_pem: cert.pem(),
-        key_pem: key.serialize_pem(),
-        der: cert.der().to_vec(),
-    }
+    Identity { cert_pem: cert.pem(), key_pem: key.serialize_pem(), der: cert.der().to_vec() }
 }

@@ -77,7 +77,10 @@ impl Control {
         self.deaths.push_back(now);
         if self.deaths.len() > DEATHS {
             let within = DEATHS_WITHIN.as_secs();
-            return Err(Fatal::new(Exit::Other, format!("the control process died {DEATHS} times in {within} s: giving up")));
+            return Err(Fatal::new(
+                Exit::Other,
+                format!("the control process died {DEATHS} times in {within} s: giving up"),
+            ));
         }
         let (launched, worker) = Launched::new(&self.setup)?;
         (self.launched, self.life) = (launched, Life::Running);
@@ -142,7 +145,9 @@ impl Control {
         match self.launched.end.recv() {
             Ok(Some(message)) => return Some(FromChild::Message(message)),
             Ok(None) => {}
-            Err(error) if matches!(self.life, Life::Running) => self.condemn(format!("it broke the link's protocol: {error}")),
+            Err(error) if matches!(self.life, Life::Running) => {
+                self.condemn(format!("it broke the link's protocol: {error}"))
+            }
             Err(_) => {}
         }
         match std::mem::replace(&mut self.life, Life::Mourned) {
@@ -165,7 +170,8 @@ impl Launched {
         let failed = |what: &str, error: std::io::Error| Fatal::new(Exit::Other, format!("{what}: {error}"));
         let (shared, mut end, workers) =
             link::create(1).map_err(|e| failed("the control process's shared memory could not be made", e))?;
-        let child = sandbox::spawn_control(&shared).map_err(|e| failed("the control process could not be started", e))?;
+        let child =
+            sandbox::spawn_control(&shared).map_err(|e| failed("the control process could not be started", e))?;
         let descriptor = |fd: std::os::fd::BorrowedFd<'_>| {
             let own = fd.try_clone_to_owned().and_then(sys::readable);
             own.map_err(|e| failed("the control process could not be watched", e))
@@ -173,7 +179,12 @@ impl Launched {
         let (bell, exit) = (descriptor(end.bell_fd())?, descriptor(child.pidfd())?);
         let configure = ToControl::ConfigureClient(Box::new(setup.clone()));
         end.send(&configure).map_err(|e| {
-            Fatal::new(Exit::Config, format!("the profile is too large for the control process ({e}): shorten its certificate bundle or CRL"))
+            Fatal::new(
+                Exit::Config,
+                format!(
+                    "the profile is too large for the control process ({e}): shorten its certificate bundle or CRL"
+                ),
+            )
         })?;
         let worker = workers.into_iter().next();
         let worker = worker.ok_or_else(|| Fatal::new(Exit::Other, "the link was made without a worker".to_owned()))?;

@@ -81,9 +81,15 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
         )),
         Ending::Restart { message, next_remote } => {
             let place = if next_remote { Place::NextRemote } else { Place::Usual };
-            Verdict::Again { why: format!("the server asks us to reconnect {message}"), at_least: Duration::ZERO, place }
+            Verdict::Again {
+                why: format!("the server asks us to reconnect {message}"),
+                at_least: Duration::ZERO,
+                place,
+            }
         }
-        Ending::Halt(message) => Verdict::Fatal(Fatal::new(Exit::Other, format!("the server told us to stop: {message}"))),
+        Ending::Halt(message) => {
+            Verdict::Fatal(Fatal::new(Exit::Other, format!("the server told us to stop: {message}")))
+        }
         Ending::PeerExited => again("the server has left".into()),
         Ending::Disconnected { exit_sent } => Verdict::Left { exit_sent },
         Ending::Internal(why) => again(why),
@@ -100,11 +106,9 @@ fn refused(reason: &str, auth_retry: AuthRetry) -> Verdict {
                  `auth-user-pass` of the profile gives"
             ),
         )),
-        AuthRetry::NoInteract => Verdict::Again {
-            why: format!("AUTH_FAILED{words}"),
-            at_least: Duration::from_secs(10),
-            place: Place::Same,
-        },
+        AuthRetry::NoInteract => {
+            Verdict::Again { why: format!("AUTH_FAILED{words}"), at_least: Duration::from_secs(10), place: Place::Same }
+        }
         AuthRetry::Interact => Verdict::AskPassword(format!("AUTH_FAILED{words}")),
     }
 }
@@ -183,7 +187,10 @@ mod tests {
 
     #[test]
     fn a_temporary_refusal_waits_as_long_as_the_server_says() {
-        let Verdict::Again { at_least, .. } = judge(auth("busy", Some(42), false), AuthRetry::None, false, false) else { panic!() };
+        let Verdict::Again { at_least, .. } = judge(auth("busy", Some(42), false), AuthRetry::None, false, false)
+        else {
+            panic!()
+        };
         assert_eq!(at_least, Duration::from_secs(42));
     }
 
@@ -204,7 +211,8 @@ mod tests {
             (Advance::Remote, Place::NextRemote),
         ];
         for (advance, expected) in places {
-            let ending = Ending::AuthFailed { reason: "busy".into(), retry_after: Some(1), session_token: false, advance };
+            let ending =
+                Ending::AuthFailed { reason: "busy".into(), retry_after: Some(1), session_token: false, advance };
             let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, false, false) else { panic!() };
             assert_eq!(place, expected);
         }

@@ -173,7 +173,9 @@ impl Client {
 
     async fn on_control(&mut self, from: FromChild) {
         match from {
-            FromChild::Message(FromControl::Ready) => tracing::debug!("the control process {} is ready", self.control.pid()),
+            FromChild::Message(FromControl::Ready) => {
+                tracing::debug!("the control process {} is ready", self.control.pid())
+            }
             FromChild::Message(FromControl::Refused(ending)) => self.on_ending(ending),
             FromChild::Message(FromControl::Event(event)) => self.on_event(event).await,
             FromChild::Message(FromControl::Dropped(counts)) => {
@@ -211,7 +213,9 @@ impl Client {
             Event::AuthToken { token, username, .. } => self.wallet.take_token(token, username),
             Event::Info { text, .. } => tracing::info!("the server says: {text}"),
             Event::State { generation, state } if Some(generation) == current => self.on_state(state),
-            Event::Established(established) if Some(established.generation) == current => self.on_established(*established).await,
+            Event::Established(established) if Some(established.generation) == current => {
+                self.on_established(*established).await
+            }
             Event::Record(record) if Some(record.generation) == current => {
                 if let Some(session) = &mut self.session {
                     session.record = Some(record);
@@ -221,7 +225,9 @@ impl Client {
                 self.timers.heard = None;
                 tracing::info!("renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
             }
-            Event::RenegotiationFailed { why, .. } => tracing::warn!("a renegotiation failed ({why}); the old key goes on"),
+            Event::RenegotiationFailed { why, .. } => {
+                tracing::warn!("a renegotiation failed ({why}); the old key goes on")
+            }
             Event::Ended { generation, ending } if Some(generation) == current => self.on_ending(ending),
             // Of a session that was left in the meantime, or the workers' own.
             _ => {}
@@ -291,7 +297,8 @@ impl Client {
             self.control.wake();
             self.after_suspend();
         }
-        if matches!(&self.session, Some(session) if matches!(session.phase, Phase::Up(_))) && self.console.wants_live() {
+        if matches!(&self.session, Some(session) if matches!(session.phase, Phase::Up(_))) && self.console.wants_live()
+        {
             let totals = self.totals();
             self.console.live(Duration::from_nanos(clock::now().at.0), totals);
         }
@@ -308,7 +315,11 @@ impl Client {
         for (way, sums) in [("to the server", now.outbound), ("from the server", now.inbound)] {
             tracing::info!(
                 "{way}: {} packets and {} bytes inside, {} packets and {} bytes on the wire, {} batches",
-                sums.inner_packets, sums.inner_bytes, sums.wire_packets, sums.wire_bytes, sums.batches
+                sums.inner_packets,
+                sums.inner_bytes,
+                sums.wire_packets,
+                sums.wire_bytes,
+                sums.batches
             );
         }
         for reason in DropReason::ALL {

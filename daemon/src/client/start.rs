@@ -22,8 +22,8 @@ use crate::cli::{Connect, Io};
 use crate::clock;
 use crate::config::{self, agreed::ClientProfile};
 use crate::exit::{Exit, Fatal};
-use crate::host::watch::{SuspendDetector, Watch};
 use crate::host::privileges::{self, Keep};
+use crate::host::watch::{SuspendDetector, Watch};
 use crate::host::{Host, journal, journal::Journal};
 use crate::observe::console::Console;
 use crate::observe::log::Format;
@@ -185,7 +185,10 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<
     Ok(Some(device))
 }
 
-fn start_worker(options: &Connect, link: link::WorkerEnd) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
+fn start_worker(
+    options: &Connect,
+    link: link::WorkerEnd,
+) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
     let (reports, incoming) = mpsc::channel(REPORTS);
     let config = WorkerConfig {
         index: 0,
@@ -206,6 +209,7 @@ fn start_worker(options: &Connect, link: link::WorkerEnd) -> Result<(WorkerHandl
         // The supervisor is behind by hundreds of reports: it knows that something is wrong.
         let _ = reports.try_send(report);
     });
-    let handle = handle.map_err(|error| Fatal::new(Exit::Other, format!("the worker could not be started: {error}")))?;
+    let handle =
+        handle.map_err(|error| Fatal::new(Exit::Other, format!("the worker could not be started: {error}")))?;
     Ok((handle, incoming))
 }

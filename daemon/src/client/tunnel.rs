@@ -44,7 +44,13 @@ impl Tunnel {
     ///
     /// # Errors
     /// [`Exit::Routes`] naming the change that failed; what was changed before it is undone.
-    pub(super) async fn raise(name: &str, settings: TunnelSettings, server: IpAddr, queue: Option<u32>, side: &mut HostSide) -> Result<Tunnel, Fatal> {
+    pub(super) async fn raise(
+        name: &str,
+        settings: TunnelSettings,
+        server: IpAddr,
+        queue: Option<u32>,
+        side: &mut HostSide,
+    ) -> Result<Tunnel, Fatal> {
         let refused = |error: HostError| Fatal::new(Exit::Routes, error.to_string());
         let interface = side.host.interface(name).await.map_err(refused)?;
         let around = side.host.surroundings(&interface, server).await.map_err(refused)?;
@@ -100,7 +106,9 @@ impl Tunnel {
             Err(error) => return tracing::warn!("{error}"),
         };
         let way = way.filter(|hop| hop.interface.index != self.interface.index);
-        if let Err(error) = self.applied.move_server_route(&side.host, self.server, way.as_ref(), &mut side.journal).await {
+        if let Err(error) =
+            self.applied.move_server_route(&side.host, self.server, way.as_ref(), &mut side.journal).await
+        {
             tracing::warn!("the server's own route could not follow the host's network: {error}");
         }
     }
@@ -121,7 +129,9 @@ fn host_settings(
     queue: Option<u32>,
     around: &Surroundings,
 ) -> Result<plan::TunnelSettings, Fatal> {
-    let unusable = |error: crate::config::values::Trouble| Fatal::new(Exit::Routes, format!("the tunnel's address cannot be used: {}", error.what));
+    let unusable = |error: crate::config::values::Trouble| {
+        Fatal::new(Exit::Routes, format!("the tunnel's address cannot be used: {}", error.what))
+    };
     let ipv4 = settings.ipv4().map_err(unusable)?.filter(|_| !settings.ifconfig_noexec);
     let routes = if settings.route_noexec { Vec::new() } else { wishes(settings, server, around) };
     Ok(plan::TunnelSettings {

@@ -95,11 +95,7 @@ impl ClientProfile {
     /// UV_ variables go out only with `push-peer-info`; IV_ ones that the profile sets go out always.
     fn peer_info(&self) -> Vec<(String, String)> {
         let goes = |name: &str| self.push_peer_info || name.starts_with("IV_");
-        self.peer_vars
-            .iter()
-            .filter(|(name, _)| goes(name))
-            .cloned()
-            .collect()
+        self.peer_vars.iter().filter(|(name, _)| goes(name)).cloned().collect()
     }
 }
 

@@ -14,11 +14,7 @@ pub enum Named {
 }
 
 /// `data-ciphers` when the profile has none (OpenVPN 2.6).
-pub const DEFAULT: [Cipher; 3] = [
-    Cipher::Aes256Gcm,
-    Cipher::Aes128Gcm,
-    Cipher::ChaCha20Poly1305,
-];
+pub const DEFAULT: [Cipher; 3] = [Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305];
 
 /// AES-192-GCM is not in the `ring` backend.
 const HAS_AES_192: bool = cfg!(any(feature = "aws-lc", not(feature = "ring")));
@@ -26,12 +22,7 @@ const HAS_AES_192: bool = cfg!(any(feature = "aws-lc", not(feature = "ring")));
 /// A cipher by its name in any case.
 pub fn cipher(name: &str) -> Result<Named, Trouble> {
     let upper = name.to_ascii_uppercase();
-    let all = [
-        Cipher::Aes128Gcm,
-        Cipher::Aes192Gcm,
-        Cipher::Aes256Gcm,
-        Cipher::ChaCha20Poly1305,
-    ];
+    let all = [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
     if let Some(cipher) = all.into_iter().find(|cipher| cipher.name() == upper) {
         let missing = cipher == Cipher::Aes192Gcm && !HAS_AES_192;
         return Ok(if missing {
@@ -41,25 +32,12 @@ pub fn cipher(name: &str) -> Result<Named, Trouble> {
         });
     }
     let modes = ["-CBC", "-CFB", "-CFB1", "-CFB8", "-OFB"];
-    let families = [
-        "AES-",
-        "BF-",
-        "DES-",
-        "CAMELLIA-",
-        "ARIA-",
-        "CAST5-",
-        "SEED-",
-        "SM4-",
-        "RC2-",
-        "IDEA-",
-    ];
-    let old = families.iter().any(|family| upper.starts_with(family))
-        && modes.iter().any(|mode| upper.ends_with(mode));
+    let families = ["AES-", "BF-", "DES-", "CAMELLIA-", "ARIA-", "CAST5-", "SEED-", "SM4-", "RC2-", "IDEA-"];
+    let old = families.iter().any(|family| upper.starts_with(family)) && modes.iter().any(|mode| upper.ends_with(mode));
     if old || upper == "NONE" {
         return Ok(Named::Unavailable("only AEAD ciphers are supported"));
     }
-    Err(Trouble::new(format!("unknown cipher {}", quoted(name)))
-        .instead("write for example AES-256-GCM"))
+    Err(Trouble::new(format!("unknown cipher {}", quoted(name))).instead("write for example AES-256-GCM"))
 }
 
 /// `data-ciphers`: what is available, in order and once each, and a sentence on each one left out. A `?` before a name makes it optional.
@@ -72,10 +50,9 @@ pub fn list(text: &str) -> Result<(Vec<Cipher>, Vec<Trouble>), Trouble> {
             _ if name.eq_ignore_ascii_case("DEFAULT") => ciphers.extend(DEFAULT),
             Ok(Named::Available(cipher)) => ciphers.push(cipher),
             Ok(Named::Unavailable(_)) | Err(_) if optional => {}
-            Ok(Named::Unavailable(why)) => left_out.push(Trouble::new(format!(
-                "{} is left out: {why}",
-                name.to_ascii_uppercase()
-            ))),
+            Ok(Named::Unavailable(why)) => {
+                left_out.push(Trouble::new(format!("{} is left out: {why}", name.to_ascii_uppercase())))
+            }
             Err(trouble) => return Err(trouble),
         }
     }
@@ -102,11 +79,12 @@ pub fn digest(name: &str) -> Result<Option<Digest>, Trouble> {
         "SHA256" | "SHA-256" | "SHA2-256" => Ok(Some(Digest::Sha256)),
         "SHA384" | "SHA-384" | "SHA2-384" => Ok(Some(Digest::Sha384)),
         "SHA512" | "SHA-512" | "SHA2-512" => Ok(Some(Digest::Sha512)),
-        "NONE" | "MD5" | "MD4" | "SHA224" | "RIPEMD160" | "BLAKE2B512" | "BLAKE2S256"
-        | "WHIRLPOOL" | "SM3" => Ok(None),
+        "NONE" | "MD5" | "MD4" | "SHA224" | "RIPEMD160" | "BLAKE2B512" | "BLAKE2S256" | "WHIRLPOOL" | "SM3" => Ok(None),
         _ if bare.starts_with("SHA3-") || bare.starts_with("SHA512-") => Ok(None),
-        _ => Err(Trouble::new(format!("unknown digest {}", quoted(name)))
-            .instead("write SHA1, SHA256, SHA384 or SHA512")),
+        _ => {
+            Err(Trouble::new(format!("unknown digest {}", quoted(name)))
+                .instead("write SHA1, SHA256, SHA384 or SHA512"))
+        }
     }
 }
 
@@ -116,14 +94,8 @@ mod tests {
 
     #[test]
     fn names_are_known_in_any_case() {
-        assert_eq!(
-            cipher("aes-256-gcm"),
-            Ok(Named::Available(Cipher::Aes256Gcm))
-        );
-        assert_eq!(
-            cipher("ChaCha20-Poly1305"),
-            Ok(Named::Available(Cipher::ChaCha20Poly1305))
-        );
+        assert_eq!(cipher("aes-256-gcm"), Ok(Named::Available(Cipher::Aes256Gcm)));
+        assert_eq!(cipher("ChaCha20-Poly1305"), Ok(Named::Available(Cipher::ChaCha20Poly1305)));
         for old in ["AES-256-CBC", "BF-CBC", "none", "camellia-128-cfb8"] {
             assert!(matches!(cipher(old), Ok(Named::Unavailable(_))), "{old}");
         }
@@ -134,17 +106,13 @@ mod tests {
 
     #[test]
     fn aes_192_follows_the_backend() {
-        assert_eq!(
-            matches!(cipher("AES-192-GCM"), Ok(Named::Available(_))),
-            HAS_AES_192
-        );
+        assert_eq!(matches!(cipher("AES-192-GCM"), Ok(Named::Available(_))), HAS_AES_192);
     }
 
     #[test]
     fn a_list_keeps_its_order_and_says_what_is_left_out() {
         let (ciphers, left_out) =
-            list("CHACHA20-POLY1305:AES-256-CBC:aes-128-gcm:?BF-CBC:?NEW-GCM:CHACHA20-POLY1305")
-                .unwrap();
+            list("CHACHA20-POLY1305:AES-256-CBC:aes-128-gcm:?BF-CBC:?NEW-GCM:CHACHA20-POLY1305").unwrap();
         assert_eq!(ciphers, [Cipher::ChaCha20Poly1305, Cipher::Aes128Gcm]);
         assert_eq!(left_out.len(), 1);
         assert!(left_out[0].what.starts_with("AES-256-CBC is left out"));

@@ -51,9 +51,7 @@ impl WrapLines {
                 source.put(&mut self.tls_auth);
             }
             ("tls-crypt", Some(source)) => source.put(&mut self.tls_crypt),
-            ("key-direction", _) => {
-                self.direction = args.first().map(|word| key_direction(word)).transpose()?
-            }
+            ("key-direction", _) => self.direction = args.first().map(|word| key_direction(word)).transpose()?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -133,19 +131,14 @@ impl Connection {
             (Some(true), None) => Some(self.port),
             (_, port) => port.filter(|port| *port > 0),
         };
-        Bind {
-            address: self.local,
-            port,
-        }
+        Bind { address: self.local, port }
     }
 
     fn apply_address(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         match (name, args) {
             ("proto", [transport]) => self.transport = transport_of(transport)?,
             ("port" | "rport", [port]) => self.port = values::port(port)?,
-            ("lport", [port]) => {
-                self.local_port = Some(values::number16(port, 0..=u16::MAX, "")?)
-            }
+            ("lport", [port]) => self.local_port = Some(values::number16(port, 0..=u16::MAX, "")?),
             ("local", [address]) => {
                 let wrong = |_| {
                     Trouble::new(format!("{} is not an address", quoted(address)))
@@ -156,8 +149,9 @@ impl Connection {
             ("bind", []) => self.bind = Some(true),
             ("bind", [word]) if word == "ipv6only" => self.bind = Some(true),
             ("bind", [word]) => {
-                return Err(Trouble::new(format!("unknown word {}", quoted(word)))
-                    .instead("write `bind` or `bind ipv6only`"));
+                return Err(
+                    Trouble::new(format!("unknown word {}", quoted(word))).instead("write `bind` or `bind ipv6only`")
+                );
             }
             ("nobind", _) => self.bind = Some(false),
             _ => return Ok(false),
@@ -173,12 +167,8 @@ impl Connection {
             ("explicit-exit-notify", count) => self.exit_notify = exit_notify(count.first())?,
             ("mssfix", words) => self.mssfix = mssfix(words)?,
             ("mtu-disc", [word]) => self.mtu_disc = Some(mtu_disc(word)?),
-            ("tun-mtu", [mtu, ..]) => {
-                self.tun_mtu = values::number16(mtu, MIN_MTU..=u16::MAX, "bytes")?
-            }
-            ("max-packet-size", [bytes]) => {
-                self.max_packet_size = values::number16(bytes, 154..=1_900, "bytes")?
-            }
+            ("tun-mtu", [mtu, ..]) => self.tun_mtu = values::number16(mtu, MIN_MTU..=u16::MAX, "bytes")?,
+            ("max-packet-size", [bytes]) => self.max_packet_size = values::number16(bytes, 154..=1_900, "bytes")?,
             ("fragment", [size, ..]) if size == "0" => {}
             ("fragment", _) => {
                 let trouble = Trouble::new("fragmenting inside of the tunnel is not supported");
@@ -195,23 +185,14 @@ impl RemoteLine {
     pub fn of(directive: &Directive) -> Result<Self, Trouble> {
         let args = directive.line.args.as_slice();
         let host = args.first().cloned().unwrap_or_default();
-        if host.is_empty()
-            || host.len() > 253
-            || host.contains(|c: char| c.is_control() || c.is_whitespace())
-        {
-            return Err(Trouble::new(format!(
-                "{} is not a host name",
-                quoted(&host)
-            )));
+        if host.is_empty() || host.len() > 253 || host.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(Trouble::new(format!("{} is not a host name", quoted(&host))));
         }
         Ok(RemoteLine {
             at: directive.line.at.clone(),
             host,
             port: args.get(1).map(|port| values::port(port)).transpose()?,
-            transport: args
-                .get(2)
-                .map(|transport| transport_of(transport))
-                .transpose()?,
+            transport: args.get(2).map(|transport| transport_of(transport)).transpose()?,
         })
     }
 
@@ -227,22 +208,17 @@ pub fn transport_of(name: &str) -> Result<Transport, Trouble> {
         "udp" => Ok(Transport::Udp(Family::Any)),
         "udp4" => Ok(Transport::Udp(Family::V4)),
         "udp6" => Ok(Transport::Udp(Family::V6)),
-        "tcp" | "tcp4" | "tcp6" | "tcp-client" | "tcp4-client" | "tcp6-client" => {
-            Ok(Transport::Tcp)
-        }
+        "tcp" | "tcp4" | "tcp6" | "tcp-client" | "tcp4-client" | "tcp6-client" => Ok(Transport::Tcp),
         "tcp-server" | "tcp4-server" | "tcp6-server" => {
             Err(Trouble::new(format!("{name} belongs to a server")).instead("write udp"))
         }
-        _ => Err(Trouble::new(format!("unknown protocol {}", quoted(name)))
-            .instead("write udp, udp4 or udp6")),
+        _ => Err(Trouble::new(format!("unknown protocol {}", quoted(name))).instead("write udp, udp4 or udp6")),
     }
 }
 
 /// `explicit-exit-notify [n]`: 1 without n, off with 0.
 pub fn exit_notify(count: Option<&String>) -> Result<Option<u32>, Trouble> {
-    let count = count
-        .map(|count| values::number32(count, 0..=100, "attempts"))
-        .transpose()?;
+    let count = count.map(|count| values::number32(count, 0..=100, "attempts")).transpose()?;
     Ok(Some(count.unwrap_or(1)).filter(|count| *count > 0))
 }
 
@@ -250,10 +226,8 @@ fn key_direction(word: &str) -> Result<u8, Trouble> {
     match word {
         "0" => Ok(0),
         "1" => Ok(1),
-        _ => Err(
-            Trouble::new(format!("{} is not a key direction", quoted(word)))
-                .instead("write 1 on a client (0 is the server's)"),
-        ),
+        _ => Err(Trouble::new(format!("{} is not a key direction", quoted(word)))
+            .instead("write 1 on a client (0 is the server's)")),
     }
 }
 
@@ -265,13 +239,15 @@ fn mssfix(words: &[String]) -> Result<Option<MssFix>, Trouble> {
     let size = values::number16(size, 0..=u16::MAX, "bytes")?;
     match words.get(1).map(String::as_str) {
         _ if size == 0 => Ok(Some(MssFix::Off)),
-        _ if size < 576 => Err(Trouble::new(format!("{size} bytes are too few"))
-            .instead("write 0 for off, or 576 and more")),
+        _ if size < 576 => {
+            Err(Trouble::new(format!("{size} bytes are too few")).instead("write 0 for off, or 576 and more"))
+        }
         None => Ok(Some(MssFix::Payload(size))),
         Some("mtu") => Ok(Some(MssFix::Mtu(size))),
         Some("fixed") => Ok(Some(MssFix::Fixed(size))),
-        Some(other) => Err(Trouble::new(format!("unknown word {}", quoted(other)))
-            .instead("write `mtu`, `fixed` or nothing")),
+        Some(other) => {
+            Err(Trouble::new(format!("unknown word {}", quoted(other))).instead("write `mtu`, `fixed` or nothing"))
+        }
     }
 }
 
@@ -280,7 +256,6 @@ fn mtu_disc(word: &str) -> Result<MtuDiscovery, Trouble> {
         "no" => Ok(MtuDiscovery::No),
         "maybe" => Ok(MtuDiscovery::Maybe),
         "yes" => Ok(MtuDiscovery::Yes),
-        _ => Err(Trouble::new(format!("unknown word {}", quoted(word)))
-            .instead("write no, maybe or yes")),
+        _ => Err(Trouble::new(format!("unknown word {}", quoted(word))).instead("write no, maybe or yes")),
     }
 }

@@ -88,10 +88,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
     // Each letter more is an insertion: most of the table need not be compared.
     let rows = TABLE.iter().filter(|row| row.name.len().abs_diff(name.len()) <= bound);
     let distances = rows.map(|row| (distance(name, row.name), row.name));
-    distances
-        .filter(|(distance, _)| *distance <= bound)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+    distances.filter(|(distance, _)| *distance <= bound).min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that make one word the other.
@@ -102,9 +99,7 @@ fn distance(a: &str, b: &str) -> usize {
     for (i, x) in a.iter().enumerate() {
         let mut row = vec![i + 1];
         for (j, y) in b.iter().enumerate() {
-            let mut best = (last[j] + usize::from(x != y))
-                .min(last[j + 1] + 1)
-                .min(row[j] + 1);
+            let mut best = (last[j] + usize::from(x != y)).min(last[j + 1] + 1).min(row[j] + 1);
             if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
                 best = best.min(before[j - 1] + 1);
             }
@@ -134,42 +129,23 @@ const fn row(
     places: Places,
     samples: &'static [&'static str],
 ) -> Row {
-    Row {
-        name,
-        role,
-        args: (min, max),
-        does,
-        places,
-        samples,
-    }
+    Row { name, role, args: (min, max), does, places, samples }
 }
 
 const SCRIPT: Disposition = Ignored("scripts are not run");
 const WINDOWS: Disposition = NoEffect("concerns Windows only");
 const OBSOLETE: Disposition = NoEffect("obsolete; OpenVPN 2.6 ignores it too");
-const SUITES: Disposition =
-    Ignored("TLS offers its own list: TLS 1.3, and ECDHE with AES-GCM or ChaCha20 in TLS 1.2");
-const LOG_FILE: Disposition =
-    Ignored("logs go to standard error; use the service manager or redirect them");
+const SUITES: Disposition = Ignored("TLS offers its own list: TLS 1.3, and ECDHE with AES-GCM or ChaCha20 in TLS 1.2");
+const LOG_FILE: Disposition = Ignored("logs go to standard error; use the service manager or redirect them");
 const NAME_SERVERS: Disposition =
     Ignored("name servers are logged, not applied; set them yourself, as with `resolvectl dns DEVICE ADDRESS`");
 const MANAGEMENT: Disposition = Ignored("there is no management interface in this version");
-const PROXY: Disposition = Refused(
-    "proxies are not supported in this version",
-    "remove it, and connect over UDP without a proxy",
-);
-const PKCS11: Disposition = Refused(
-    "keys on tokens are not supported",
-    "use cert and key with PEM files",
-);
-const COMMAND: Disposition = Refused(
-    "it is a command of the openvpn executable, not a setting",
-    "remove it",
-);
-const GATEWAY: Disposition = Refused(
-    "it belongs to a server's configuration, and this version is a client only",
-    "remove it",
-);
+const PROXY: Disposition =
+    Refused("proxies are not supported in this version", "remove it, and connect over UDP without a proxy");
+const PKCS11: Disposition = Refused("keys on tokens are not supported", "use cert and key with PEM files");
+const COMMAND: Disposition = Refused("it is a command of the openvpn executable, not a setting", "remove it");
+const GATEWAY: Disposition =
+    Refused("it belongs to a server's configuration, and this version is a client only", "remove it");
 const CONTROL: Disposition = NoEffect("the control channel takes it from the server");
 
 /// Every directive we know, by theme.
@@ -560,21 +536,10 @@ mod tests {
         ] {
             assert!(!find(name).unwrap().places.pushed(), "{name}");
         }
-        for row in TABLE
-            .iter()
-            .filter(|row| row.name.starts_with("tls-") || row.name.starts_with("verify-"))
-        {
+        for row in TABLE.iter().filter(|row| row.name.starts_with("tls-") || row.name.starts_with("verify-")) {
             assert!(!row.places.pushed(), "{}", row.name);
         }
-        for name in [
-            "route",
-            "ifconfig",
-            "cipher",
-            "auth-token",
-            "tun-mtu",
-            "dns",
-            "echo",
-        ] {
+        for name in ["route", "ifconfig", "cipher", "auth-token", "tun-mtu", "dns", "echo"] {
             assert!(find(name).unwrap().places.pushed(), "{name}");
         }
     }
@@ -597,14 +562,9 @@ mod tests {
 
     #[test]
     fn distance_counts_single_changes() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("", "ab", 2),
-            ("ab", "ab", 0),
-            ("ab", "ba", 1),
-            ("abc", "abd", 1),
-            ("kitten", "sitting", 3),
-        ] {
+        for (a, b, expected) in
+            [("", "", 0), ("", "ab", 2), ("ab", "ab", 0), ("ab", "ba", 1), ("abc", "abd", 1), ("kitten", "sitting", 3)]
+        {
             assert_eq!(distance(a, b), expected, "{a} {b}");
             assert_eq!(distance(b, a), expected, "{b} {a}");
         }

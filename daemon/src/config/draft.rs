@@ -9,8 +9,8 @@ use super::agreed::{AuthRetry, Device, FilterAction, PullFilter, ReplayWindow};
 use super::ciphers;
 use super::connection::{Connection, RemoteLine, Transport, WrapLines, transport_of};
 use super::directives::{Disposition, FRAMING, Role};
-use super::idle;
 use super::identity::Identity;
+use super::idle;
 use super::material::Source;
 use super::problem::{At, Problem};
 use super::tunnel::TunnelSettings;
@@ -64,8 +64,7 @@ pub(super) struct Draft {
 impl Draft {
     /// Takes one line of the profile.
     pub(super) fn take(&mut self, directive: &Directive, problems: &mut Vec<Problem>) {
-        self.seen
-            .insert(directive.row.name, directive.line.at.clone());
+        self.seen.insert(directive.row.name, directive.line.at.clone());
         if verdict(directive, problems) {
             let taken = self.apply(directive);
             self.report(directive, taken, problems);
@@ -73,23 +72,14 @@ impl Draft {
     }
 
     /// Takes a `<connection>` with its lines.
-    pub(super) fn take_connection(
-        &mut self,
-        at: &At,
-        directives: &[Directive],
-        problems: &mut Vec<Problem>,
-    ) {
+    pub(super) fn take_connection(&mut self, at: &At, directives: &[Directive], problems: &mut Vec<Problem>) {
         if self.connections.len() >= MAX_REMOTES {
-            problems.push(Problem::error(
-                at,
-                Trouble::new(format!("more than {MAX_REMOTES} connections")),
-            ));
+            problems.push(Problem::error(at, Trouble::new(format!("more than {MAX_REMOTES} connections"))));
             return;
         }
         let mut connection = self.connection.clone();
         for directive in directives {
-            self.seen
-                .insert(directive.row.name, directive.line.at.clone());
+            self.seen.insert(directive.row.name, directive.line.at.clone());
             if verdict(directive, problems) {
                 let taken = apply_inside(&mut connection, directive);
                 self.report(directive, taken, problems);
@@ -106,20 +96,13 @@ impl Draft {
     }
 
     /// What was found about a directive goes where the directive stands.
-    fn report(
-        &mut self,
-        directive: &Directive,
-        taken: Result<bool, Trouble>,
-        problems: &mut Vec<Problem>,
-    ) {
+    fn report(&mut self, directive: &Directive, taken: Result<bool, Trouble>, problems: &mut Vec<Problem>) {
         for warning in self.warnings.drain(..) {
             problems.push(Problem::warning(&directive.line.at, warning));
         }
         match taken {
             Ok(true) => {}
-            Ok(false) => {
-                problems.push(directive.problem(Trouble::new("it cannot stand here in this form")))
-            }
+            Ok(false) => problems.push(directive.problem(Trouble::new("it cannot stand here in this form"))),
             Err(trouble) => problems.push(directive.problem(trouble)),
         }
     }
@@ -170,9 +153,7 @@ impl Draft {
             ("client" | "pull" | "tls-client" | "ignore-unknown-option", _) => {}
             ("mode", [mode]) if mode == "p2p" => {}
             ("mode", _) => {
-                return Err(
-                    Trouble::new("it belongs to a server's configuration").instead("remove it")
-                );
+                return Err(Trouble::new("it belongs to a server's configuration").instead("remove it"));
             }
             ("setenv", [variable, value @ ..]) => self.setenv(variable, value.first())?,
             ("compress", [form]) if form == "stub-v2" || form == "migrate" => {}
@@ -180,12 +161,11 @@ impl Draft {
                 return Err(Trouble::new(FRAMING.0).instead(FRAMING.1));
             }
             ("allow-compression", [word]) if word == "no" => {}
-            ("allow-compression", [word]) if word == "asym" || word == "yes" => self
-                .warnings
-                .push(Trouble::new("nothing is ever compressed")),
+            ("allow-compression", [word]) if word == "asym" || word == "yes" => {
+                self.warnings.push(Trouble::new("nothing is ever compressed"))
+            }
             ("allow-compression", _) => {
-                return Err(Trouble::new("it takes no, asym or yes")
-                    .instead("write `allow-compression no`"));
+                return Err(Trouble::new("it takes no, asym or yes").instead("write `allow-compression no`"));
             }
             _ => return Ok(false),
         }
@@ -199,15 +179,9 @@ impl Draft {
         if !variable.starts_with("UV_") && !matches!(variable, "IV_GUI_VER" | "IV_SSO") {
             return Ok(());
         }
-        if !variable
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        {
-            return Err(Trouble::new(format!(
-                "{} is not the name of a variable",
-                quoted(variable)
-            ))
-            .instead("use letters, digits and _"));
+        if !variable.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            return Err(Trouble::new(format!("{} is not the name of a variable", quoted(variable)))
+                .instead("use letters, digits and _"));
         }
         let value = value.cloned().unwrap_or_default();
         if value.contains(char::is_control) {
@@ -222,23 +196,17 @@ impl Draft {
     }
 
     fn apply_device(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
-        let tap = || {
-            Trouble::new("Ethernet (TAP) is not supported")
-                .instead("write `dev tun`, also on the server")
-        };
+        let tap = || Trouble::new("Ethernet (TAP) is not supported").instead("write `dev tun`, also on the server");
         match (name, args) {
             ("dev", [device]) if device.starts_with("tap") => return Err(tap()),
             ("dev", [device]) if device == "null" => {
-                return Err(
-                    Trouble::new("a null device makes no tunnel").instead("write `dev tun`")
-                );
+                return Err(Trouble::new("a null device makes no tunnel").instead("write `dev tun`"));
             }
             ("dev", [device]) => self.dev_name = Some(values::interface(device)?),
             ("dev-type", [kind]) if kind == "tun" => {}
             ("dev-type", [kind]) if kind == "tap" => return Err(tap()),
             ("dev-type", [kind]) => {
-                return Err(Trouble::new(format!("unknown type {}", quoted(kind)))
-                    .instead("write `dev-type tun`"));
+                return Err(Trouble::new(format!("unknown type {}", quoted(kind))).instead("write `dev-type tun`"));
             }
             ("txqueuelen", [packets]) => {
                 self.device.txqueuelen = Some(values::number32(packets, 0..=1_000_000, "packets")?)
@@ -272,33 +240,23 @@ impl Draft {
     fn apply_timer(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         let from_one = |text: &str| values::number32(text, 1..=31_536_000, "seconds");
         match (name, args) {
-            ("tls-timeout", [after]) => {
-                self.tls_timeout = Some(values::number32(after, 1..=3_600, "seconds")?)
-            }
+            ("tls-timeout", [after]) => self.tls_timeout = Some(values::number32(after, 1..=3_600, "seconds")?),
             ("hand-window", [after]) => self.hand_window = Some(from_one(after)?),
             ("tran-window", [after]) => self.tran_window = Some(from_one(after)?),
             ("reneg-sec", [after, shortest @ ..]) => {
-                shortest
-                    .first()
-                    .map(|text| values::seconds(text))
-                    .transpose()?;
+                shortest.first().map(|text| values::seconds(text)).transpose()?;
                 self.reneg_sec = Some(values::seconds(after)?);
             }
             ("reneg-bytes", [bytes]) => {
-                self.reneg_bytes =
-                    Some(values::number(bytes, 0..=u64::MAX, "bytes")?).filter(|n| *n > 0)
+                self.reneg_bytes = Some(values::number(bytes, 0..=u64::MAX, "bytes")?).filter(|n| *n > 0)
             }
             ("reneg-pkts", [packets]) => {
-                self.reneg_pkts =
-                    Some(values::number(packets, 0..=u64::MAX, "packets")?).filter(|n| *n > 0)
+                self.reneg_pkts = Some(values::number(packets, 0..=u64::MAX, "packets")?).filter(|n| *n > 0)
             }
             ("replay-window", [packets, seconds @ ..]) => {
                 let packets = values::number32(packets, 0..=65_536, "packets")?;
-                let seconds = seconds
-                    .first()
-                    .map(|text| values::number32(text, 0..=600, "seconds"))
-                    .transpose()?
-                    .unwrap_or(15);
+                let seconds =
+                    seconds.first().map(|text| values::number32(text, 0..=600, "seconds")).transpose()?.unwrap_or(15);
                 self.replay_window = Some(ReplayWindow { packets, seconds });
             }
             _ => return Ok(false),
@@ -319,10 +277,7 @@ impl Draft {
                             .instead("write accept, ignore or reject"));
                     }
                 };
-                self.pull_filters.push(PullFilter {
-                    action,
-                    prefix: prefix.clone(),
-                });
+                self.pull_filters.push(PullFilter { action, prefix: prefix.clone() });
             }
             _ => return Ok(false),
         }
@@ -338,9 +293,7 @@ impl Draft {
                     source.put(&mut self.credentials);
                 }
             }
-            ("auth-nocache" | "push-peer-info", _) => {
-                self.peer_info |= directive.row.name == "push-peer-info"
-            }
+            ("auth-nocache" | "push-peer-info", _) => self.peer_info |= directive.row.name == "push-peer-info",
             ("auth-retry", [how]) => {
                 self.auth_retry = match how.as_str() {
                     "none" => AuthRetry::None,
@@ -372,9 +325,7 @@ fn verdict(directive: &Directive, problems: &mut Vec<Problem>) -> bool {
     let row = directive.row;
     match row.does {
         _ if row.role == Role::Pushed => {
-            problems.push(
-                directive.problem(Trouble::new("only a server sends it").instead("remove it")),
-            );
+            problems.push(directive.problem(Trouble::new("only a server sends it").instead("remove it")));
             false
         }
         Disposition::Implemented => true,

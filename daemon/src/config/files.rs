@@ -28,8 +28,7 @@ impl Files for OsFiles {
         let expected = usize::try_from(metadata.len().min(MAX_FILE)).unwrap_or(0);
         // Room for all of it at once: a growing buffer would leave copies of a key behind, unwiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(expected.saturating_add(1)));
-        file.take(MAX_FILE.saturating_add(1))
-            .read_to_end(&mut bytes)?;
+        file.take(MAX_FILE.saturating_add(1)).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
@@ -49,21 +48,9 @@ mod tests {
 
     #[test]
     fn what_is_no_ordinary_file_is_an_error_and_not_a_hang() {
-        assert_eq!(
-            OsFiles.read(Path::new("/")).unwrap_err().kind(),
-            io::ErrorKind::IsADirectory
-        );
-        assert_eq!(
-            OsFiles.read(Path::new("/dev/zero")).unwrap_err().kind(),
-            io::ErrorKind::FileTooLarge
-        );
-        assert_eq!(
-            OsFiles
-                .read(Path::new("/nowhere/at/all"))
-                .unwrap_err()
-                .kind(),
-            io::ErrorKind::NotFound
-        );
+        assert_eq!(OsFiles.read(Path::new("/")).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(OsFiles.read(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(OsFiles.read(Path::new("/nowhere/at/all")).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(OsFiles.read(Path::new("/dev/null")).unwrap().is_empty());
     }
 }

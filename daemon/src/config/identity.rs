@@ -26,8 +26,7 @@ pub struct Identity {
 impl Identity {
     /// Takes a directive about TLS.
     pub fn apply(&mut self, directive: &Directive) -> Result<bool, Trouble> {
-        Ok(self.apply_material(directive)?
-            || self.apply_check(directive.row.name, &directive.line.args)?)
+        Ok(self.apply_material(directive)? || self.apply_check(directive.row.name, &directive.line.args)?)
     }
 
     /// Whether the profile has a certificate of its own.
@@ -36,29 +35,16 @@ impl Identity {
     }
 
     /// Loads everything and looks at it as a whole.
-    pub fn finish(
-        &self,
-        profile: &At,
-        places: &Lookup<'_>,
-        problems: &mut Vec<Problem>,
-    ) -> TlsSetup {
+    pub fn finish(&self, profile: &At, places: &Lookup<'_>, problems: &mut Vec<Problem>) -> TlsSetup {
         self.check(profile, problems);
         let mut loader = Loader { places, problems };
         let mut cert_pem = loader.text(self.cert.as_ref(), material::certificates);
-        if let Some(more) = self
-            .extra_certs
-            .as_ref()
-            .map(|source| loader.text(Some(source), material::certificates))
-        {
+        if let Some(more) = self.extra_certs.as_ref().map(|source| loader.text(Some(source), material::certificates)) {
             cert_pem = format!("{}\n{more}", cert_pem.trim_end());
         }
         let mut fingerprints = self.fingerprints.clone();
         for source in &self.fingerprint_lists {
-            fingerprints.extend(
-                loader
-                    .load(source, |text| material::fingerprints(text.expose()))
-                    .unwrap_or_default(),
-            );
+            fingerprints.extend(loader.load(source, |text| material::fingerprints(text.expose())).unwrap_or_default());
         }
         TlsSetup {
             ca_pem: loader.text(self.ca.as_ref(), material::certificates),
@@ -68,10 +54,7 @@ impl Identity {
                 .as_ref()
                 .and_then(|source| loader.load(source, |text| material::private_key(&text)))
                 .unwrap_or(Secret(Vec::new())),
-            crl_pem: self
-                .crl
-                .as_ref()
-                .map(|source| loader.text(Some(source), material::revocation_lists)),
+            crl_pem: self.crl.as_ref().map(|source| loader.text(Some(source), material::revocation_lists)),
             peer_usage: self.peer_usage,
             verify_name: self.verify_name.clone(),
             fingerprints,
@@ -91,14 +74,12 @@ impl Identity {
             ("key", _) => source.put(&mut self.key),
             ("extra-certs", _) => source.put(&mut self.extra_certs),
             ("crl-verify", [_, dir]) if dir == "dir" => {
-                return Err(Trouble::new(
-                    "directories of revoked serial numbers are not supported",
-                )
-                .instead("use a CRL in PEM"));
+                return Err(
+                    Trouble::new("directories of revoked serial numbers are not supported").instead("use a CRL in PEM")
+                );
             }
             ("crl-verify", [_, other]) => {
-                return Err(Trouble::new(format!("unknown word {}", quoted(other)))
-                    .instead("write `crl-verify FILE`"));
+                return Err(Trouble::new(format!("unknown word {}", quoted(other))).instead("write `crl-verify FILE`"));
             }
             ("crl-verify", _) => source.put(&mut self.crl),
             ("peer-fingerprint", [one]) => self.fingerprints.push(material::fingerprint(one)?),
@@ -110,15 +91,9 @@ impl Identity {
 
     fn apply_check(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         match (name, args) {
-            ("remote-cert-tls" | "ns-cert-type", [whom]) => {
-                self.peer_usage = Some(peer_usage(name, whom)?)
-            }
-            ("verify-x509-name", [name, kind @ ..]) => {
-                self.verify_name = Some(verify_name(name, kind.first())?)
-            }
-            ("tls-version-min", [version, rest @ ..]) => {
-                self.version_min = Some(version_min(version, rest.first())?)
-            }
+            ("remote-cert-tls" | "ns-cert-type", [whom]) => self.peer_usage = Some(peer_usage(name, whom)?),
+            ("verify-x509-name", [name, kind @ ..]) => self.verify_name = Some(verify_name(name, kind.first())?),
+            ("tls-version-min", [version, rest @ ..]) => self.version_min = Some(version_min(version, rest.first())?),
             ("tls-version-max", [version]) => self.version_max = Some(version_max(version)?),
             _ => return Ok(false),
         }
@@ -126,9 +101,8 @@ impl Identity {
     }
 
     fn check(&self, profile: &At, problems: &mut Vec<Problem>) {
-        let mut error = |at: &At, what: &str, instead: &str| {
-            problems.push(Problem::error(at, Trouble::new(what).instead(instead)))
-        };
+        let mut error =
+            |at: &At, what: &str, instead: &str| problems.push(Problem::error(at, Trouble::new(what).instead(instead)));
         let fingerprints = !self.fingerprints.is_empty() || !self.fingerprint_lists.is_empty();
         if self.ca.is_none() && !fingerprints {
             error(
@@ -138,40 +112,19 @@ impl Identity {
             );
         }
         match (&self.cert, &self.key) {
-            (Some(cert), None) => error(
-                &cert.at,
-                "cert without key",
-                "add <key> with its private key",
-            ),
-            (None, Some(key)) => error(
-                &key.at,
-                "key without cert",
-                "add <cert> with its certificate",
-            ),
+            (Some(cert), None) => error(&cert.at, "cert without key", "add <key> with its private key"),
+            (None, Some(key)) => error(&key.at, "key without cert", "add <cert> with its certificate"),
             _ => {}
         }
         if let (Some(extra), None) = (&self.extra_certs, &self.cert) {
-            error(
-                &extra.at,
-                "extra-certs without cert",
-                "add <cert>, or remove it",
-            );
+            error(&extra.at, "extra-certs without cert", "add <cert>, or remove it");
         }
         if self.version_min > self.version_max && self.version_max.is_some() {
-            error(
-                profile,
-                "tls-version-min is above tls-version-max",
-                "remove one of them",
-            );
+            error(profile, "tls-version-min is above tls-version-max", "remove one of them");
         }
         if self.peer_usage.is_none() && self.verify_name.is_none() && !fingerprints {
-            let trouble = Trouble::new(
-                "any certificate of the authority passes as the server's, another client's too",
-            );
-            problems.push(Problem::warning(
-                profile,
-                trouble.instead("add `remote-cert-tls server`"),
-            ));
+            let trouble = Trouble::new("any certificate of the authority passes as the server's, another client's too");
+            problems.push(Problem::warning(profile, trouble.instead("add `remote-cert-tls server`")));
         }
     }
 }
@@ -188,15 +141,11 @@ impl Loader<'_, '_> {
         source: &Source,
         check: impl Fn(super::secrets::SecretText) -> Result<T, Trouble>,
     ) -> Option<T> {
-        let named = |trouble: Trouble| Trouble {
-            what: format!("{}: {}", source.name, trouble.what),
-            ..trouble
-        };
+        let named = |trouble: Trouble| Trouble { what: format!("{}: {}", source.name, trouble.what), ..trouble };
         match source.load(self.places).and_then(check) {
             Ok(value) => Some(value),
             Err(trouble) => {
-                self.problems
-                    .push(Problem::error(&source.at, named(trouble)));
+                self.problems.push(Problem::error(&source.at, named(trouble)));
                 None
             }
         }
@@ -207,9 +156,7 @@ impl Loader<'_, '_> {
         source: Option<&Source>,
         check: fn(super::secrets::SecretText) -> Result<String, Trouble>,
     ) -> String {
-        source
-            .and_then(|source| self.load(source, check))
-            .unwrap_or_default()
+        source.and_then(|source| self.load(source, check)).unwrap_or_default()
     }
 }
 
@@ -217,8 +164,7 @@ fn peer_usage(name: &str, whom: &str) -> Result<PeerUsage, Trouble> {
     match whom {
         "server" => Ok(PeerUsage::Server),
         "client" => Ok(PeerUsage::Client),
-        _ => Err(Trouble::new(format!("{name} cannot be {}", quoted(whom)))
-            .instead("write `remote-cert-tls server`")),
+        _ => Err(Trouble::new(format!("{name} cannot be {}", quoted(whom))).instead("write `remote-cert-tls server`")),
     }
 }
 
@@ -230,18 +176,14 @@ fn verify_name(name: &str, kind: Option<&String>) -> Result<VerifyName, Trouble>
     match kind.map(String::as_str) {
         None | Some("subject") if name.contains('=') => Ok(VerifyName::Subject(name)),
         None | Some("subject") => {
-            let trouble = Trouble::new(format!(
-                "{} is no whole subject (C=…, O=…, CN=…)",
-                quoted(&name)
-            ));
-            Err(trouble.instead(format!(
-                "write `verify-x509-name {name} name` if it is the common name"
-            )))
+            let trouble = Trouble::new(format!("{} is no whole subject (C=…, O=…, CN=…)", quoted(&name)));
+            Err(trouble.instead(format!("write `verify-x509-name {name} name` if it is the common name")))
         }
         Some("name") => Ok(VerifyName::Name(name)),
         Some("name-prefix") => Ok(VerifyName::NamePrefix(name)),
-        Some(other) => Err(Trouble::new(format!("unknown type {}", quoted(other)))
-            .instead("write subject, name or name-prefix")),
+        Some(other) => {
+            Err(Trouble::new(format!("unknown type {}", quoted(other))).instead("write subject, name or name-prefix"))
+        }
     }
 }
 
@@ -249,16 +191,11 @@ fn verify_name(name: &str, kind: Option<&String>) -> Result<VerifyName, Trouble>
 fn version_min(version: &str, rest: Option<&String>) -> Result<TlsVersion, Trouble> {
     let or_highest = rest.is_some_and(|word| word == "or-highest");
     match version {
-        _ if rest.is_some() && !or_highest => {
-            Err(Trouble::new("the second word can only be or-highest"))
-        }
+        _ if rest.is_some() && !or_highest => Err(Trouble::new("the second word can only be or-highest")),
         "1.0" | "1.1" | "1.2" => Ok(TlsVersion::V1_2),
         "1.3" => Ok(TlsVersion::V1_3),
         _ if or_highest => Ok(TlsVersion::V1_3),
-        _ => Err(
-            Trouble::new(format!("unknown TLS version {}", quoted(version)))
-                .instead("write 1.2 or 1.3"),
-        ),
+        _ => Err(Trouble::new(format!("unknown TLS version {}", quoted(version))).instead("write 1.2 or 1.3")),
     }
 }
 
@@ -266,13 +203,9 @@ fn version_max(version: &str) -> Result<TlsVersion, Trouble> {
     match version {
         "1.2" => Ok(TlsVersion::V1_2),
         "1.3" => Ok(TlsVersion::V1_3),
-        "1.0" | "1.1" => Err(
-            Trouble::new(format!("TLS {version} is broken and not supported"))
-                .instead("write 1.2, or remove it"),
-        ),
-        _ => Err(
-            Trouble::new(format!("unknown TLS version {}", quoted(version)))
-                .instead("write 1.2 or 1.3"),
-        ),
+        "1.0" | "1.1" => {
+            Err(Trouble::new(format!("TLS {version} is broken and not supported")).instead("write 1.2, or remove it"))
+        }
+        _ => Err(Trouble::new(format!("unknown TLS version {}", quoted(version))).instead("write 1.2 or 1.3")),
     }
 }

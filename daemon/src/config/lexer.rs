@@ -37,8 +37,7 @@ pub struct Line {
 pub fn split(line: &str) -> Result<Vec<String>, Trouble> {
     if line.len() > MAX_LINE {
         return Err(
-            Trouble::new(format!("the line is longer than {MAX_LINE} bytes"))
-                .instead("use an inline block or a file"),
+            Trouble::new(format!("the line is longer than {MAX_LINE} bytes")).instead("use an inline block or a file")
         );
     }
     let mut words = Vec::new();
@@ -55,9 +54,7 @@ pub fn split(line: &str) -> Result<Vec<String>, Trouble> {
             Some(_) => bare_word(&mut rest)?,
         };
         if words.len() == MAX_WORDS {
-            return Err(Trouble::new(format!(
-                "more than {MAX_WORDS} words on a line"
-            )));
+            return Err(Trouble::new(format!("more than {MAX_WORDS} words on a line")));
         }
         words.push(word);
     }
@@ -66,23 +63,13 @@ pub fn split(line: &str) -> Result<Vec<String>, Trouble> {
 /// Reads a whole text. What cannot be read is reported and left out; the rest is still read.
 pub fn lex(text: &str, file: &Arc<str>, problems: &mut Vec<Problem>) -> Vec<Line> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    lex_from(
-        text,
-        &At {
-            file: file.clone(),
-            line: 1,
-        },
-        problems,
-    )
+    lex_from(text, &At { file: file.clone(), line: 1 }, problems)
 }
 
 /// Reads a text whose first line is `start`: the inside of a `<connection>` block.
 pub fn lex_from(text: &str, start: &At, problems: &mut Vec<Problem>) -> Vec<Line> {
     let mut lines = Vec::new();
-    let mut reader = Reader {
-        rest: text,
-        at: start.clone(),
-    };
+    let mut reader = Reader { rest: text, at: start.clone() };
     while let Some((at, line)) = reader.next_line() {
         if lines.len() >= MAX_LINES || problems.len() >= MAX_PROBLEMS {
             problems.push(too_much(&at));
@@ -126,39 +113,23 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         let args: Vec<String> = words.collect();
-        let first = first
-            .strip_prefix("--")
-            .filter(|rest| !rest.is_empty())
-            .unwrap_or(&first);
-        let inside = first
-            .strip_prefix('<')
-            .and_then(|rest| rest.strip_suffix('>'));
+        let first = first.strip_prefix("--").filter(|rest| !rest.is_empty()).unwrap_or(&first);
+        let inside = first.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
         let (name, block) = match inside {
             Some(name) if args.is_empty() => (name, Some(self.block(name)?)),
             _ => (first, None),
         };
-        Ok(Some(Line {
-            at: at.clone(),
-            name: name.to_owned(),
-            args,
-            block,
-        }))
+        Ok(Some(Line { at: at.clone(), name: name.to_owned(), args, block }))
     }
 
     /// Everything up to a line that starts with the end tag.
     fn block(&mut self, name: &str) -> Result<SecretText, Trouble> {
         if let Some(opened) = name.strip_prefix('/') {
-            return Err(Trouble::new(format!(
-                "</{}> closes a block that was not opened",
-                printable(opened)
-            )));
+            return Err(Trouble::new(format!("</{}> closes a block that was not opened", printable(opened))));
         }
         let (text, end) = (self.rest, format!("</{name}>"));
         let mut length = 0_usize;
-        let before = Reader {
-            rest: self.rest,
-            at: self.at.clone(),
-        };
+        let before = Reader { rest: self.rest, at: self.at.clone() };
         while let Some((_, line)) = self.next_line() {
             if line.trim_start().starts_with(&end) {
                 return Ok(SecretText::from(text.get(..length).unwrap_or(text)));
@@ -169,25 +140,18 @@ impl<'a> Reader<'a> {
         *self = before;
         self.skip_to_directives();
         let name = printable(name);
-        Err(Trouble::new(format!("<{name}> has no end"))
-            .instead(format!("write a line </{name}> after it")))
+        Err(Trouble::new(format!("<{name}> has no end")).instead(format!("write a line </{name}> after it")))
     }
 
     /// Leaves out PEM and the like after a block that has no end: up to the next opening tag.
     fn skip_to_directives(&mut self) {
-        let mut here = Reader {
-            rest: self.rest,
-            at: self.at.clone(),
-        };
+        let mut here = Reader { rest: self.rest, at: self.at.clone() };
         while let Some((_, line)) = self.next_line() {
             if line.trim().starts_with('<') && !line.trim().starts_with("</") {
                 *self = here;
                 return;
             }
-            here = Reader {
-                rest: self.rest,
-                at: self.at.clone(),
-            };
+            here = Reader { rest: self.rest, at: self.at.clone() };
         }
     }
 }
@@ -203,9 +167,7 @@ fn quoted_word(rest: &mut Chars<'_>, quote: char) -> Result<String, Trouble> {
             c => word.push(c),
         }
     }
-    Err(Trouble::new(format!(
-        "a {quote} has no partner on its line"
-    )))
+    Err(Trouble::new(format!("a {quote} has no partner on its line")))
 }
 
 fn bare_word(rest: &mut Chars<'_>) -> Result<String, Trouble> {
@@ -223,12 +185,11 @@ fn bare_word(rest: &mut Chars<'_>) -> Result<String, Trouble> {
 fn escaped(rest: &mut Chars<'_>) -> Result<char, Trouble> {
     match rest.next() {
         Some(c) if c == '\\' || c == '"' || is_space(c) => Ok(c),
-        Some(c) => Err(
-            Trouble::new(format!("a backslash before {}", quoted(&c.to_string())))
-                .instead("write two backslashes, or single quotes"),
-        ),
-        None => Err(Trouble::new("a backslash at the end of a line")
+        Some(c) => Err(Trouble::new(format!("a backslash before {}", quoted(&c.to_string())))
             .instead("write two backslashes, or single quotes")),
+        None => {
+            Err(Trouble::new("a backslash at the end of a line").instead("write two backslashes, or single quotes"))
+        }
     }
 }
 
@@ -291,15 +252,7 @@ mod tests {
 
     #[test]
     fn bad_quotes_and_escapes_are_errors() {
-        for line in [
-            r#"x "a"#,
-            "x 'a",
-            r"x c:\dir",
-            r"x \'a",
-            "x a\\",
-            r#"x "a\n""#,
-            "x a\0b",
-        ] {
+        for line in [r#"x "a"#, "x 'a", r"x c:\dir", r"x \'a", "x a\\", r#"x "a\n""#, "x a\0b"] {
             assert!(split(line).is_err(), "{line}");
         }
     }
@@ -321,25 +274,18 @@ mod tests {
     #[test]
     fn a_byte_order_mark_dashes_and_carriage_returns_are_no_part_of_a_name() {
         let (lines, problems) = read("\u{feff}--client\r\n--dev tun\r\n--\r\n");
-        let names: Vec<_> = lines
-            .iter()
-            .map(|line| (line.at.line, line.name.as_str()))
-            .collect();
+        let names: Vec<_> = lines.iter().map(|line| (line.at.line, line.name.as_str())).collect();
         assert_eq!(names, [(1, "client"), (2, "dev"), (3, "--")]);
         assert!(problems.is_empty());
     }
 
     #[test]
     fn a_block_is_verbatim_up_to_its_end_tag() {
-        let (lines, problems) =
-            read("verb 3\n<ca>\r\n# not a comment\r\n  \"x\n<b>\n  </ca> rest\nverb 4\n");
+        let (lines, problems) = read("verb 3\n<ca>\r\n# not a comment\r\n  \"x\n<b>\n  </ca> rest\nverb 4\n");
         assert!(problems.is_empty());
         assert_eq!(lines[1].name, "ca");
         assert_eq!(lines[1].at.line, 2);
-        assert_eq!(
-            lines[1].block.as_ref().unwrap().expose(),
-            "# not a comment\r\n  \"x\n<b>\n"
-        );
+        assert_eq!(lines[1].block.as_ref().unwrap().expose(), "# not a comment\r\n  \"x\n<b>\n");
         assert_eq!((lines[2].name.as_str(), lines[2].at.line), ("verb", 7));
         let (lines, _) = read("<ca>\n</ca>");
         assert_eq!(lines[0].block.as_ref().unwrap().expose(), "");
@@ -364,22 +310,10 @@ mod tests {
     #[test]
     fn a_block_without_an_end_does_not_hide_what_follows() {
         let (lines, problems) = read("<ca>\nPEM\n<key>\nPEM\n</key>\nverb 3\n");
-        assert_eq!(
-            problems,
-            ["f:1: error: <ca> has no end: write a line </ca> after it"]
-        );
-        assert_eq!(
-            lines
-                .iter()
-                .map(|line| line.name.as_str())
-                .collect::<Vec<_>>(),
-            ["key", "verb"]
-        );
+        assert_eq!(problems, ["f:1: error: <ca> has no end: write a line </ca> after it"]);
+        assert_eq!(lines.iter().map(|line| line.name.as_str()).collect::<Vec<_>>(), ["key", "verb"]);
         let (_, problems) = read("verb 3\n</ca>\nverb 4\n");
-        assert_eq!(
-            problems,
-            ["f:2: error: </ca> closes a block that was not opened"]
-        );
+        assert_eq!(problems, ["f:2: error: </ca> closes a block that was not opened"]);
     }
 
     #[test]

@@ -39,11 +39,7 @@ impl Source {
             (None, Some(file)) => From::File(file.clone()),
             (None, None) => return None,
         };
-        Some(Source {
-            at: directive.line.at.clone(),
-            name: directive.row.name,
-            from,
-        })
+        Some(Source { at: directive.line.at.clone(), name: directive.row.name, from })
     }
 
     /// Puts it where a later one replaces an earlier one, but `[inline]` never replaces its own block.
@@ -79,13 +75,9 @@ impl Lookup<'_> {
     /// A file that the profile names.
     pub fn read(&self, file: &str) -> Result<SecretText, Trouble> {
         let path = self.directory.join(file);
-        let bytes = self
-            .files
-            .read(&path)
-            .map_err(|error| self.cannot_read(file, &error))?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| {
-            Trouble::new(format!("{} is not text", quoted(file))).instead("PEM is wanted")
-        })?;
+        let bytes = self.files.read(&path).map_err(|error| self.cannot_read(file, &error))?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| Trouble::new(format!("{} is not text", quoted(file))).instead("PEM is wanted"))?;
         Ok(SecretText::from(text))
     }
 
@@ -95,9 +87,8 @@ impl Lookup<'_> {
         match beside {
             Some(beside) if Path::new(file).is_relative() && self.files.read(&beside).is_ok() => {
                 let directory = self.profile.parent().unwrap_or(Path::new("")).display();
-                trouble.instead(format!(
-                    "it is beside the profile: start there, or add `cd {directory}` to the profile"
-                ))
+                trouble
+                    .instead(format!("it is beside the profile: start there, or add `cd {directory}` to the profile"))
             }
             _ => trouble,
         }
@@ -125,16 +116,12 @@ pub fn private_key(text: &SecretText) -> Result<Secret, Trouble> {
     if kinds.iter().any(|kind| has_pem(text, kind)) {
         return Ok(Secret(text.as_bytes().to_vec()));
     }
-    Err(Trouble::new("no private key in PEM in it")
-        .instead("it starts with `-----BEGIN PRIVATE KEY-----`"))
+    Err(Trouble::new("no private key in PEM in it").instead("it starts with `-----BEGIN PRIVATE KEY-----`"))
 }
 
 /// SHA-256 fingerprints, one on a line, as `openssl x509 -fingerprint -sha256` prints them.
 pub fn fingerprints(text: &str) -> Result<Vec<[u8; 32]>, Trouble> {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
     lines.map(fingerprint).collect()
 }
 
@@ -146,11 +133,7 @@ pub fn fingerprint(text: &str) -> Result<[u8; 32], Trouble> {
     };
     let byte = |pair: &str| {
         let digits = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if digits {
-            u8::from_str_radix(pair, 16).map_err(|_| wrong())
-        } else {
-            Err(wrong())
-        }
+        if digits { u8::from_str_radix(pair, 16).map_err(|_| wrong()) } else { Err(wrong()) }
     };
     let bytes: Vec<u8> = text.split(':').map(byte).collect::<Result<_, _>>()?;
     <[u8; 32]>::try_from(bytes).map_err(|_| wrong())
@@ -162,41 +145,33 @@ pub fn credentials(text: &SecretText) -> Result<CredentialSource, Trouble> {
     let username = lines.next().unwrap_or_default().to_owned();
     let password = Zeroizing::new(lines.next().unwrap_or_default().to_owned());
     if username.is_empty() {
-        return Err(Trouble::new("no user name in it")
-            .instead("the user name is the first line, the password the second"));
+        return Err(
+            Trouble::new("no user name in it").instead("the user name is the first line, the password the second")
+        );
     }
     if username.len() > 127 || password.len() > 127 {
-        return Err(Trouble::new(
-            "user name or password is longer than 127 bytes",
-        ));
+        return Err(Trouble::new("user name or password is longer than 127 bytes"));
     }
     if username.contains(char::is_control) || password.contains(char::is_control) {
-        return Err(Trouble::new(
-            "user name or password has a control character",
-        ));
+        return Err(Trouble::new("user name or password has a control character"));
     }
     if password.is_empty() {
         return Ok(CredentialSource::PromptPassword { username });
     }
-    Ok(CredentialSource::Given(Credentials {
-        username,
-        password: Secret(password.as_bytes().to_vec()),
-    }))
+    Ok(CredentialSource::Given(Credentials { username, password: Secret(password.as_bytes().to_vec()) }))
 }
 
 fn pem(text: &str, label: &str, what: &str) -> Result<String, Trouble> {
     if has_pem(text, label) {
         return Ok(text.to_owned());
     }
-    Err(Trouble::new(format!("no {what} in PEM in it"))
-        .instead(format!("it starts with `-----BEGIN {label}-----`")))
+    Err(Trouble::new(format!("no {what} in PEM in it")).instead(format!("it starts with `-----BEGIN {label}-----`")))
 }
 
 /// A beginning with its end after it.
 fn has_pem(text: &str, label: &str) -> bool {
     let begin = format!("-----BEGIN {label}-----");
-    text.split_once(&begin)
-        .is_some_and(|(_, rest)| rest.contains(&format!("-----END {label}-----")))
+    text.split_once(&begin).is_some_and(|(_, rest)| rest.contains(&format!("-----END {label}-----")))
 }
 
 #[cfg(test)]
@@ -207,63 +182,33 @@ mod tests {
     fn pem_needs_its_beginning_and_its_end_in_order() {
         let good = "x\n-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
         assert_eq!(certificates(good.into()).unwrap(), good);
-        for wrong in [
-            "",
-            "AA==",
-            "-----BEGIN CERTIFICATE-----",
-            "-----END CERTIFICATE----------BEGIN CERTIFICATE-----",
-        ] {
+        for wrong in ["", "AA==", "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE----------BEGIN CERTIFICATE-----"]
+        {
             assert!(certificates(wrong.into()).is_err(), "{wrong}");
         }
         assert!(revocation_lists(good.into()).is_err());
-        assert!(
-            revocation_lists("-----BEGIN X509 CRL-----\n-----END X509 CRL-----".into()).is_ok()
-        );
+        assert!(revocation_lists("-----BEGIN X509 CRL-----\n-----END X509 CRL-----".into()).is_ok());
     }
 
     #[test]
     fn a_private_key_may_have_three_forms_and_no_password() {
         for kind in ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY"] {
             assert!(
-                private_key(
-                    &format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n")
-                        .as_str()
-                        .into()
-                )
-                .is_ok()
+                private_key(&format!("-----BEGIN {kind}-----\nAA==\n-----END {kind}-----\n").as_str().into()).is_ok()
             );
         }
-        let encrypted =
-            "-----BEGIN ENCRYPTED PRIVATE KEY-----\n-----END ENCRYPTED PRIVATE KEY-----\n";
-        assert!(
-            private_key(&encrypted.into())
-                .unwrap_err()
-                .what
-                .contains("encrypted")
-        );
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        assert!(private_key(&encrypted.into()).unwrap_err().what.contains("encrypted"));
         let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----\n";
-        assert!(
-            private_key(&old.into())
-                .unwrap_err()
-                .what
-                .contains("encrypted")
-        );
-        assert!(
-            private_key(&"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into())
-                .is_err()
-        );
+        assert!(private_key(&old.into()).unwrap_err().what.contains("encrypted"));
+        assert!(private_key(&"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".into()).is_err());
     }
 
     #[test]
     fn a_fingerprint_is_thirty_two_bytes() {
         let good = ["aB"; 32].join(":");
         assert_eq!(fingerprint(&good), Ok([0xab; 32]));
-        assert_eq!(
-            fingerprints(&format!("# mine\n\n {good} \n{good}\r\n"))
-                .unwrap()
-                .len(),
-            2
-        );
+        assert_eq!(fingerprints(&format!("# mine\n\n {good} \n{good}\r\n")).unwrap().len(), 2);
         for wrong in [
             String::new(),
             ["ab"; 31].join(":"),
@@ -280,27 +225,10 @@ mod tests {
     fn credentials_are_two_lines_and_the_second_may_be_asked() {
         let given = credentials(&"me\r\nsecret word\r\nrest\n".into()).unwrap();
         let password = Secret(b"secret word".to_vec());
-        assert_eq!(
-            given,
-            CredentialSource::Given(Credentials {
-                username: "me".into(),
-                password
-            })
-        );
-        assert_eq!(
-            credentials(&"me\n".into()),
-            Ok(CredentialSource::PromptPassword {
-                username: "me".into()
-            })
-        );
+        assert_eq!(given, CredentialSource::Given(Credentials { username: "me".into(), password }));
+        assert_eq!(credentials(&"me\n".into()), Ok(CredentialSource::PromptPassword { username: "me".into() }));
         let long = "x".repeat(128);
-        for wrong in [
-            "",
-            "\npw",
-            &format!("{long}\npw"),
-            &format!("me\n{long}"),
-            "me\npw\u{7}",
-        ] {
+        for wrong in ["", "\npw", &format!("{long}\npw"), &format!("me\n{long}"), "me\npw\u{7}"] {
             assert!(credentials(&wrong.into()).is_err(), "{wrong}");
         }
         assert!(credentials(&format!("{0}\n{0}", &long[1..]).as_str().into()).is_ok());

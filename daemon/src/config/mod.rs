@@ -35,23 +35,14 @@ pub fn load(path: &Path) -> Result<(ClientProfile, Vec<Problem>), Vec<Problem>> 
 }
 
 /// [`load`] with files from elsewhere.
-pub fn load_with(
-    path: &Path,
-    files: &dyn Files,
-) -> Result<(ClientProfile, Vec<Problem>), Vec<Problem>> {
+pub fn load_with(path: &Path, files: &dyn Files) -> Result<(ClientProfile, Vec<Problem>), Vec<Problem>> {
     let mut problems = Vec::new();
     let written = written::read(path, files, &mut problems);
     // An unreadable profile has one problem, not one for everything that is not in it.
     let readable = !(written.entries.is_empty() && problems.iter().any(Problem::is_error));
-    let profile = if readable {
-        agree::client(path, &written, files, &mut problems)
-    } else {
-        None
-    };
+    let profile = if readable { agree::client(path, &written, files, &mut problems) } else { None };
     problems.sort_by(|a, b| a.at.cmp(&b.at));
-    profile
-        .map(|profile| (profile, problems.clone()))
-        .ok_or(problems)
+    profile.map(|profile| (profile, problems.clone())).ok_or(problems)
 }
 
 /// Every problem of a profile, by place; empty when there is none.

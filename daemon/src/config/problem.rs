@@ -58,10 +58,7 @@ impl Problem {
 
     /// A warning at a place.
     pub fn warning(at: &At, trouble: Trouble) -> Self {
-        Problem {
-            severity: Severity::Warning,
-            ..Problem::error(at, trouble)
-        }
+        Problem { severity: Severity::Warning, ..Problem::error(at, trouble) }
     }
 
     /// Whether it keeps the profile from being used.
@@ -72,11 +69,7 @@ impl Problem {
 
 /// A profile may come from anywhere: no sentence about it, whatever it repeats, moves a terminal's cursor.
 fn plain(text: String) -> String {
-    if text.contains(char::is_control) {
-        text.replace(char::is_control, "\u{fffd}")
-    } else {
-        text
-    }
+    if text.contains(char::is_control) { text.replace(char::is_control, "\u{fffd}") } else { text }
 }
 
 impl fmt::Display for Problem {
@@ -99,34 +92,18 @@ mod tests {
 
     #[test]
     fn a_problem_is_one_line_with_its_place() {
-        let mut at = At {
-            file: "profile.ovpn".into(),
-            line: 12,
-        };
-        let trouble =
-            Trouble::new("unknown directive \"remot\"").instead("did you mean \"remote\"?");
+        let mut at = At { file: "profile.ovpn".into(), line: 12 };
+        let trouble = Trouble::new("unknown directive \"remot\"").instead("did you mean \"remote\"?");
         let line = Problem::error(&at, trouble).to_string();
-        assert_eq!(
-            line,
-            "profile.ovpn:12: error: unknown directive \"remot\": did you mean \"remote\"?"
-        );
+        assert_eq!(line, "profile.ovpn:12: error: unknown directive \"remot\": did you mean \"remote\"?");
         at.line = 0;
-        assert_eq!(
-            Problem::warning(&at, Trouble::new("no ca")).to_string(),
-            "profile.ovpn: warning: no ca"
-        );
+        assert_eq!(Problem::warning(&at, Trouble::new("no ca")).to_string(), "profile.ovpn: warning: no ca");
     }
 
     #[test]
     fn a_control_character_is_not_repeated() {
-        let at = At {
-            file: "p".into(),
-            line: 1,
-        };
+        let at = At { file: "p".into(), line: 1 };
         let trouble = Trouble::new("a\u{1b}[2Jb").instead("c\nd");
-        assert_eq!(
-            Problem::error(&at, trouble).to_string(),
-            "p:1: error: a\u{fffd}[2Jb: c\u{fffd}d"
-        );
+        assert_eq!(Problem::error(&at, trouble).to_string(), "p:1: error: a\u{fffd}[2Jb: c\u{fffd}d");
     }
 }

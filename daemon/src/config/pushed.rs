@@ -25,13 +25,8 @@ pub struct PushedSettings {
 
 /// Reads the options of a PUSH_REPLY, without its first word, in order. Each is one option as it was sent.
 pub fn read(profile: &ClientProfile, options: &[String]) -> PushedSettings {
-    let mut reader = Reader {
-        profile,
-        settings: profile.settings.clone(),
-        warnings: Vec::new(),
-        unsaid: 0,
-        refusal: None,
-    };
+    let mut reader =
+        Reader { profile, settings: profile.settings.clone(), warnings: Vec::new(), unsaid: 0, refusal: None };
     for option in options {
         reader.option(option);
     }
@@ -55,10 +50,7 @@ impl Reader<'_> {
             FilterAction::Accept => {}
             FilterAction::Ignore => return,
             FilterAction::Reject => {
-                self.refuse(format!(
-                    "the server pushed {}, which pull-filter rejects",
-                    first_word(option)
-                ));
+                self.refuse(format!("the server pushed {}, which pull-filter rejects", first_word(option)));
                 return;
             }
         }
@@ -72,10 +64,7 @@ impl Reader<'_> {
         match directives::find(name) {
             None => self.warn(option, "it is unknown"),
             Some(row) if !row.places.pushed() => self.warn(option, "a server may not set it"),
-            Some(row)
-                if !(row.args.0..=row.args.1)
-                    .contains(&u8::try_from(args.len()).unwrap_or(u8::MAX)) =>
-            {
+            Some(row) if !(row.args.0..=row.args.1).contains(&u8::try_from(args.len()).unwrap_or(u8::MAX)) => {
                 self.warn(option, "it has a wrong number of arguments");
             }
             Some(row) => self.known(option, row, args),
@@ -84,11 +73,7 @@ impl Reader<'_> {
 
     /// The first prefix that matches decides.
     fn filter(&self, option: &str) -> FilterAction {
-        let hit = self
-            .profile
-            .pull_filters
-            .iter()
-            .find(|filter| option.starts_with(&filter.prefix));
+        let hit = self.profile.pull_filters.iter().find(|filter| option.starts_with(&filter.prefix));
         hit.map_or(FilterAction::Accept, |filter| filter.action)
     }
 
@@ -107,9 +92,7 @@ impl Reader<'_> {
                 }
             }
             Disposition::Refused(why, _) => self.warn(option, why),
-            Disposition::Ignored(why) if !matches!(row.name, "dhcp-option" | "dns") => {
-                self.warn(option, why)
-            }
+            Disposition::Ignored(why) if !matches!(row.name, "dhcp-option" | "dns") => self.warn(option, why),
             Disposition::Ignored(_) | Disposition::Implemented => {
                 if let Err(trouble) = self.apply(row.name, args) {
                     self.warn(option, &trouble.what);
@@ -143,19 +126,14 @@ impl Reader<'_> {
         let mtu = values::number16(text, MIN_MTU..=u16::MAX, "bytes")?;
         self.settings.tun_mtu = mtu.min(MAX_PUSHED_MTU);
         if mtu > MAX_PUSHED_MTU {
-            return Err(Trouble::new(format!(
-                "it is more than {MAX_PUSHED_MTU}, which is taken instead"
-            )));
+            return Err(Trouble::new(format!("it is more than {MAX_PUSHED_MTU}, which is taken instead")));
         }
         Ok(())
     }
 
     fn warn(&mut self, option: &str, why: &str) {
         if self.warnings.len() < MAX_WARNINGS {
-            self.warnings.push(format!(
-                "pushed option {} is not taken: {why}",
-                first_word(option)
-            ));
+            self.warnings.push(format!("pushed option {} is not taken: {why}", first_word(option)));
         } else {
             self.unsaid = self.unsaid.saturating_add(1);
         }
@@ -169,11 +147,7 @@ impl Reader<'_> {
         if self.unsaid > 0 {
             self.warnings.push(format!("and {} more", self.unsaid));
         }
-        PushedSettings {
-            settings: self.settings,
-            warnings: self.warnings,
-            refusal: self.refusal,
-        }
+        PushedSettings { settings: self.settings, warnings: self.warnings, refusal: self.refusal }
     }
 }
 
@@ -206,13 +180,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn push(profile: &ClientProfile, options: &[&str]) -> PushedSettings {
-        read(
-            profile,
-            &options
-                .iter()
-                .map(|option| (*option).to_owned())
-                .collect::<Vec<_>>(),
-        )
+        read(profile, &options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -246,36 +214,15 @@ mod tests {
         assert_eq!(pushed.warnings, Vec::<String>::new());
         assert_eq!(pushed.refusal, None);
         let settings = pushed.settings;
-        assert_eq!(
-            settings.ipv4(),
-            Ok(Some(Ipv4Setup::Subnet {
-                address: "10.8.0.2".parse().unwrap(),
-                prefix: 24
-            }))
-        );
+        assert_eq!(settings.ipv4(), Ok(Some(Ipv4Setup::Subnet { address: "10.8.0.2".parse().unwrap(), prefix: 24 })));
         assert_eq!(settings.topology, Topology::Subnet);
-        assert_eq!(
-            (settings.ping, settings.silence),
-            (Some(10), Some(Silence::Restart(60)))
-        );
+        assert_eq!((settings.ping, settings.silence), (Some(10), Some(Silence::Restart(60))));
         assert_eq!((settings.routes.len(), settings.routes_ipv6.len()), (1, 1));
-        assert_eq!(
-            (
-                settings.tun_mtu,
-                settings.explicit_exit_notify,
-                settings.sndbuf
-            ),
-            (1_420, Some(3), None)
-        );
+        assert_eq!((settings.tun_mtu, settings.explicit_exit_notify, settings.sndbuf), (1_420, Some(3), None));
         assert_eq!(settings.dns, ["dhcp-option DNS 10.8.0.1"]);
         assert_eq!(
             settings.redirect,
-            Some(Redirect {
-                default_route: true,
-                def1: true,
-                bypass_dhcp: true,
-                ..Redirect::default()
-            })
+            Some(Redirect { default_route: true, def1: true, bypass_dhcp: true, ..Redirect::default() })
         );
     }
 
@@ -284,10 +231,7 @@ mod tests {
         let profile = profile("route 10.1.0.0 255.255.0.0\nping 15\nsndbuf 1000\n");
         let pushed = push(&profile, &["route 10.2.0.0 255.255.0.0", "ping 5"]);
         assert_eq!(pushed.settings.routes.len(), 2);
-        assert_eq!(
-            (pushed.settings.ping, pushed.settings.sndbuf),
-            (Some(5), Some(1_000))
-        );
+        assert_eq!((pushed.settings.ping, pushed.settings.sndbuf), (Some(5), Some(1_000)));
         assert_eq!(pushed.settings.silence, Some(Silence::Restart(120)));
         assert_eq!(profile.settings.routes.len(), 1);
     }
@@ -334,32 +278,14 @@ mod tests {
             assert_eq!(pushed.refusal, None, "{option}");
         }
         assert_eq!(
-            push(
-                &profile,
-                &[
-                    "",
-                    "  ",
-                    "# x",
-                    "echo hello world",
-                    "verb 11",
-                    "block-outside-dns"
-                ]
-            )
-            .warnings,
+            push(&profile, &["", "  ", "# x", "echo hello world", "verb 11", "block-outside-dns"]).warnings,
             Vec::<String>::new()
         );
     }
 
     #[test]
     fn compression_framing_ends_the_session() {
-        for option in [
-            "comp-lzo no",
-            "comp-lzo",
-            "compress",
-            "compress stub",
-            "compress lz4-v2",
-            "compress lzo",
-        ] {
+        for option in ["comp-lzo no", "comp-lzo", "compress", "compress stub", "compress lz4-v2", "compress lzo"] {
             assert!(push(&profile(""), &[option]).refusal.is_some(), "{option}");
         }
         assert_eq!(push(&profile(""), &["compress stub-v2"]).refusal, None);
@@ -368,38 +294,23 @@ mod tests {
     #[test]
     fn an_mtu_above_the_limit_is_the_limit() {
         let pushed = push(&profile(""), &["tun-mtu 9000"]);
-        assert_eq!(
-            (pushed.settings.tun_mtu, pushed.warnings.len()),
-            (MAX_PUSHED_MTU, 1)
-        );
+        assert_eq!((pushed.settings.tun_mtu, pushed.warnings.len()), (MAX_PUSHED_MTU, 1));
         let pushed = push(&profile(""), &["tun-mtu 1600"]);
-        assert_eq!(
-            (pushed.settings.tun_mtu, pushed.warnings.len()),
-            (MAX_PUSHED_MTU, 0)
-        );
+        assert_eq!((pushed.settings.tun_mtu, pushed.warnings.len()), (MAX_PUSHED_MTU, 0));
         assert_eq!(push(&profile(""), &["tun-mtu 100"]).settings.tun_mtu, 100);
     }
 
     #[test]
     fn the_first_pull_filter_that_matches_decides() {
         let mut profile = profile("");
-        let filter = |action, prefix: &str| PullFilter {
-            action,
-            prefix: prefix.to_owned(),
-        };
+        let filter = |action, prefix: &str| PullFilter { action, prefix: prefix.to_owned() };
         profile.pull_filters = vec![
             filter(FilterAction::Accept, "route 10.1."),
             filter(FilterAction::Ignore, "route "),
             filter(FilterAction::Reject, "route-ipv6"),
         ];
-        let pushed = push(
-            &profile,
-            &[
-                "route 10.1.0.0 255.255.0.0",
-                "route 10.2.0.0 255.255.0.0",
-                "route-gateway 10.8.0.1",
-            ],
-        );
+        let pushed =
+            push(&profile, &["route 10.1.0.0 255.255.0.0", "route 10.2.0.0 255.255.0.0", "route-gateway 10.8.0.1"]);
         assert_eq!((pushed.settings.routes.len(), pushed.refusal), (1, None));
         assert!(pushed.settings.route_gateway.is_some());
         assert!(push(&profile, &["route-ipv6 fd00::/8"]).refusal.is_some());
@@ -428,12 +339,16 @@ mod tests {
 
     #[test]
     fn a_network_that_would_take_half_the_internet_is_no_tunnel() {
-        let address = |mask: &str| push(&profile(""), &["topology subnet", &format!("ifconfig 200.0.0.1 {mask}")]).settings.ipv4();
+        let address = |mask: &str| {
+            push(&profile(""), &["topology subnet", &format!("ifconfig 200.0.0.1 {mask}")]).settings.ipv4()
+        };
         assert!(address("255.0.0.0").is_ok());
         for mask in ["254.0.0.0", "128.0.0.0", "0.0.0.0"] {
             assert!(address(mask).is_err(), "{mask}");
         }
-        let ipv6 = |bits: u8| push(&profile(""), &[&format!("ifconfig-ipv6 2001:db8::2/{bits} 2001:db8::1")]).settings.ifconfig_ipv6;
+        let ipv6 = |bits: u8| {
+            push(&profile(""), &[&format!("ifconfig-ipv6 2001:db8::2/{bits} 2001:db8::1")]).settings.ifconfig_ipv6
+        };
         assert!(ipv6(32).is_some() && ipv6(128).is_some());
         assert!(ipv6(31).is_none() && ipv6(3).is_none() && ipv6(0).is_none());
     }
@@ -453,11 +368,7 @@ mod tests {
         let pushed = push(&profile, &options);
         assert_eq!(pushed.warnings, Vec::<String>::new());
         let settings = pushed.settings;
-        assert!(
-            settings.routes.is_empty()
-                && settings.routes_ipv6.is_empty()
-                && settings.redirect.is_none()
-        );
+        assert!(settings.routes.is_empty() && settings.routes_ipv6.is_empty() && settings.redirect.is_none());
         assert!(settings.dns.is_empty());
         assert!(settings.ping == Some(3) && settings.ifconfig.is_some());
     }
@@ -474,32 +385,22 @@ mod tests {
         let pushed = push(&profile("sndbuf 1000\n"), &["block-ipv6", "sndbuf 2000", "rcvbuf 2000", "verb 3"]);
         assert_eq!(
             pushed.warnings,
-            ["pushed option \"block-ipv6\" is not taken: IPv6 is not blocked; only what is routed there enters the tunnel"]
+            [
+                "pushed option \"block-ipv6\" is not taken: IPv6 is not blocked; only what is routed there enters the tunnel"
+            ]
         );
         assert_eq!((pushed.settings.sndbuf, pushed.settings.rcvbuf), (Some(1_000), None));
     }
 
     #[test]
     fn warnings_are_bounded_and_never_show_arguments() {
-        let options: Vec<String> = (0..1_000)
-            .map(|n| format!("zzz{n} hunter2"))
-            .chain(["auth-token hunter2 x".to_owned()])
-            .collect();
+        let options: Vec<String> =
+            (0..1_000).map(|n| format!("zzz{n} hunter2")).chain(["auth-token hunter2 x".to_owned()]).collect();
         let pushed = read(&profile(""), &options);
         assert_eq!(pushed.warnings.len(), MAX_WARNINGS + 1);
         assert_eq!(pushed.warnings.last().unwrap(), "and 969 more");
-        let pushed = push(
-            &profile(""),
-            &["auth-token hunter2 x", "auth-token \"hunter2"],
-        );
-        assert!(
-            pushed
-                .warnings
-                .iter()
-                .all(|warning| !warning.contains("hunter2")),
-            "{:?}",
-            pushed.warnings
-        );
+        let pushed = push(&profile(""), &["auth-token hunter2 x", "auth-token \"hunter2"]);
+        assert!(pushed.warnings.iter().all(|warning| !warning.contains("hunter2")), "{:?}", pushed.warnings);
     }
 
     proptest! {

@@ -42,30 +42,18 @@ pub fn static_key(text: &str) -> Result<Secret, Trouble> {
         .and_then(|(_, rest)| rest.split_once("-----END OpenVPN Static key V1-----"))
         .map(|(body, _)| body)
         .ok_or_else(|| {
-            Trouble::new("no OpenVPN static key in it")
-                .instead("make one with `openvpn --genkey secret ta.key`")
+            Trouble::new("no OpenVPN static key in it").instead("make one with `openvpn --genkey secret ta.key`")
         })?;
     let mut digits = Zeroizing::new(Vec::with_capacity(body.len()));
     for c in body.chars().filter(|c| !c.is_ascii_whitespace()) {
         let digit = c.to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        digits.push(digit.ok_or_else(|| {
-            Trouble::new("the static key has something that is not a hexadecimal digit")
-        })?);
+        digits.push(digit.ok_or_else(|| Trouble::new("the static key has something that is not a hexadecimal digit"))?);
     }
     if digits.len() != 2 * STATIC_KEY_LEN {
-        let what = format!(
-            "the static key has {} hexadecimal digits instead of {}",
-            digits.len(),
-            2 * STATIC_KEY_LEN
-        );
+        let what = format!("the static key has {} hexadecimal digits instead of {}", digits.len(), 2 * STATIC_KEY_LEN);
         return Err(Trouble::new(what).instead("copy it again, all of its lines"));
     }
-    Ok(Secret(
-        digits
-            .chunks_exact(2)
-            .map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | digit))
-            .collect(),
-    ))
+    Ok(Secret(digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | digit)).collect()))
 }
 
 #[cfg(test)]
@@ -80,10 +68,7 @@ mod tests {
 
     #[test]
     fn a_secret_prints_its_length_only() {
-        assert_eq!(
-            format!("{:?}", SecretText::from("hunter2")),
-            "SecretText(7 bytes)"
-        );
+        assert_eq!(format!("{:?}", SecretText::from("hunter2")), "SecretText(7 bytes)");
     }
 
     #[test]
@@ -91,11 +76,7 @@ mod tests {
         let hex: String = (0..=255_u8).map(|byte| format!("{byte:02x}")).collect();
         let expected: Vec<u8> = (0..=255).collect();
         assert_eq!(static_key(&key_file(&hex)).unwrap().0, expected);
-        let broken: String = hex
-            .to_uppercase()
-            .chars()
-            .map(|c| format!("{c} \r\n"))
-            .collect();
+        let broken: String = hex.to_uppercase().chars().map(|c| format!("{c} \r\n")).collect();
         assert_eq!(static_key(&key_file(&broken)).unwrap().0, expected);
     }
 

@@ -16,15 +16,11 @@ const CERT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
 const CRL: &str = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
 /// Everything but TLS's own demands: a sample may follow.
-const START: &str =
-    "client\ndev tun\nremote vpn.example.com\nremote-cert-tls server\nauth-user-pass\nca ca.crt\n";
+const START: &str = "client\ndev tun\nremote vpn.example.com\nremote-cert-tls server\nauth-user-pass\nca ca.crt\n";
 
 fn static_key() -> String {
     let line = "00112233445566778899aabbccddeeff\n";
-    format!(
-        "-----BEGIN OpenVPN Static key V1-----\n{}-----END OpenVPN Static key V1-----\n",
-        line.repeat(16)
-    )
+    format!("-----BEGIN OpenVPN Static key V1-----\n{}-----END OpenVPN Static key V1-----\n", line.repeat(16))
 }
 
 /// The files that profiles of these tests may name.
@@ -43,23 +39,16 @@ fn file(path: &str) -> Option<String> {
 fn load_text(text: &str) -> Result<(ClientProfile, Vec<String>), Vec<String>> {
     let open = |path: &Path| match path.to_str() {
         Some("p.ovpn") => Ok(text.as_bytes().to_vec()),
-        Some(other) => file(other)
-            .map(String::into_bytes)
-            .ok_or(io::ErrorKind::NotFound.into()),
+        Some(other) => file(other).map(String::into_bytes).ok_or(io::ErrorKind::NotFound.into()),
         None => Err(io::ErrorKind::NotFound.into()),
     };
-    let lines =
-        |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect::<Vec<_>>();
-    load_with(Path::new("p.ovpn"), &open)
-        .map(|(profile, warnings)| (profile, lines(warnings)))
-        .map_err(lines)
+    let lines = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect::<Vec<_>>();
+    load_with(Path::new("p.ovpn"), &open).map(|(profile, warnings)| (profile, lines(warnings))).map_err(lines)
 }
 
 /// A small profile with more lines.
 pub(super) fn profile(more: &str) -> ClientProfile {
-    load_text(&format!("{START}{more}"))
-        .unwrap_or_else(|problems| panic!("{problems:#?}"))
-        .0
+    load_text(&format!("{START}{more}")).unwrap_or_else(|problems| panic!("{problems:#?}")).0
 }
 
 /// The problems of a small profile with more lines.
@@ -76,13 +65,8 @@ fn every_row_of_the_table_does_what_it_says() {
     for row in TABLE {
         for sample in row.samples {
             let found = problems(sample);
-            let errors: Vec<_> = found
-                .iter()
-                .filter(|line| line.contains(": error: "))
-                .collect();
-            let warned = found
-                .iter()
-                .any(|line| line.contains(&format!("{} is ignored: ", row.name)));
+            let errors: Vec<_> = found.iter().filter(|line| line.contains(": error: ")).collect();
+            let warned = found.iter().any(|line| line.contains(&format!("{} is ignored: ", row.name)));
             match row.does {
                 _ if row.role == Role::Pushed => {
                     assert_eq!(errors.len(), 1, "{sample}: {found:#?}")
@@ -108,17 +92,13 @@ fn every_row_of_the_table_does_what_it_says() {
 
 #[test]
 fn every_row_refuses_too_many_arguments() {
-    for row in TABLE.iter().filter(|row| {
-        !matches!(row.does, Disposition::Refused(..)) && row.args.1 < 15 && row.name != "setenv"
-    }) {
+    for row in TABLE
+        .iter()
+        .filter(|row| !matches!(row.does, Disposition::Refused(..)) && row.args.1 < 15 && row.name != "setenv")
+    {
         let line = format!("{}{}", row.name, " 1".repeat(usize::from(row.args.1) + 1));
         let found = problems(&line);
-        assert!(
-            found
-                .iter()
-                .any(|line| line.starts_with("p.ovpn:7: error: ")),
-            "{line}: {found:#?}"
-        );
+        assert!(found.iter().any(|line| line.starts_with("p.ovpn:7: error: ")), "{line}: {found:#?}");
     }
 }
 
@@ -126,89 +106,28 @@ fn every_row_refuses_too_many_arguments() {
 fn the_defaults_are_those_of_2_6() {
     let profile = profile("");
     let remote = &profile.remotes[0];
+    assert_eq!((remote.host.as_str(), remote.port, remote.family), ("vpn.example.com", 1_194, Family::Any));
+    assert_eq!((remote.connect_timeout, remote.explicit_exit_notify), (120, None));
+    assert_eq!((remote.bind, remote.mtu_disc), (Bind::default(), None));
+    assert_eq!((remote.mssfix(1_500), remote.mssfix(1_400)), (MssFix::Mtu(1_492), MssFix::Fixed(1_400)));
     assert_eq!(
-        (remote.host.as_str(), remote.port, remote.family),
-        ("vpn.example.com", 1_194, Family::Any)
-    );
-    assert_eq!(
-        (
-            remote.connect_timeout,
-            remote.explicit_exit_notify
-        ),
-        (120, None)
-    );
-    assert_eq!(
-        (remote.bind, remote.mtu_disc),
-        (Bind::default(), None)
-    );
-    assert_eq!(
-        (remote.mssfix(1_500), remote.mssfix(1_400)),
-        (MssFix::Mtu(1_492), MssFix::Fixed(1_400))
-    );
-    assert_eq!(
-        (
-            profile.settings.tun_mtu,
-            profile.settings.silence,
-            profile.settings.ping
-        ),
+        (profile.settings.tun_mtu, profile.settings.silence, profile.settings.ping),
         (1_500, Some(Silence::Restart(120)), None)
     );
-    assert_eq!(
-        profile.data_ciphers,
-        [
-            Cipher::Aes256Gcm,
-            Cipher::Aes128Gcm,
-            Cipher::ChaCha20Poly1305
-        ]
-    );
-    assert_eq!(
-        (profile.auth, profile.wrap.clone(), profile.fallback_cipher),
-        (Digest::Sha1, Wrap::None, None)
-    );
-    assert_eq!(
-        (profile.tls.version_min, profile.tls.version_max),
-        (TlsVersion::V1_2, TlsVersion::V1_3)
-    );
-    assert_eq!(
-        profile.replay_window,
-        ReplayWindow {
-            packets: 8_192,
-            seconds: 15
-        }
-    );
-    assert_eq!(
-        (
-            profile.connect_retry_max,
-            profile.auth_retry
-        ),
-        (None, AuthRetry::None)
-    );
+    assert_eq!(profile.data_ciphers, [Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305]);
+    assert_eq!((profile.auth, profile.wrap.clone(), profile.fallback_cipher), (Digest::Sha1, Wrap::None, None));
+    assert_eq!((profile.tls.version_min, profile.tls.version_max), (TlsVersion::V1_2, TlsVersion::V1_3));
+    assert_eq!(profile.replay_window, ReplayWindow { packets: 8_192, seconds: 15 });
+    assert_eq!((profile.connect_retry_max, profile.auth_retry), (None, AuthRetry::None));
     assert_eq!(profile.credentials, CredentialSource::Prompt);
     let setup = profile.client_setup();
+    assert_eq!((setup.tls_timeout, setup.hand_window, setup.tran_window, setup.reneg_sec), (2, 60, 3_600, 3_600));
     assert_eq!(
-        (
-            setup.tls_timeout,
-            setup.hand_window,
-            setup.tran_window,
-            setup.reneg_sec
-        ),
-        (2, 60, 3_600, 3_600)
-    );
-    assert_eq!(
-        (
-            setup.max_packet_size,
-            setup.tun_mtu,
-            setup.pull,
-            setup.options_cipher.as_str()
-        ),
+        (setup.max_packet_size, setup.tun_mtu, setup.pull, setup.options_cipher.as_str()),
         (1_250, 1_500, true, "")
     );
     assert_eq!(
-        (
-            setup.limits.soft_packet_id,
-            setup.limits.soft_bytes,
-            setup.limits.hard_aead
-        ),
+        (setup.limits.soft_packet_id, setup.limits.soft_bytes, setup.limits.hard_aead),
         (0xFF00_0000, u64::MAX, 0xF_FFFF_FFFF)
     );
     assert_eq!(setup.limits.soft_aead, 51_539_607_549);
@@ -224,97 +143,37 @@ fn what_is_written_arrives() {
          tls-version-min 1.3\nverify-x509-name srv name\ntls-auth ta.key 1\nping-exit 30\nroute-noexec\nauth-user-pass pass.txt\n",
     );
     let remote = &profile.remotes[0];
-    assert_eq!(
-        (
-            remote.port,
-            remote.family,
-            remote.connect_timeout
-        ),
-        (443, Family::V6, 9)
-    );
-    assert_eq!(
-        remote.bind,
-        Bind {
-            address: Some("192.0.2.1".parse().unwrap()),
-            port: Some(1_000)
-        }
-    );
+    assert_eq!((remote.port, remote.family, remote.connect_timeout), (443, Family::V6, 9));
+    assert_eq!(remote.bind, Bind { address: Some("192.0.2.1".parse().unwrap()), port: Some(1_000) });
     assert_eq!(
         (remote.explicit_exit_notify, remote.mssfix, remote.mtu_disc),
-        (
-            Some(2),
-            Some(MssFix::Payload(1_300)),
-            Some(MtuDiscovery::Yes)
-        )
+        (Some(2), Some(MssFix::Payload(1_300)), Some(MtuDiscovery::Yes))
     );
-    assert_eq!(
-        (
-            profile.connect_retry_max,
-            profile.remote_random
-        ),
-        (Some(4), true)
-    );
-    assert_eq!(
-        (profile.device.name.as_deref(), profile.device.txqueuelen),
-        (Some("tun7"), Some(500))
-    );
-    assert_eq!(
-        profile.replay_window,
-        ReplayWindow {
-            packets: 16,
-            seconds: 17
-        }
-    );
-    assert_eq!(
-        (profile.auth_retry, profile.auth_nocache, profile.mark),
-        (AuthRetry::Interact, true, Some(6))
-    );
-    assert_eq!(
-        (profile.user.as_deref(), profile.group.as_deref()),
-        (Some("nobody"), Some("nogroup"))
-    );
+    assert_eq!((profile.connect_retry_max, profile.remote_random), (Some(4), true));
+    assert_eq!((profile.device.name.as_deref(), profile.device.txqueuelen), (Some("tun7"), Some(500)));
+    assert_eq!(profile.replay_window, ReplayWindow { packets: 16, seconds: 17 });
+    assert_eq!((profile.auth_retry, profile.auth_nocache, profile.mark), (AuthRetry::Interact, true, Some(6)));
+    assert_eq!((profile.user.as_deref(), profile.group.as_deref()), (Some("nobody"), Some("nogroup")));
     assert_eq!(
         (profile.bind_dev.as_deref(), profile.settings.sndbuf, profile.settings.rcvbuf),
         (Some("eth7"), Some(8), Some(9))
     );
-    assert_eq!(
-        (profile.settings.silence, profile.settings.route_noexec),
-        (Some(Silence::Exit(30)), true)
-    );
+    assert_eq!((profile.settings.silence, profile.settings.route_noexec), (Some(Silence::Exit(30)), true));
     assert!(
         matches!(&profile.credentials, CredentialSource::Given(given) if given.username == "me" && given.password.0 == b"hunter2")
     );
     let setup = profile.client_setup();
+    assert_eq!((setup.reneg_sec, setup.limits.soft_bytes, setup.limits.soft_packets), (10, 11, 12));
     assert_eq!(
-        (
-            setup.reneg_sec,
-            setup.limits.soft_bytes,
-            setup.limits.soft_packets
-        ),
-        (10, 11, 12)
-    );
-    assert_eq!(
-        (
-            setup.hand_window,
-            setup.tran_window,
-            setup.tls_timeout,
-            setup.max_packet_size,
-            setup.tun_mtu
-        ),
+        (setup.hand_window, setup.tran_window, setup.tls_timeout, setup.max_packet_size, setup.tun_mtu),
         (13, 14, 15, 1_000, 1_400)
     );
     assert!(
         matches!(&setup.wrap, Wrap::TlsAuth { key, direction: Some(1), digest: Digest::Sha512 } if key.0.len() == 256)
     );
-    assert_eq!(
-        (setup.tls.version_min, setup.tls.peer_usage),
-        (TlsVersion::V1_3, Some(PeerUsage::Server))
-    );
+    assert_eq!((setup.tls.version_min, setup.tls.peer_usage), (TlsVersion::V1_3, Some(PeerUsage::Server)));
     assert_eq!(setup.tls.verify_name, Some(VerifyName::Name("srv".into())));
-    assert_eq!(
-        (setup.tls.ca_pem.as_str(), setup.auth_nocache),
-        (CERT, true)
-    );
+    assert_eq!((setup.tls.ca_pem.as_str(), setup.auth_nocache), (CERT, true));
 }
 
 #[test]
@@ -324,19 +183,9 @@ fn remotes_take_port_and_protocol_from_their_line_or_from_the_profile() {
         "remote a\nremote b 53\nremote 2001:db8::1 80 udp6\nport 4000\nproto udp4\n",
     );
     let (profile, _) = load_text(&text).unwrap();
-    let remotes: Vec<_> = profile
-        .remotes
-        .iter()
-        .map(|remote| (remote.host.as_str(), remote.port, remote.family))
-        .collect();
-    assert_eq!(
-        remotes,
-        [
-            ("a", 4_000, Family::V4),
-            ("b", 53, Family::V4),
-            ("2001:db8::1", 80, Family::V6)
-        ]
-    );
+    let remotes: Vec<_> =
+        profile.remotes.iter().map(|remote| (remote.host.as_str(), remote.port, remote.family)).collect();
+    assert_eq!(remotes, [("a", 4_000, Family::V4), ("b", 53, Family::V4), ("2001:db8::1", 80, Family::V6)]);
 }
 
 #[test]
@@ -349,38 +198,17 @@ fn a_connection_starts_from_what_stands_before_it() {
     let remotes: Vec<_> = profile
         .remotes
         .iter()
-        .map(|remote| {
-            (
-                remote.host.as_str(),
-                remote.port,
-                remote.connect_timeout,
-                remote.mssfix,
-            )
-        })
+        .map(|remote| (remote.host.as_str(), remote.port, remote.connect_timeout, remote.mssfix))
         .collect();
-    assert_eq!(
-        remotes,
-        [("a", 1_000, 120, None), ("b", 2_000, 5, Some(MssFix::Off))]
-    );
-    assert_eq!(
-        (
-            profile.remotes[0].explicit_exit_notify,
-            profile.remotes[1].explicit_exit_notify
-        ),
-        (None, Some(1))
-    );
+    assert_eq!(remotes, [("a", 1_000, 120, None), ("b", 2_000, 5, Some(MssFix::Off))]);
+    assert_eq!((profile.remotes[0].explicit_exit_notify, profile.remotes[1].explicit_exit_notify), (None, Some(1)));
 }
 
 #[test]
 fn a_connection_has_one_remote_and_goes_before_those_outside() {
     for inside in ["", "remote a\nremote b\n"] {
         let found = problems(&block("connection", inside));
-        assert!(
-            found
-                .iter()
-                .any(|line| line.starts_with("p.ovpn:7: error: <connection> has")),
-            "{found:#?}"
-        );
+        assert!(found.iter().any(|line| line.starts_with("p.ovpn:7: error: <connection> has")), "{found:#?}");
     }
     let found = problems(&block("connection", "remote a\n"));
     assert_eq!(
@@ -407,19 +235,14 @@ fn what_has_no_effect_is_looked_at_inside_of_a_connection_too() {
 
 #[test]
 fn tcp_remotes_are_skipped_as_long_as_one_of_udp_remains() {
-    let text = START.replace(
-        "remote vpn.example.com\n",
-        "remote a 443 tcp\nremote b 1194 udp\nremote c 443 tcp6-client\n",
-    );
+    let text =
+        START.replace("remote vpn.example.com\n", "remote a 443 tcp\nremote b 1194 udp\nremote c 443 tcp6-client\n");
     let (profile, warnings) = load_text(&text).unwrap();
     assert_eq!(profile.remotes.len(), 1);
     assert_eq!(warnings.len(), 2);
     assert!(warnings[0].starts_with("p.ovpn:3: warning: remote \"a\" is skipped"));
     let found = problems("proto tcp\n");
-    assert_eq!(
-        found,
-        ["p.ovpn:3: error: only UDP is supported in this version: use a UDP remote: `proto udp`"]
-    );
+    assert_eq!(found, ["p.ovpn:3: error: only UDP is supported in this version: use a UDP remote: `proto udp`"]);
 }
 
 #[test]
@@ -430,9 +253,7 @@ fn connections_may_have_their_own_wrap_if_it_is_the_same() {
     assert!(matches!(profile.wrap, Wrap::TlsCrypt { .. }));
     let other = block("connection", &own(&static_key().replace("00", "11")));
     assert!(
-        problems(&format!("{same}{other}"))
-            .iter()
-            .any(|line| line.contains("different tls-auth or tls-crypt keys"))
+        problems(&format!("{same}{other}")).iter().any(|line| line.contains("different tls-auth or tls-crypt keys"))
     );
     // A connection's tls-crypt replaces the profile's tls-auth.
     let (profile, _) = load_text(&format!("{START}tls-auth ta.key 1\n{same}")).unwrap();
@@ -443,38 +264,14 @@ fn connections_may_have_their_own_wrap_if_it_is_the_same() {
 #[test]
 fn problems_say_where_what_and_what_instead() {
     let table = [
-        (
-            "remot x",
-            "p.ovpn:7: error: unknown directive \"remot\": did you mean \"remote\"?",
-        ),
-        (
-            "remote x 70000",
-            "p.ovpn:7: error: remote: \"70000\" is not a port: write a number from 1 to 65535",
-        ),
-        (
-            "proto sctp",
-            "p.ovpn:7: error: proto: unknown protocol \"sctp\": write udp, udp4 or udp6",
-        ),
-        (
-            "dev tap",
-            "p.ovpn:7: error: dev: Ethernet (TAP) is not supported: write `dev tun`, also on the server",
-        ),
-        (
-            "cert client.crt",
-            "p.ovpn:7: error: cert without key: add <key> with its private key",
-        ),
-        (
-            "key client.key",
-            "p.ovpn:7: error: key without cert: add <cert> with its certificate",
-        ),
-        (
-            "ca nowhere.crt",
-            "p.ovpn:7: error: ca: cannot read \"nowhere.crt\": entity not found",
-        ),
-        (
-            "ca ta.key",
-            "p.ovpn:7: error: ca: no certificate in PEM in it: it starts with `-----BEGIN CERTIFICATE-----`",
-        ),
+        ("remot x", "p.ovpn:7: error: unknown directive \"remot\": did you mean \"remote\"?"),
+        ("remote x 70000", "p.ovpn:7: error: remote: \"70000\" is not a port: write a number from 1 to 65535"),
+        ("proto sctp", "p.ovpn:7: error: proto: unknown protocol \"sctp\": write udp, udp4 or udp6"),
+        ("dev tap", "p.ovpn:7: error: dev: Ethernet (TAP) is not supported: write `dev tun`, also on the server"),
+        ("cert client.crt", "p.ovpn:7: error: cert without key: add <key> with its private key"),
+        ("key client.key", "p.ovpn:7: error: key without cert: add <cert> with its certificate"),
+        ("ca nowhere.crt", "p.ovpn:7: error: ca: cannot read \"nowhere.crt\": entity not found"),
+        ("ca ta.key", "p.ovpn:7: error: ca: no certificate in PEM in it: it starts with `-----BEGIN CERTIFICATE-----`"),
         (
             "crl-verify ca.crt",
             "p.ovpn:7: error: crl-verify: no revocation list in PEM in it: it starts with `-----BEGIN X509 CRL-----`",
@@ -487,10 +284,7 @@ fn problems_say_where_what_and_what_instead() {
             "tls-auth ta.key\ntls-crypt ta.key",
             "p.ovpn:8: error: both tls-auth and tls-crypt: keep the one that the server has",
         ),
-        (
-            "key-direction 1",
-            "p.ovpn:7: warning: key-direction without tls-auth says nothing: remove it",
-        ),
+        ("key-direction 1", "p.ovpn:7: warning: key-direction without tls-auth says nothing: remove it"),
         (
             "tls-auth ta.key\nkey-direction 2",
             "p.ovpn:8: error: key-direction: \"2\" is not a key direction: write 1 on a client (0 is the server's)",
@@ -499,10 +293,7 @@ fn problems_say_where_what_and_what_instead() {
             "server 10.8.0.0 255.255.255.0",
             "p.ovpn:7: error: server: it belongs to a server's configuration, and this version is a client only: remove it",
         ),
-        (
-            "mode server",
-            "p.ovpn:7: error: mode: it belongs to a server's configuration: remove it",
-        ),
+        ("mode server", "p.ovpn:7: error: mode: it belongs to a server's configuration: remove it"),
         (
             "cipher AES-257-GCM",
             "p.ovpn:7: error: cipher: unknown cipher \"AES-257-GCM\": write for example AES-256-GCM",
@@ -535,10 +326,7 @@ fn problems_say_where_what_and_what_instead() {
             "tls-version-min 1.3\ntls-version-max 1.2",
             "p.ovpn: error: tls-version-min is above tls-version-max: remove one of them",
         ),
-        (
-            "up /bin/x",
-            "p.ovpn:7: warning: up is ignored: scripts are not run",
-        ),
+        ("up /bin/x", "p.ovpn:7: warning: up is ignored: scripts are not run"),
         (
             "fragment 1300",
             "p.ovpn:7: error: fragment: fragmenting inside of the tunnel is not supported: remove it here and on the server, and use `mssfix`",
@@ -572,30 +360,15 @@ fn problems_say_where_what_and_what_instead() {
             "compress lz4",
             "p.ovpn:7: error: compress: it puts a byte of compression framing before every packet (`comp-lzo no` does, too), which is not supported: remove the line; if the server has comp-lzo or compress as well, its operator must remove it there",
         ),
-        (
-            "float",
-            "p.ovpn:7: warning: float is ignored: the server is expected at the address that was connected to",
-        ),
+        ("float", "p.ovpn:7: warning: float is ignored: the server is expected at the address that was connected to"),
         (
             "log x.log",
             "p.ovpn:7: warning: log is ignored: logs go to standard error; use the service manager or redirect them",
         ),
-        (
-            "dev-node /dev/tun",
-            "p.ovpn:7: warning: dev-node is ignored: only /dev/net/tun is used",
-        ),
-        (
-            "verb 16",
-            "p.ovpn:7: error: verb: \"16\" is not a number from 0 to 15",
-        ),
-        (
-            "setenv opt mute x",
-            "p.ovpn:7: warning: mute: \"x\" is not a number of messages from 0 to 4294967295",
-        ),
-        (
-            "peer-id 5",
-            "p.ovpn:7: error: peer-id: only a server sends it: remove it",
-        ),
+        ("dev-node /dev/tun", "p.ovpn:7: warning: dev-node is ignored: only /dev/net/tun is used"),
+        ("verb 16", "p.ovpn:7: error: verb: \"16\" is not a number from 0 to 15"),
+        ("setenv opt mute x", "p.ovpn:7: warning: mute: \"x\" is not a number of messages from 0 to 4294967295"),
+        ("peer-id 5", "p.ovpn:7: error: peer-id: only a server sends it: remove it"),
     ];
     for (more, expected) in table {
         let found = problems(more);
@@ -610,31 +383,21 @@ fn problems_say_where_what_and_what_instead() {
 #[test]
 fn what_is_missing_is_named() {
     let table = [
-        (
-            "client\n",
-            "p.ovpn: error: it does not say that it is a client's: add a line `client`",
-        ),
+        ("client\n", "p.ovpn: error: it does not say that it is a client's: add a line `client`"),
         ("dev tun\n", "p.ovpn: error: no dev: add a line `dev tun`"),
-        (
-            "remote vpn.example.com\n",
-            "p.ovpn: error: no remote: add a line `remote HOST PORT`",
-        ),
+        ("remote vpn.example.com\n", "p.ovpn: error: no remote: add a line `remote HOST PORT`"),
         (
             "ca ca.crt\n",
             "p.ovpn: error: nothing says which server to trust: add <ca> with the certificate authority, or peer-fingerprint",
         ),
-        (
-            "auth-user-pass\n",
-            "p.ovpn: error: nothing says who we are: add <cert> and <key>, or `auth-user-pass`",
-        ),
+        ("auth-user-pass\n", "p.ovpn: error: nothing says who we are: add <cert> and <key>, or `auth-user-pass`"),
         (
             "remote-cert-tls server\n",
             "p.ovpn: warning: any certificate of the authority passes as the server's, another client's too: add `remote-cert-tls server`",
         ),
     ];
     for (line, expected) in table {
-        let found = load_text(&START.replace(line, ""))
-            .map_or_else(|problems| problems, |(_, warnings)| warnings);
+        let found = load_text(&START.replace(line, "")).map_or_else(|problems| problems, |(_, warnings)| warnings);
         assert_eq!(found, [expected], "without {line}");
     }
 }
@@ -642,22 +405,10 @@ fn what_is_missing_is_named() {
 #[test]
 fn every_problem_is_reported_in_the_order_of_lines() {
     let found = load_text("client\nremot a\ndev tap\nverb \"3\nport x\n").unwrap_err();
-    let places: Vec<_> = found
-        .iter()
-        .map(|line| line.split([' ']).next().unwrap())
-        .collect();
+    let places: Vec<_> = found.iter().map(|line| line.split([' ']).next().unwrap()).collect();
     assert_eq!(
         places,
-        [
-            "p.ovpn:",
-            "p.ovpn:",
-            "p.ovpn:",
-            "p.ovpn:",
-            "p.ovpn:2:",
-            "p.ovpn:3:",
-            "p.ovpn:4:",
-            "p.ovpn:5:"
-        ]
+        ["p.ovpn:", "p.ovpn:", "p.ovpn:", "p.ovpn:", "p.ovpn:2:", "p.ovpn:3:", "p.ovpn:4:", "p.ovpn:5:"]
     );
 }
 
@@ -668,10 +419,7 @@ fn an_unreadable_profile_is_one_problem() {
     assert_eq!(found.len(), 1);
     assert_eq!(
         (found[0].severity, found[0].to_string().as_str()),
-        (
-            Severity::Error,
-            "p.ovpn: error: cannot read it: permission denied"
-        )
+        (Severity::Error, "p.ovpn: error: cannot read it: permission denied")
     );
 }
 
@@ -692,10 +440,7 @@ fn a_file_beside_the_profile_is_pointed_out() {
     );
     let with_cd = |path: &Path| match path.to_str() {
         Some("etc/p.ovpn") => Ok(text
-            .replace(
-                "ca ca.crt",
-                "<ca>\n-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n</ca>\ncd etc",
-            )
+            .replace("ca ca.crt", "<ca>\n-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n</ca>\ncd etc")
             .into_bytes()),
         Some("etc/ta.key") => Ok(static_key().into_bytes()),
         _ => Err(io::ErrorKind::NotFound.into()),
@@ -711,24 +456,14 @@ fn secrets_are_in_no_sentence_and_in_no_debug_output() {
         block("tls-crypt", &static_key()),
         block("cert", CERT)
     );
-    let loaded = load_text(&format!(
-        "{text}{}",
-        block("key", &KEY.replace("AAAA", "hunter3"))
-    ))
-    .unwrap();
+    let loaded = load_text(&format!("{text}{}", block("key", &KEY.replace("AAAA", "hunter3")))).unwrap();
     let shown = format!("{loaded:?}");
     for secret in ["hunter2", "hunter3", "8899aabb", "136, 153, 170"] {
         assert!(!shown.contains(secret), "{secret}");
     }
-    let found = problems(&block(
-        "tls-crypt",
-        &static_key().replace("ff\n", "hunter2\n"),
-    ))
-    .join("\n");
+    let found = problems(&block("tls-crypt", &static_key().replace("ff\n", "hunter2\n"))).join("\n");
     assert!(
-        found.contains("not a hexadecimal digit")
-            && !found.contains("hunter2")
-            && !found.contains("8899"),
+        found.contains("not a hexadecimal digit") && !found.contains("hunter2") && !found.contains("8899"),
         "{found}"
     );
 }
@@ -738,59 +473,27 @@ fn peer_variables_go_out_as_openvpn_sends_them() {
     let lines = "setenv UV_ID abc\nsetenv IV_GUI_VER x_1\nsetenv OTHER y\nsetenv UV_ID def\n";
     let uv = ("UV_ID".to_owned(), "def".to_owned());
     let gui = ("IV_GUI_VER".to_owned(), "x_1".to_owned());
-    assert_eq!(
-        profile(lines).client_setup().peer_info,
-        std::slice::from_ref(&gui)
-    );
-    assert_eq!(
-        profile(&format!("{lines}push-peer-info\n"))
-            .client_setup()
-            .peer_info,
-        [gui.clone(), uv.clone()]
-    );
-    assert_eq!(
-        profile(&format!("{lines}setenv PUSH_PEER_INFO\n"))
-            .client_setup()
-            .peer_info,
-        [gui, uv]
-    );
-    assert!(
-        problems("setenv UV_$(x) y")
-            .iter()
-            .any(|line| line.contains("not the name of a variable"))
-    );
+    assert_eq!(profile(lines).client_setup().peer_info, std::slice::from_ref(&gui));
+    assert_eq!(profile(&format!("{lines}push-peer-info\n")).client_setup().peer_info, [gui.clone(), uv.clone()]);
+    assert_eq!(profile(&format!("{lines}setenv PUSH_PEER_INFO\n")).client_setup().peer_info, [gui, uv]);
+    assert!(problems("setenv UV_$(x) y").iter().any(|line| line.contains("not the name of a variable")));
 }
 
 #[test]
 fn the_chain_is_the_certificate_and_then_the_extra_ones() {
     let extra = CERT.replace("AAAA", "BBBB");
-    let text = format!(
-        "{START}{}{}{}",
-        block("extra-certs", &extra),
-        block("cert", CERT),
-        block("key", KEY)
-    );
-    assert_eq!(
-        load_text(&text).unwrap().0.tls.cert_pem,
-        format!("{CERT}{extra}")
-    );
+    let text = format!("{START}{}{}{}", block("extra-certs", &extra), block("cert", CERT), block("key", KEY));
+    assert_eq!(load_text(&text).unwrap().0.tls.cert_pem, format!("{CERT}{extra}"));
 }
 
 #[test]
 fn fingerprints_replace_the_authority() {
     let one = ["0a"; 32].join(":");
-    let text = START
-        .replace("ca ca.crt\n", "")
-        .replace("remote-cert-tls server\n", "");
-    let (profile, warnings) = load_text(&format!(
-        "{text}{}peer-fingerprint {one}\n",
-        block("peer-fingerprint", &format!("{one}\n"))
-    ))
-    .unwrap();
-    assert_eq!(
-        (profile.tls.fingerprints, warnings),
-        (vec![[10; 32]; 2], vec![])
-    );
+    let text = START.replace("ca ca.crt\n", "").replace("remote-cert-tls server\n", "");
+    let (profile, warnings) =
+        load_text(&format!("{text}{}peer-fingerprint {one}\n", block("peer-fingerprint", &format!("{one}\n"))))
+            .unwrap();
+    assert_eq!((profile.tls.fingerprints, warnings), (vec![[10; 32]; 2], vec![]));
 }
 
 #[test]
@@ -810,23 +513,12 @@ fn binding_follows_nobind_lport_and_bind() {
 
 #[test]
 fn compression_is_refused_unless_it_does_nothing() {
-    for line in [
-        "comp-lzo",
-        "comp-lzo no",
-        "comp-lzo yes",
-        "compress",
-        "compress lz4",
-        "compress lz4-v2",
-        "compress stub",
-    ] {
+    for line in
+        ["comp-lzo", "comp-lzo no", "comp-lzo yes", "compress", "compress lz4", "compress lz4-v2", "compress stub"]
+    {
         assert!(load_text(&format!("{START}{line}\n")).is_err(), "{line}");
     }
-    for line in [
-        "compress stub-v2",
-        "compress migrate",
-        "allow-compression no",
-        "allow-compression asym",
-    ] {
+    for line in ["compress stub-v2", "compress migrate", "allow-compression no", "allow-compression asym"] {
         assert!(load_text(&format!("{START}{line}\n")).is_ok(), "{line}");
     }
 }
@@ -837,8 +529,7 @@ mod shapes {
 
     fn loads(text: &str) -> (ClientProfile, Vec<String>) {
         // The same text with DOS line ends is the same profile.
-        let (dos, _) = load_text(&text.replace('\n', "\r\n"))
-            .unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let (dos, _) = load_text(&text.replace('\n', "\r\n")).unwrap_or_else(|problems| panic!("{problems:#?}"));
         let (unix, warnings) = load_text(text).unwrap_or_else(|problems| panic!("{problems:#?}"));
         assert_eq!(
             (&dos.remotes, dos.settings.clone(), &dos.data_ciphers),
@@ -864,10 +555,7 @@ mod shapes {
              tls-version-min 1.2\ntls-cipher TLS-ECDHE-ECDSA-WITH-AES-128-GCM-SHA256\nignore-unknown-option block-outside-dns\n\
              setenv opt block-outside-dns # Prevent Windows 10 DNS leak\nverb 3\n{}{}",
             identity(),
-            block(
-                "tls-crypt",
-                &format!("#\n# 2048 bit OpenVPN static key\n#\n{}", static_key())
-            ),
+            block("tls-crypt", &format!("#\n# 2048 bit OpenVPN static key\n#\n{}", static_key())),
         ));
         assert_eq!(warnings.len(), 1, "{warnings:#?}");
         assert!(warnings[0].contains("tls-cipher is ignored"));
@@ -890,38 +578,16 @@ mod shapes {
         ));
         assert_eq!(warnings.len(), 1, "{warnings:#?}");
         assert!(warnings[0].contains("AES-256-CBC is not available"));
-        assert!(matches!(
-            profile.wrap,
-            Wrap::TlsAuth {
-                direction: Some(1),
-                digest: Digest::Sha512,
-                ..
-            }
-        ));
-        assert_eq!(
-            (profile.settings.ping, profile.settings.silence),
-            (Some(15), None)
-        );
-        assert_eq!(
-            (profile.timers.reneg_sec, profile.remotes[0].mssfix),
-            (0, Some(MssFix::Payload(1_450)))
-        );
-        assert_eq!(
-            (profile.options_cipher.as_str(), profile.fallback_cipher),
-            ("AES-256-CBC", None)
-        );
+        assert!(matches!(profile.wrap, Wrap::TlsAuth { direction: Some(1), digest: Digest::Sha512, .. }));
+        assert_eq!((profile.settings.ping, profile.settings.silence), (Some(15), None));
+        assert_eq!((profile.timers.reneg_sec, profile.remotes[0].mssfix), (0, Some(MssFix::Payload(1_450))));
+        assert_eq!((profile.options_cipher.as_str(), profile.fallback_cipher), ("AES-256-CBC", None));
     }
 
     #[test]
     fn of_a_provider_with_many_remotes() {
-        let remotes: String = (0..30)
-            .map(|n| {
-                format!(
-                    "remote 198.51.100.{n} {}\n",
-                    [80, 443, 1194, 4569, 5060][n % 5]
-                )
-            })
-            .collect();
+        let remotes: String =
+            (0..30).map(|n| format!("remote 198.51.100.{n} {}\n", [80, 443, 1194, 4569, 5060][n % 5])).collect();
         let (profile, warnings) = loads(&format!(
             "client\ndev tun\nproto udp\n\n{remotes}server-poll-timeout 20\n\nremote-random\nresolv-retry infinite\nnobind\n\ncipher AES-256-GCM\n\n\
              setenv CLIENT_CERT 0\ntun-mtu 1500\nmssfix 0\npersist-key\npersist-tun\n\nreneg-sec 0\n\nremote-cert-tls server\nauth-user-pass\n\n\
@@ -931,17 +597,10 @@ mod shapes {
         ));
         assert_eq!(warnings.len(), 2, "{warnings:#?}");
         assert_eq!(
-            (
-                profile.remotes.len(),
-                profile.remotes[29].port,
-                profile.remotes[3].connect_timeout
-            ),
+            (profile.remotes.len(), profile.remotes[29].port, profile.remotes[3].connect_timeout),
             (30, 5_060, 20)
         );
-        assert_eq!(
-            (profile.remotes[0].mssfix(1_500), profile.fallback_cipher),
-            (MssFix::Off, Some(Cipher::Aes256Gcm))
-        );
+        assert_eq!((profile.remotes[0].mssfix(1_500), profile.fallback_cipher), (MssFix::Off, Some(Cipher::Aes256Gcm)));
     }
 
     #[test]
@@ -953,17 +612,10 @@ mod shapes {
             identity(),
             block("tls-crypt", &static_key()),
         ));
-        let left_out = if cfg!(any(feature = "aws-lc", not(feature = "ring"))) {
-            0
-        } else {
-            1
-        };
+        let left_out = if cfg!(any(feature = "aws-lc", not(feature = "ring"))) { 0 } else { 1 };
         assert_eq!(warnings.len(), 2 + left_out, "{warnings:#?}");
         assert_eq!(profile.data_ciphers.len(), 4 - left_out);
-        assert_eq!(
-            profile.client_setup().peer_info,
-            [("UV_IPV6".to_owned(), "yes".to_owned())]
-        );
+        assert_eq!(profile.client_setup().peer_info, [("UV_IPV6".to_owned(), "yes".to_owned())]);
     }
 
     #[test]
@@ -976,14 +628,8 @@ mod shapes {
             block("tls-auth", &static_key()),
         ));
         assert!(warnings.is_empty(), "{warnings:#?}");
-        assert_eq!(
-            profile.tls.verify_name,
-            Some(VerifyName::Name("vpn server".into()))
-        );
-        assert_eq!(
-            (profile.remotes[0].family, profile.remotes[0].bind),
-            (Family::V4, Bind::default())
-        );
+        assert_eq!(profile.tls.verify_name, Some(VerifyName::Name("vpn server".into())));
+        assert_eq!((profile.remotes[0].family, profile.remotes[0].bind), (Family::V4, Bind::default()));
     }
 
     #[test]
@@ -1002,14 +648,7 @@ mod shapes {
             warnings.iter().any(|line| line.contains("is skipped"))
                 && warnings.iter().any(|line| line.contains("some-new-thing"))
         );
-        assert_eq!(
-            (
-                profile.remotes.len(),
-                profile.timers.reneg_sec,
-                profile.push_peer_info
-            ),
-            (3, 604_800, true)
-        );
+        assert_eq!((profile.remotes.len(), profile.timers.reneg_sec, profile.push_peer_info), (3, 604_800, true));
         assert_eq!(profile.settings.sndbuf, None);
     }
 }

@@ -240,9 +240,7 @@ impl TunnelSettings {
     /// Lays one directive over the settings. `Ok(false)`: it is none of ours. On an error nothing has changed.
     /// `args` has as many entries as the table allows for `name`.
     pub fn apply(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
-        Ok(self.apply_address(name, args)?
-            || self.apply_route(name, args)?
-            || self.apply_timer(name, args)?)
+        Ok(self.apply_address(name, args)? || self.apply_route(name, args)? || self.apply_timer(name, args)?)
     }
 
     /// The tunnel's IPv4 address, read by the topology. `None` when there is no `ifconfig`.
@@ -251,16 +249,10 @@ impl TunnelSettings {
             return Ok(None);
         };
         if self.topology != Topology::Subnet {
-            return Ok(Some(Ipv4Setup::PointToPoint {
-                local,
-                peer: second,
-            }));
+            return Ok(Some(Ipv4Setup::PointToPoint { local, peer: second }));
         }
         let prefix = netmask_of_ifconfig(second)?;
-        Ok(Some(Ipv4Setup::Subnet {
-            address: local,
-            prefix,
-        }))
+        Ok(Some(Ipv4Setup::Subnet { address: local, prefix }))
     }
 
     /// What `vpn_gateway` stands for: `route-gateway`, or the other end of a point-to-point tunnel. `None` on a subnet without
@@ -277,16 +269,10 @@ impl TunnelSettings {
 
     fn apply_address(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         match (name, args) {
-            ("ifconfig", [local, second]) => {
-                self.ifconfig = Some((unicast(local)?, values::ipv4(second)?))
-            }
-            ("ifconfig-ipv6", [local, rest @ ..]) => {
-                self.ifconfig_ipv6 = Some(ipv6_setup(local, rest.first())?)
-            }
+            ("ifconfig", [local, second]) => self.ifconfig = Some((unicast(local)?, values::ipv4(second)?)),
+            ("ifconfig-ipv6", [local, rest @ ..]) => self.ifconfig_ipv6 = Some(ipv6_setup(local, rest.first())?),
             ("topology", [kind]) => self.topology = topology(kind)?,
-            ("tun-mtu", [mtu, ..]) => {
-                self.tun_mtu = values::number16(mtu, MIN_MTU..=u16::MAX, "bytes")?
-            }
+            ("tun-mtu", [mtu, ..]) => self.tun_mtu = values::number16(mtu, MIN_MTU..=u16::MAX, "bytes")?,
             ("dhcp-option" | "dns", _) => self.add_dns(name, args)?,
             ("ifconfig-noexec", _) => self.ifconfig_noexec = true,
             ("sndbuf", [bytes]) => self.sndbuf = buffer_size(bytes)?,
@@ -308,20 +294,12 @@ impl TunnelSettings {
                 self.room_for_route()?;
                 self.routes_ipv6.push(route);
             }
-            ("route-gateway", [gateway]) if gateway == "dhcp" => {
-                self.route_gateway = Some(RouteGateway::Dhcp)
-            }
-            ("route-gateway", [gateway]) => {
-                self.route_gateway = Some(RouteGateway::Address(values::ipv4(gateway)?))
-            }
+            ("route-gateway", [gateway]) if gateway == "dhcp" => self.route_gateway = Some(RouteGateway::Dhcp),
+            ("route-gateway", [gateway]) => self.route_gateway = Some(RouteGateway::Address(values::ipv4(gateway)?)),
             ("route-metric", [metric]) => self.route_metric = Some(route_metric(metric)?),
             ("route-noexec", _) => self.route_noexec = true,
-            ("redirect-gateway", flags) => {
-                self.redirect = Some(redirect(self.redirect, true, flags)?)
-            }
-            ("redirect-private", flags) => {
-                self.redirect = Some(redirect(self.redirect, false, flags)?)
-            }
+            ("redirect-gateway", flags) => self.redirect = Some(redirect(self.redirect, true, flags)?),
+            ("redirect-private", flags) => self.redirect = Some(redirect(self.redirect, false, flags)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -330,21 +308,15 @@ impl TunnelSettings {
     fn apply_timer(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         match (name, args) {
             ("ping", [after]) => self.ping = positive(values::seconds(after)?),
-            ("ping-restart", [after]) => {
-                self.silence = positive(values::seconds(after)?).map(Silence::Restart)
-            }
-            ("ping-exit", [after]) => {
-                self.silence = positive(values::seconds(after)?).map(Silence::Exit)
-            }
+            ("ping-restart", [after]) => self.silence = positive(values::seconds(after)?).map(Silence::Restart),
+            ("ping-exit", [after]) => self.silence = positive(values::seconds(after)?).map(Silence::Exit),
             ("keepalive", [ping, restart]) => {
                 let (ping, restart) = keepalive(ping, restart)?;
                 self.ping = Some(ping);
                 self.silence = Some(Silence::Restart(restart));
             }
             ("inactive", [after, bytes @ ..]) => self.inactive = inactive(after, bytes.first())?,
-            ("session-timeout", [after]) => {
-                self.session_timeout = positive(values::seconds(after)?)
-            }
+            ("session-timeout", [after]) => self.session_timeout = positive(values::seconds(after)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -352,9 +324,7 @@ impl TunnelSettings {
 
     fn add_dns(&mut self, name: &str, args: &[String]) -> Result<(), Trouble> {
         if self.dns.len() >= MAX_DNS_LINES {
-            return Err(Trouble::new(format!(
-                "more than {MAX_DNS_LINES} lines about name servers"
-            )));
+            return Err(Trouble::new(format!("more than {MAX_DNS_LINES} lines about name servers")));
         }
         self.dns.push(format!("{name} {}", args.join(" ")));
         Ok(())
@@ -375,14 +345,8 @@ fn positive(value: u32) -> Option<u32> {
 
 fn unicast(text: &str) -> Result<Ipv4Addr, Trouble> {
     let address = values::ipv4(text)?;
-    if address.is_unspecified()
-        || address.is_multicast()
-        || address.is_broadcast()
-        || address.is_loopback()
-    {
-        return Err(Trouble::new(format!(
-            "{address} cannot be a tunnel's address"
-        )));
+    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback() {
+        return Err(Trouble::new(format!("{address} cannot be a tunnel's address")));
     }
     Ok(address)
 }
@@ -390,10 +354,8 @@ fn unicast(text: &str) -> Result<Ipv4Addr, Trouble> {
 /// A netmask, refusing what is an address of a point-to-point tunnel.
 fn netmask_of_ifconfig(mask: Ipv4Addr) -> Result<u8, Trouble> {
     let prefix = values::netmask(mask).map_err(|_| {
-        Trouble::new(format!(
-            "topology subnet wants a netmask in ifconfig, and {mask} is none"
-        ))
-        .instead("write `topology net30` (or `p2p`) if it is the peer's address")
+        Trouble::new(format!("topology subnet wants a netmask in ifconfig, and {mask} is none"))
+            .instead("write `topology net30` (or `p2p`) if it is the peer's address")
     })?;
     if prefix < MIN_IPV4_PREFIX {
         return Err(Trouble::new(format!("a network of /{prefix} is too large for a tunnel"))
@@ -407,10 +369,10 @@ fn topology(kind: &str) -> Result<Topology, Trouble> {
         "net30" => Ok(Topology::Net30),
         "p2p" => Ok(Topology::P2p),
         "subnet" => Ok(Topology::Subnet),
-        _ => Err(
-            Trouble::new(format!("unknown topology {}", values::quoted(kind)))
-                .instead("write net30, p2p or subnet"),
-        ),
+        _ => {
+            Err(Trouble::new(format!("unknown topology {}", values::quoted(kind)))
+                .instead("write net30, p2p or subnet"))
+        }
     }
 }
 
@@ -418,9 +380,7 @@ fn topology(kind: &str) -> Result<Topology, Trouble> {
 fn ipv6_setup(local: &str, peer: Option<&String>) -> Result<Ipv6Setup, Trouble> {
     let (local, prefix) = values::ipv6_with_bits(local)?;
     if local.is_unspecified() || local.is_multicast() || local.is_loopback() {
-        return Err(Trouble::new(format!(
-            "{local} cannot be a tunnel's address"
-        )));
+        return Err(Trouble::new(format!("{local} cannot be a tunnel's address")));
     }
     if prefix < MIN_IPV6_PREFIX {
         return Err(Trouble::new(format!("a network of /{prefix} is too large for a tunnel"))
@@ -441,24 +401,11 @@ fn route_metric(text: &str) -> Result<u32, Trouble> {
 
 /// `[netmask [gateway [metric]]]`, each of which may be `default`.
 fn route(target: &str, rest: &[String]) -> Result<Route, Trouble> {
-    let given = |index: usize| {
-        rest.get(index)
-            .map(String::as_str)
-            .filter(|text| *text != "default")
-    };
-    let prefix = given(0)
-        .map(|mask| values::ipv4(mask).and_then(values::netmask))
-        .transpose()?
-        .unwrap_or(32);
-    let gateway = given(1).map_or(Ok(Gateway::Vpn), |text| {
-        gateway(text, |text| values::ipv4(text).map(IpAddr::V4))
-    })?;
+    let given = |index: usize| rest.get(index).map(String::as_str).filter(|text| *text != "default");
+    let prefix = given(0).map(|mask| values::ipv4(mask).and_then(values::netmask)).transpose()?.unwrap_or(32);
+    let gateway = given(1).map_or(Ok(Gateway::Vpn), |text| gateway(text, |text| values::ipv4(text).map(IpAddr::V4)))?;
     let metric = given(2).map(route_metric).transpose()?;
-    Ok(Route {
-        target: route_target(target, prefix)?,
-        gateway,
-        metric,
-    })
+    Ok(Route { target: route_target(target, prefix)?, gateway, metric })
 }
 
 fn route_target(target: &str, prefix: u8) -> Result<RouteTarget, Trouble> {
@@ -467,8 +414,8 @@ fn route_target(target: &str, prefix: u8) -> Result<RouteTarget, Trouble> {
         "vpn_gateway" => RouteTarget::VpnGateway,
         "net_gateway" => RouteTarget::NetGateway,
         _ => {
-            let address = values::ipv4(target)
-                .map_err(|trouble| trouble.instead("routes by host name are not supported"))?;
+            let address =
+                values::ipv4(target).map_err(|trouble| trouble.instead("routes by host name are not supported"))?;
             RouteTarget::Net(values::ipv4_network(address, prefix), prefix)
         }
     })
@@ -476,28 +423,14 @@ fn route_target(target: &str, prefix: u8) -> Result<RouteTarget, Trouble> {
 
 /// `[gateway [metric]]`
 fn route_ipv6(target: &str, rest: &[String]) -> Result<RouteIpv6, Trouble> {
-    let given = |index: usize| {
-        rest.get(index)
-            .map(String::as_str)
-            .filter(|text| *text != "default")
-    };
+    let given = |index: usize| rest.get(index).map(String::as_str).filter(|text| *text != "default");
     let (address, prefix) = values::ipv6_with_bits(target)?;
-    let gateway = given(0).map_or(Ok(Gateway::Vpn), |text| {
-        gateway(text, |text| values::ipv6(text).map(IpAddr::V6))
-    })?;
+    let gateway = given(0).map_or(Ok(Gateway::Vpn), |text| gateway(text, |text| values::ipv6(text).map(IpAddr::V6)))?;
     let metric = given(1).map(route_metric).transpose()?;
-    Ok(RouteIpv6 {
-        network: values::ipv6_network(address, prefix),
-        prefix,
-        gateway,
-        metric,
-    })
+    Ok(RouteIpv6 { network: values::ipv6_network(address, prefix), prefix, gateway, metric })
 }
 
-fn gateway(
-    text: &str,
-    address: impl Fn(&str) -> Result<IpAddr, Trouble>,
-) -> Result<Gateway, Trouble> {
+fn gateway(text: &str, address: impl Fn(&str) -> Result<IpAddr, Trouble>) -> Result<Gateway, Trouble> {
     match text {
         "vpn_gateway" => Ok(Gateway::Vpn),
         "net_gateway" | "net_gateway_ipv6" => Ok(Gateway::Net),
@@ -507,11 +440,7 @@ fn gateway(
     }
 }
 
-fn redirect(
-    before: Option<Redirect>,
-    default_route: bool,
-    flags: &[String],
-) -> Result<Redirect, Trouble> {
+fn redirect(before: Option<Redirect>, default_route: bool, flags: &[String]) -> Result<Redirect, Trouble> {
     let mut redirect = before.unwrap_or_default();
     redirect.default_route |= default_route;
     for flag in flags {
@@ -525,8 +454,9 @@ fn redirect(
             "ipv6" => redirect.ipv6 = true,
             "!ipv4" => redirect.not_ipv4 = true,
             _ => {
-                return Err(Trouble::new(format!("unknown flag {}", values::quoted(flag)))
-                    .instead("known are local, autolocal, def1, bypass-dhcp, bypass-dns, block-local, ipv6 and !ipv4"));
+                return Err(Trouble::new(format!("unknown flag {}", values::quoted(flag))).instead(
+                    "known are local, autolocal, def1, bypass-dhcp, bypass-dns, block-local, ipv6 and !ipv4",
+                ));
             }
         }
     }
@@ -535,28 +465,20 @@ fn redirect(
 
 /// The peer must have time for two pings, else every lost one is an outage.
 fn keepalive(ping: &str, restart: &str) -> Result<(u32, u32), Trouble> {
-    let (ping, restart) = (
-        values::number32(ping, 1..=31_536_000, "seconds")?,
-        values::number32(restart, 1..=31_536_000, "seconds")?,
-    );
+    let (ping, restart) =
+        (values::number32(ping, 1..=31_536_000, "seconds")?, values::number32(restart, 1..=31_536_000, "seconds")?);
     if restart / 2 < ping {
         return Err(Trouble::new(format!(
             "the second number of keepalive must be at least twice the first, and {restart} is not"
         ))
-        .instead(format!(
-            "write `keepalive {ping} {}`",
-            ping.saturating_mul(6)
-        )));
+        .instead(format!("write `keepalive {ping} {}`", ping.saturating_mul(6))));
     }
     Ok((ping, restart))
 }
 
 fn inactive(after: &str, bytes: Option<&String>) -> Result<Option<Inactive>, Trouble> {
     let seconds = values::seconds(after)?;
-    let bytes = bytes
-        .map(|text| values::number(text, 0..=u64::MAX, "bytes"))
-        .transpose()?
-        .unwrap_or(0);
+    let bytes = bytes.map(|text| values::number(text, 0..=u64::MAX, "bytes")).transpose()?.unwrap_or(0);
     Ok(positive(seconds).map(|seconds| Inactive { seconds, bytes }))
 }
 
@@ -568,70 +490,28 @@ mod tests {
         let mut settings = TunnelSettings::default();
         for line in lines {
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            assert!(
-                settings.apply(&words[0], &words[1..])?,
-                "{line} is not a tunnel setting"
-            );
+            assert!(settings.apply(&words[0], &words[1..])?, "{line} is not a tunnel setting");
         }
         Ok(settings)
     }
 
     #[test]
     fn ifconfig_is_read_by_the_topology_whichever_comes_first() {
-        let subnet = Some(Ipv4Setup::Subnet {
-            address: Ipv4Addr::new(10, 8, 0, 2),
-            prefix: 24,
-        });
-        assert_eq!(
-            with(&["ifconfig 10.8.0.2 255.255.255.0", "topology subnet"])
-                .unwrap()
-                .ipv4(),
-            Ok(subnet)
-        );
-        let p2p = Some(Ipv4Setup::PointToPoint {
-            local: Ipv4Addr::new(10, 8, 0, 6),
-            peer: Ipv4Addr::new(10, 8, 0, 5),
-        });
-        assert_eq!(
-            with(&["ifconfig 10.8.0.6 10.8.0.5"]).unwrap().ipv4(),
-            Ok(p2p)
-        );
-        assert!(
-            with(&["ifconfig 10.8.0.6 10.8.0.5", "topology subnet"])
-                .unwrap()
-                .ipv4()
-                .is_err()
-        );
+        let subnet = Some(Ipv4Setup::Subnet { address: Ipv4Addr::new(10, 8, 0, 2), prefix: 24 });
+        assert_eq!(with(&["ifconfig 10.8.0.2 255.255.255.0", "topology subnet"]).unwrap().ipv4(), Ok(subnet));
+        let p2p = Some(Ipv4Setup::PointToPoint { local: Ipv4Addr::new(10, 8, 0, 6), peer: Ipv4Addr::new(10, 8, 0, 5) });
+        assert_eq!(with(&["ifconfig 10.8.0.6 10.8.0.5"]).unwrap().ipv4(), Ok(p2p));
+        assert!(with(&["ifconfig 10.8.0.6 10.8.0.5", "topology subnet"]).unwrap().ipv4().is_err());
         assert_eq!(TunnelSettings::default().ipv4(), Ok(None));
     }
 
     #[test]
     fn an_address_that_no_host_can_have_is_refused() {
-        for wrong in [
-            "0.0.0.0",
-            "255.255.255.255",
-            "224.0.0.1",
-            "127.0.0.1",
-            "fd00::1",
-            "10.8.0",
-        ] {
-            assert!(
-                with(&[&format!("ifconfig {wrong} 255.255.255.0")]).is_err(),
-                "{wrong}"
-            );
+        for wrong in ["0.0.0.0", "255.255.255.255", "224.0.0.1", "127.0.0.1", "fd00::1", "10.8.0"] {
+            assert!(with(&[&format!("ifconfig {wrong} 255.255.255.0")]).is_err(), "{wrong}");
         }
-        for wrong in [
-            "::/64",
-            "::1/64",
-            "ff02::1/64",
-            "fd00::1/129",
-            "fd00::1/x",
-            "10.0.0.1/24",
-        ] {
-            assert!(
-                with(&[&format!("ifconfig-ipv6 {wrong} fd00::2")]).is_err(),
-                "{wrong}"
-            );
+        for wrong in ["::/64", "::1/64", "ff02::1/64", "fd00::1/129", "fd00::1/x", "10.0.0.1/24"] {
+            assert!(with(&[&format!("ifconfig-ipv6 {wrong} fd00::2")]).is_err(), "{wrong}");
         }
     }
 
@@ -652,32 +532,12 @@ mod tests {
             (net(10, 1, 2, 3, 32), Gateway::Vpn, None),
             (net(10, 1, 0, 0, 16), Gateway::Net, Some(7)),
             (net(10, 1, 0, 0, 32), Gateway::Vpn, Some(9)),
-            (
-                net(10, 1, 0, 0, 16),
-                Gateway::Address("10.8.0.1".parse().unwrap()),
-                None,
-            ),
+            (net(10, 1, 0, 0, 16), Gateway::Address("10.8.0.1".parse().unwrap()), None),
             (RouteTarget::RemoteHost, Gateway::Net, None),
         ];
-        assert_eq!(
-            settings
-                .routes
-                .iter()
-                .map(|r| (r.target, r.gateway, r.metric))
-                .collect::<Vec<_>>(),
-            expected
-        );
-        assert_eq!(
-            settings.routes_ipv6[0].network,
-            "fd00:1::".parse::<Ipv6Addr>().unwrap()
-        );
-        assert_eq!(
-            (
-                settings.routes_ipv6[1].prefix,
-                settings.routes_ipv6[1].metric
-            ),
-            (3, Some(5))
-        );
+        assert_eq!(settings.routes.iter().map(|r| (r.target, r.gateway, r.metric)).collect::<Vec<_>>(), expected);
+        assert_eq!(settings.routes_ipv6[0].network, "fd00:1::".parse::<Ipv6Addr>().unwrap());
+        assert_eq!((settings.routes_ipv6[1].prefix, settings.routes_ipv6[1].metric), (3, Some(5)));
     }
 
     #[test]
@@ -702,11 +562,7 @@ mod tests {
             assert_eq!(settings.apply("route", &route), Ok(true));
         }
         assert!(settings.apply("route", &route).is_err());
-        assert!(
-            settings
-                .apply("route-ipv6", &["fd00::/64".to_owned()])
-                .is_err()
-        );
+        assert!(settings.apply("route-ipv6", &["fd00::/64".to_owned()]).is_err());
         assert_eq!(settings.routes.len(), MAX_ROUTES);
         let dns = ["DNS".to_owned(), "10.8.0.1".to_owned()];
         for _ in 0..MAX_DNS_LINES {
@@ -717,43 +573,17 @@ mod tests {
 
     #[test]
     fn flags_of_several_redirect_lines_add_up() {
-        let redirect = with(&["redirect-gateway def1", "redirect-private ipv6 bypass-dhcp"])
-            .unwrap()
-            .redirect
-            .unwrap();
-        assert!(
-            redirect.default_route
-                && redirect.def1
-                && redirect.ipv6
-                && redirect.bypass_dhcp
-                && !redirect.not_ipv4
-        );
-        assert!(
-            !with(&["redirect-private def1"])
-                .unwrap()
-                .redirect
-                .unwrap()
-                .default_route
-        );
+        let redirect = with(&["redirect-gateway def1", "redirect-private ipv6 bypass-dhcp"]).unwrap().redirect.unwrap();
+        assert!(redirect.default_route && redirect.def1 && redirect.ipv6 && redirect.bypass_dhcp && !redirect.not_ipv4);
+        assert!(!with(&["redirect-private def1"]).unwrap().redirect.unwrap().default_route);
         assert!(with(&["redirect-gateway def2"]).is_err());
     }
 
     #[test]
     fn the_last_word_on_silence_wins_and_zero_is_never() {
-        assert_eq!(
-            with(&["ping-restart 60", "ping-exit 5"]).unwrap().silence,
-            Some(Silence::Exit(5))
-        );
-        assert_eq!(
-            with(&["keepalive 10 120"]).unwrap().silence,
-            Some(Silence::Restart(120))
-        );
-        assert_eq!(
-            with(&["keepalive 10 120", "ping-restart 0"])
-                .unwrap()
-                .silence,
-            None
-        );
+        assert_eq!(with(&["ping-restart 60", "ping-exit 5"]).unwrap().silence, Some(Silence::Exit(5)));
+        assert_eq!(with(&["keepalive 10 120"]).unwrap().silence, Some(Silence::Restart(120)));
+        assert_eq!(with(&["keepalive 10 120", "ping-restart 0"]).unwrap().silence, None);
         assert_eq!(with(&["ping 0"]).unwrap().ping, None);
         assert!(with(&["keepalive 10 20"]).is_ok());
         assert!(with(&["keepalive 10 19"]).is_err());
@@ -761,17 +591,9 @@ mod tests {
 
     #[test]
     fn the_gateway_of_the_tunnel_is_the_named_one_or_the_peer() {
-        assert_eq!(
-            with(&["ifconfig 10.8.0.6 10.8.0.5"]).unwrap().vpn_gateway(),
-            Some(Ipv4Addr::new(10, 8, 0, 5))
-        );
+        assert_eq!(with(&["ifconfig 10.8.0.6 10.8.0.5"]).unwrap().vpn_gateway(), Some(Ipv4Addr::new(10, 8, 0, 5)));
         let named = with(&["ifconfig 10.8.0.6 10.8.0.5", "route-gateway 10.8.0.9"]).unwrap();
         assert_eq!(named.vpn_gateway(), Some(Ipv4Addr::new(10, 8, 0, 9)));
-        assert_eq!(
-            with(&["ifconfig 10.8.0.6 255.255.255.0", "topology subnet"])
-                .unwrap()
-                .vpn_gateway(),
-            None
-        );
+        assert_eq!(with(&["ifconfig 10.8.0.6 255.255.255.0", "topology subnet"]).unwrap().vpn_gateway(), None);
     }
 }

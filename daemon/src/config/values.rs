@@ -15,10 +15,7 @@ pub struct Trouble {
 impl Trouble {
     /// A trouble without advice.
     pub fn new(what: impl Into<String>) -> Self {
-        Trouble {
-            what: what.into(),
-            instead: None,
-        }
+        Trouble { what: what.into(), instead: None }
     }
 
     /// The same with advice.
@@ -37,45 +34,25 @@ impl Trouble {
 }
 
 /// A decimal number in `range`; `unit` goes into the sentence (`"seconds"`), and may be empty.
-pub fn number(
-    text: &str,
-    range: std::ops::RangeInclusive<u64>,
-    unit: &str,
-) -> Result<u64, Trouble> {
+pub fn number(text: &str, range: std::ops::RangeInclusive<u64>, unit: &str) -> Result<u64, Trouble> {
     let wrong = || {
         let of = if unit.is_empty() { "" } else { " of " };
-        Trouble::new(format!(
-            "{} is not a number{of}{unit} from {} to {}",
-            quoted(text),
-            range.start(),
-            range.end()
-        ))
+        Trouble::new(format!("{} is not a number{of}{unit} from {} to {}", quoted(text), range.start(), range.end()))
     };
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(wrong());
     }
-    text.parse()
-        .ok()
-        .filter(|value| range.contains(value))
-        .ok_or_else(wrong)
+    text.parse().ok().filter(|value| range.contains(value)).ok_or_else(wrong)
 }
 
 /// A decimal number in `range` that fits 32 bits.
-pub fn number32(
-    text: &str,
-    range: std::ops::RangeInclusive<u32>,
-    unit: &str,
-) -> Result<u32, Trouble> {
+pub fn number32(text: &str, range: std::ops::RangeInclusive<u32>, unit: &str) -> Result<u32, Trouble> {
     let wide = u64::from(*range.start())..=u64::from(*range.end());
     number(text, wide, unit).map(|value| u32::try_from(value).unwrap_or(u32::MAX))
 }
 
 /// A decimal number in `range` that fits 16 bits.
-pub fn number16(
-    text: &str,
-    range: std::ops::RangeInclusive<u16>,
-    unit: &str,
-) -> Result<u16, Trouble> {
+pub fn number16(text: &str, range: std::ops::RangeInclusive<u16>, unit: &str) -> Result<u16, Trouble> {
     let wide = u64::from(*range.start())..=u64::from(*range.end());
     number(text, wide, unit).map(|value| u16::try_from(value).unwrap_or(u16::MAX))
 }
@@ -87,22 +64,18 @@ pub fn seconds(text: &str) -> Result<u32, Trouble> {
 
 /// A port number, 1..=65535.
 pub fn port(text: &str) -> Result<u16, Trouble> {
-    number16(text, 1..=u16::MAX, "port").map_err(|_| {
-        Trouble::new(format!("{} is not a port", quoted(text)))
-            .instead("write a number from 1 to 65535")
-    })
+    number16(text, 1..=u16::MAX, "port")
+        .map_err(|_| Trouble::new(format!("{} is not a port", quoted(text))).instead("write a number from 1 to 65535"))
 }
 
 /// An IPv4 address.
 pub fn ipv4(text: &str) -> Result<Ipv4Addr, Trouble> {
-    text.parse()
-        .map_err(|_| Trouble::new(format!("{} is not an IPv4 address", quoted(text))))
+    text.parse().map_err(|_| Trouble::new(format!("{} is not an IPv4 address", quoted(text))))
 }
 
 /// An IPv6 address.
 pub fn ipv6(text: &str) -> Result<Ipv6Addr, Trouble> {
-    text.parse()
-        .map_err(|_| Trouble::new(format!("{} is not an IPv6 address", quoted(text))))
+    text.parse().map_err(|_| Trouble::new(format!("{} is not an IPv6 address", quoted(text))))
 }
 
 /// `address/bits`
@@ -116,42 +89,30 @@ pub fn ipv6_with_bits(text: &str) -> Result<(Ipv6Addr, u8), Trouble> {
 pub fn netmask(mask: Ipv4Addr) -> Result<u8, Trouble> {
     let bits = u32::from(mask);
     if bits.leading_ones() + bits.trailing_zeros().min(32) < 32 {
-        return Err(Trouble::new(format!("{mask} is not a netmask"))
-            .instead("write one like 255.255.255.0"));
+        return Err(Trouble::new(format!("{mask} is not a netmask")).instead("write one like 255.255.255.0"));
     }
     Ok(u8::try_from(bits.leading_ones()).unwrap_or(32))
 }
 
 /// The first address of the network that `address` lies in.
 pub fn ipv4_network(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(prefix.min(32)))
-        .unwrap_or(0);
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
     Ipv4Addr::from(u32::from(address) & mask)
 }
 
 /// The first address of the network that `address` lies in.
 pub fn ipv6_network(address: Ipv6Addr, prefix: u8) -> Ipv6Addr {
-    let mask = u128::MAX
-        .checked_shl(128 - u32::from(prefix.min(128)))
-        .unwrap_or(0);
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix.min(128))).unwrap_or(0);
     Ipv6Addr::from(u128::from(address) & mask)
 }
 
 /// An interface name as the kernel takes it (`dev_valid_name` in net/core/dev.c): 1..=15 bytes, no `/`, `:` or space, not `.` or `..`.
 pub fn interface(text: &str) -> Result<String, Trouble> {
     let fits = (1..=15).contains(&text.len()) && text != "." && text != "..";
-    if fits
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':')
-    {
+    if fits && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':') {
         return Ok(text.to_owned());
     }
-    Err(
-        Trouble::new(format!("{} is not an interface name", quoted(text)))
-            .instead("at most 15 letters and digits"),
-    )
+    Err(Trouble::new(format!("{} is not an interface name", quoted(text))).instead("at most 15 letters and digits"))
 }
 
 /// Text from outside, for a sentence: in quotes, printable, at most 60 characters.
@@ -200,42 +161,18 @@ mod tests {
 
     #[test]
     fn host_bits_of_a_network_are_cleared() {
-        assert_eq!(
-            ipv4_network(Ipv4Addr::new(10, 8, 0, 77), 24),
-            Ipv4Addr::new(10, 8, 0, 0)
-        );
-        assert_eq!(
-            ipv4_network(Ipv4Addr::new(10, 8, 0, 77), 0),
-            Ipv4Addr::UNSPECIFIED
-        );
-        assert_eq!(
-            ipv4_network(Ipv4Addr::new(10, 8, 0, 77), 32),
-            Ipv4Addr::new(10, 8, 0, 77)
-        );
-        assert_eq!(
-            ipv6_network("fd00::77".parse().unwrap(), 64),
-            "fd00::".parse::<Ipv6Addr>().unwrap()
-        );
-        assert_eq!(
-            ipv6_network("fd00::77".parse().unwrap(), 0),
-            Ipv6Addr::UNSPECIFIED
-        );
+        assert_eq!(ipv4_network(Ipv4Addr::new(10, 8, 0, 77), 24), Ipv4Addr::new(10, 8, 0, 0));
+        assert_eq!(ipv4_network(Ipv4Addr::new(10, 8, 0, 77), 0), Ipv4Addr::UNSPECIFIED);
+        assert_eq!(ipv4_network(Ipv4Addr::new(10, 8, 0, 77), 32), Ipv4Addr::new(10, 8, 0, 77));
+        assert_eq!(ipv6_network("fd00::77".parse().unwrap(), 64), "fd00::".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(ipv6_network("fd00::77".parse().unwrap(), 0), Ipv6Addr::UNSPECIFIED);
     }
 
     #[test]
     fn an_interface_name_is_one_the_kernel_takes() {
         assert!(interface("tun0").is_ok());
         assert!(interface("abcdefghijklmno").is_ok());
-        for wrong in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a:b",
-            "a b",
-            "abcdefghijklmnop",
-            "tün",
-        ] {
+        for wrong in ["", ".", "..", "a/b", "a:b", "a b", "abcdefghijklmnop", "tün"] {
             assert!(interface(wrong).is_err(), "{wrong}");
         }
     }

@@ -64,12 +64,7 @@ impl Eq for Row {}
 /// Reads a profile and everything it includes. Relative names of included files start where `cd` went so far, as OpenVPN does it:
 /// from the current directory, not from the profile's.
 pub fn read(path: &Path, files: &dyn Files, problems: &mut Vec<Problem>) -> Written {
-    let mut reader = Reader {
-        files,
-        problems,
-        included: 0,
-        directory: PathBuf::new(),
-    };
+    let mut reader = Reader { files, problems, included: 0, directory: PathBuf::new() };
     let lines = match reader.lines(path, 0) {
         Ok(lines) => lines,
         Err(trouble) => {
@@ -88,10 +83,7 @@ pub fn read(path: &Path, files: &dyn Files, problems: &mut Vec<Problem>) -> Writ
 
 /// The whole of a file, as a place.
 pub fn whole(path: &Path) -> At {
-    At {
-        file: path.display().to_string().into(),
-        line: 0,
-    }
+    At { file: path.display().to_string().into(), line: 0 }
 }
 
 struct Reader<'a> {
@@ -103,15 +95,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn lines(&mut self, path: &Path, depth: usize) -> Result<Vec<Line>, Trouble> {
-        let bytes = self
-            .files
-            .read(path)
-            .map_err(|error| Trouble::new(format!("cannot read it: {error}")))?;
+        let bytes = self.files.read(path).map_err(|error| Trouble::new(format!("cannot read it: {error}")))?;
         let at = whole(path);
         let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
         if text.len() != bytes.len() {
-            let trouble = Trouble::new("it is not UTF-8: what is not was replaced")
-                .instead("save it as UTF-8");
+            let trouble = Trouble::new("it is not UTF-8: what is not was replaced").instead("save it as UTF-8");
             self.problems.push(Problem::warning(&at, trouble));
         }
         let lines = lexer::lex(&text, &at.file, self.problems);
@@ -130,16 +118,12 @@ impl Reader<'_> {
         self.included = self.included.saturating_add(1);
         let path = self.directory.join(file);
         let lines = if depth + 1 >= MAX_DEPTH || self.included > MAX_INCLUDED {
-            Err(Trouble::new(format!(
-                "includes more than {MAX_DEPTH} deep, or more than {MAX_INCLUDED} files"
-            )))
+            Err(Trouble::new(format!("includes more than {MAX_DEPTH} deep, or more than {MAX_INCLUDED} files")))
         } else {
-            self.lines(&path, depth + 1)
-                .map_err(|trouble| Trouble::new(format!("{}: {}", quoted(file), trouble.what)))
+            self.lines(&path, depth + 1).map_err(|trouble| Trouble::new(format!("{}: {}", quoted(file), trouble.what)))
         };
         lines.unwrap_or_else(|trouble| {
-            self.problems
-                .push(Problem::error(at, named("config", trouble)));
+            self.problems.push(Problem::error(at, named("config", trouble)));
             Vec::new()
         })
     }
@@ -154,15 +138,11 @@ struct Known {
 impl Known {
     fn of(lines: &[Line]) -> Self {
         let of = |wanted: &'static str| lines.iter().filter(move |line| line.name == wanted);
-        let forgiven = of("ignore-unknown-option")
-            .flat_map(|line| &line.args)
-            .map(|name| Arc::from(name.as_str()))
-            .collect();
-        let compatible = |line: &Line| matches!(line.args.as_slice(), [name, value] if name == "FORWARD_COMPATIBLE" && value == "1");
-        Known {
-            forgiven,
-            forward_compatible: of("setenv").any(compatible),
-        }
+        let forgiven =
+            of("ignore-unknown-option").flat_map(|line| &line.args).map(|name| Arc::from(name.as_str())).collect();
+        let compatible =
+            |line: &Line| matches!(line.args.as_slice(), [name, value] if name == "FORWARD_COMPATIBLE" && value == "1");
+        Known { forgiven, forward_compatible: of("setenv").any(compatible) }
     }
 
     fn entry(&self, line: Line, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
@@ -170,37 +150,22 @@ impl Known {
             entries.extend(self.directive(line, false, problems).map(Entry::Directive));
             return;
         }
-        let inside = At {
-            file: line.at.file.clone(),
-            line: line.at.line.saturating_add(1),
-        };
+        let inside = At { file: line.at.file.clone(), line: line.at.line.saturating_add(1) };
         let text = line.block.unwrap_or_default();
         let lines = lexer::lex_from(text.expose(), &inside, problems);
-        let directives = lines
-            .into_iter()
-            .filter_map(|line| self.directive(line, true, problems))
-            .collect();
+        let directives = lines.into_iter().filter_map(|line| self.directive(line, true, problems)).collect();
         entries.push(Entry::Connection(line.at, directives));
     }
 
     /// The directive of a line, if it is one; else what is wrong with it is in `problems`.
-    fn directive(
-        &self,
-        mut line: Line,
-        connection: bool,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Directive> {
+    fn directive(&self, mut line: Line, connection: bool, problems: &mut Vec<Problem>) -> Option<Directive> {
         let optional = take_optional(&mut line);
         let Some(row) = directives::find(&line.name) else {
             report(problems, &line.at, || self.unknown(&line, optional));
             return None;
         };
         match form(row, &line, connection) {
-            Ok(()) => Some(Directive {
-                row,
-                line,
-                optional,
-            }),
+            Ok(()) => Some(Directive { row, line, optional }),
             Err(trouble) => {
                 report(problems, &line.at, || Some(graded(optional, &line.at, trouble)));
                 None
@@ -213,8 +178,7 @@ impl Known {
             return None;
         }
         let mut trouble = Trouble::new(format!("unknown directive {}", quoted(&line.name)));
-        trouble.instead =
-            directives::nearest(&line.name).map(|name| format!("did you mean \"{name}\"?"));
+        trouble.instead = directives::nearest(&line.name).map(|name| format!("did you mean \"{name}\"?"));
         Some(graded(self.forward_compatible, &line.at, trouble))
     }
 }
@@ -231,9 +195,7 @@ fn report(problems: &mut Vec<Problem>, at: &At, problem: impl FnOnce() -> Option
 
 /// `setenv opt NAME args` is `NAME args` of which errors are forgiven.
 fn take_optional(line: &mut Line) -> bool {
-    let optional = line.name == "setenv"
-        && line.args.len() > 1
-        && line.args.first().is_some_and(|word| word == "opt");
+    let optional = line.name == "setenv" && line.args.len() > 1 && line.args.first().is_some_and(|word| word == "opt");
     if optional {
         line.name = line.args.drain(..2).nth(1).unwrap_or_default();
     }
@@ -241,19 +203,12 @@ fn take_optional(line: &mut Line) -> bool {
 }
 
 fn graded(optional: bool, at: &At, trouble: Trouble) -> Problem {
-    if optional {
-        Problem::warning(at, trouble)
-    } else {
-        Problem::error(at, trouble)
-    }
+    if optional { Problem::warning(at, trouble) } else { Problem::error(at, trouble) }
 }
 
 /// Puts the directive's name before a sentence.
 fn named(name: &str, trouble: Trouble) -> Trouble {
-    Trouble {
-        what: format!("{name}: {}", trouble.what),
-        ..trouble
-    }
+    Trouble { what: format!("{name}: {}", trouble.what), ..trouble }
 }
 
 /// Whether the line has the form that its row allows.
@@ -264,22 +219,14 @@ fn form(row: &Row, line: &Line, connection: bool) -> Result<(), Trouble> {
         return Ok(());
     }
     if connection && !row.places.connection() {
-        return Err(
-            Trouble::new(format!("{name} does not belong in <connection>"))
-                .instead("write it outside"),
-        );
+        return Err(Trouble::new(format!("{name} does not belong in <connection>")).instead("write it outside"));
     }
     if line.block.is_some() {
         let wrong = || Trouble::new(format!("{name} is not an inline block")).instead(usage(row));
-        return if row.places.block() {
-            Ok(())
-        } else {
-            Err(wrong())
-        };
+        return if row.places.block() { Ok(()) } else { Err(wrong()) };
     }
     if name == "connection" {
-        return Err(Trouble::new("connection is a block")
-            .instead("write <connection>, its lines, and </connection>"));
+        return Err(Trouble::new("connection is a block").instead("write <connection>, its lines, and </connection>"));
     }
     let (min, max) = (usize::from(row.args.0), usize::from(row.args.1));
     if (min..=max).contains(&line.args.len()) {
@@ -291,19 +238,12 @@ fn form(row: &Row, line: &Line, connection: bool) -> Result<(), Trouble> {
         _ if min == max => format!("{min} arguments"),
         _ => format!("{min} to {max} arguments"),
     };
-    Err(Trouble::new(format!(
-        "{name} takes {wanted}, and this line has {}",
-        line.args.len()
-    ))
-    .instead(usage(row)))
+    Err(Trouble::new(format!("{name} takes {wanted}, and this line has {}", line.args.len())).instead(usage(row)))
 }
 
 fn usage(row: &Row) -> String {
     let sample = row.samples.first().copied().unwrap_or(row.name);
-    format!(
-        "write it like `{}`",
-        sample.lines().next().unwrap_or(sample)
-    )
+    format!("write it like `{}`", sample.lines().next().unwrap_or(sample))
 }
 
 #[cfg(test)]
@@ -313,41 +253,29 @@ mod tests {
     use std::io;
 
     fn read_files(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>, PathBuf) {
-        let files: BTreeMap<PathBuf, String> = files
-            .iter()
-            .map(|(name, text)| (name.into(), (*text).to_owned()))
-            .collect();
-        let open = |path: &Path| {
-            files
-                .get(path)
-                .map(|text| text.clone().into_bytes())
-                .ok_or(io::ErrorKind::NotFound.into())
-        };
+        let files: BTreeMap<PathBuf, String> =
+            files.iter().map(|(name, text)| (name.into(), (*text).to_owned())).collect();
+        let open =
+            |path: &Path| files.get(path).map(|text| text.clone().into_bytes()).ok_or(io::ErrorKind::NotFound.into());
         let mut problems = Vec::new();
         let written = read(Path::new("p"), &open, &mut problems);
         let names = written.entries.iter().map(|entry| match entry {
             Entry::Directive(directive) => format!("{}:{}", directive.line.at, directive.row.name),
             Entry::Connection(at, inside) => format!("{at}:connection of {}", inside.len()),
         });
-        (
-            names.collect(),
-            problems.iter().map(Problem::to_string).collect(),
-            written.directory,
-        )
+        (names.collect(), problems.iter().map(Problem::to_string).collect(), written.directory)
     }
 
     #[test]
     fn included_files_stand_where_they_are_included_and_keep_their_places() {
-        let (names, problems, _) =
-            read_files(&[("p", "client\nconfig q\nverb 3\n"), ("q", "\nnobind\n")]);
+        let (names, problems, _) = read_files(&[("p", "client\nconfig q\nverb 3\n"), ("q", "\nnobind\n")]);
         assert_eq!(names, ["p:1:client", "q:2:nobind", "p:3:verb"]);
         assert!(problems.is_empty());
     }
 
     #[test]
     fn includes_start_where_cd_went() {
-        let (names, problems, directory) =
-            read_files(&[("p", "cd a\nconfig q\ncd b\n"), ("a/q", "nobind\n")]);
+        let (names, problems, directory) = read_files(&[("p", "cd a\nconfig q\ncd b\n"), ("a/q", "nobind\n")]);
         assert_eq!(names, ["a/q:1:nobind"]);
         assert!(problems.is_empty());
         assert_eq!(directory, Path::new("a/b"));
@@ -359,10 +287,7 @@ mod tests {
         assert!(problems.len() < 3 * MAX_INCLUDED);
         assert!(problems[0].contains("deep"), "{}", problems[0]);
         let (_, problems, _) = read_files(&[("p", "config q\n")]);
-        assert_eq!(
-            problems,
-            ["p:1: error: config: \"q\": cannot read it: entity not found"]
-        );
+        assert_eq!(problems, ["p:1: error: config: \"q\": cannot read it: entity not found"]);
         let (_, problems, _) = read_files(&[]);
         assert_eq!(problems, ["p: error: cannot read it: entity not found"]);
     }
@@ -394,22 +319,15 @@ mod tests {
             "client\n<connection>\nremote a\n<tls-crypt>\nx\n</tls-crypt>\nverb 3\nremot b\n</connection>\n",
         )]);
         assert_eq!(names, ["p:1:client", "p:2:connection of 2"]);
-        assert_eq!(
-            problems[0],
-            "p:7: error: verb does not belong in <connection>: write it outside"
-        );
-        assert_eq!(
-            problems[1],
-            "p:8: error: unknown directive \"remot\": did you mean \"remote\"?"
-        );
+        assert_eq!(problems[0], "p:7: error: verb does not belong in <connection>: write it outside");
+        assert_eq!(problems[1], "p:8: error: unknown directive \"remot\": did you mean \"remote\"?");
     }
 
     #[test]
     fn unknown_names_are_errors_unless_forgiven() {
         let (_, problems, _) = read_files(&[("p", "zzzzzzz 1\n")]);
         assert_eq!(problems, ["p:1: error: unknown directive \"zzzzzzz\""]);
-        let (_, problems, _) =
-            read_files(&[("p", "ignore-unknown-option yyyyyyy zzzzzzz\nzzzzzzz 1\n")]);
+        let (_, problems, _) = read_files(&[("p", "ignore-unknown-option yyyyyyy zzzzzzz\nzzzzzzz 1\n")]);
         assert!(problems.is_empty());
         let (_, problems, _) = read_files(&[("p", "setenv opt zzzzzzz 1\n")]);
         assert!(problems.is_empty());
@@ -423,10 +341,7 @@ mod tests {
     fn an_optional_directive_is_read_and_its_errors_are_warnings() {
         let (names, problems, _) = read_files(&[("p", "setenv opt verb 3\nsetenv opt verb\n")]);
         assert_eq!(names, ["p:1:verb"]);
-        assert_eq!(
-            problems,
-            ["p:2: warning: verb takes 1 argument, and this line has 0: write it like `verb 3`"]
-        );
+        assert_eq!(problems, ["p:2: warning: verb takes 1 argument, and this line has 0: write it like `verb 3`"]);
     }
 
     #[test]

@@ -229,7 +229,10 @@ impl Applied {
             return Ok(());
         };
         // One that keeps the server on its own link stays there: the tunnel has a route that would win over the link's.
-        let on_link = self.made.get(at).is_some_and(|(_, record)| matches!(&record.change, Change::Route(route) if route.gateway.is_none()));
+        let on_link = self
+            .made
+            .get(at)
+            .is_some_and(|(_, record)| matches!(&record.change, Change::Route(route) if route.gateway.is_none()));
         let wanted = via
             .filter(|hop| hop.gateway.is_some() || on_link)
             .map(|hop| Change::Route(routes::Route::to_host(server, hop)));

@@ -499,7 +499,9 @@ mod tests {
     #[test]
     fn a_pushed_route_cannot_take_the_servers_packets_into_the_tunnel() {
         let wish = |dest: &str, prefix, gateway| RouteWish { dest: ip(dest), prefix, gateway, metric: Some(1) };
-        for gateway in [Gateway::Vpn, Gateway::Ip(ip("10.8.0.9")), Gateway::Ip(ip("10.8.0.2")), Gateway::Ip(ip("192.0.2.9"))] {
+        for gateway in
+            [Gateway::Vpn, Gateway::Ip(ip("10.8.0.9")), Gateway::Ip(ip("10.8.0.2")), Gateway::Ip(ip("192.0.2.9"))]
+        {
             let settings = TunnelSettings { routes: vec![wish("198.51.100.1", 32, gateway)], ..settings() };
             let plan = Plan::make(&settings, &around());
             assert_eq!((plan.changes.len(), plan.notes.len()), (2, 1), "{gateway:?}");

@@ -212,7 +212,8 @@ impl Host {
             there.header.destination_prefix_length == route.prefix && destination_of(there, family) == route.dest
         };
         let same_way = |hop: Hop| {
-            hop.gateway == route.gateway && route.interface.as_ref().is_none_or(|interface| interface.index == hop.index)
+            hop.gateway == route.gateway
+                && route.interface.as_ref().is_none_or(|interface| interface.index == hop.index)
         };
         let routes = self.dump(family).await?;
         Ok(routes.iter().filter(same_place).filter_map(hop_of).any(same_way))

@@ -179,7 +179,13 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    let digits = if unit == 0 || value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if unit == 0 || value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     format!("{value:.digits$} {}", units.get(unit).copied().unwrap_or(""))
 }
 
@@ -189,7 +195,14 @@ mod tests {
 
     #[test]
     fn figures_have_three_digits_and_a_unit() {
-        let table = [(0, "0 B"), (999, "999 B"), (1_000, "1.00 kB"), (12_345, "12.3 kB"), (999_499, "999 kB"), (1_250_000_000, "1.25 GB")];
+        let table = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.00 kB"),
+            (12_345, "12.3 kB"),
+            (999_499, "999 kB"),
+            (1_250_000_000, "1.25 GB"),
+        ];
         for (count, text) in table {
             assert_eq!(bytes(count), text);
         }
