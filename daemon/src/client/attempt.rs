@@ -35,6 +35,9 @@ impl Client {
                 Next::Try(remote, address) => {
                     let remote = remote.clone();
                     self.note_tried(address.to_string());
+                    if let Some(tunnel) = &mut self.tunnel {
+                        tunnel.lead_to(address.ip(), &mut self.host).await;
+                    }
                     match transport::open(&self.profile, &remote, address) {
                         Ok(transport) => return self.begin(remote, transport),
                         Err(error) => self.note_failure(Failure::NoWay(address, error.to_string())),
@@ -54,11 +57,15 @@ impl Client {
             Family::V6 => FamilyHint::V6,
         };
         match resolve::resolve(&remote.host, remote.port, family, RESOLVE_WITHIN).await {
-            Ok(addresses) => self.remotes.resolved(addresses),
+            Ok(addresses) => {
+                self.known.insert(name, addresses.clone());
+                self.remotes.resolved(addresses);
+            }
             Err(error) => {
-                self.note_tried(name);
                 self.note_failure(Failure::Unresolved(error.to_string()));
-                self.remotes.resolved([]);
+                let before = self.known.get(&name).cloned().unwrap_or_default();
+                self.note_tried(name);
+                self.remotes.resolved(before);
             }
         }
     }
@@ -197,11 +204,15 @@ impl Client {
 /// Says where the next attempt goes.
 fn steer(remotes: &mut Remotes, place: Place, had_success: bool) {
     match place {
-        Place::NextRemote => remotes.leave(),
+        Place::NextRemote => {
+            remotes.excuse();
+            remotes.leave();
+        }
         Place::Same => remotes.again(),
         Place::Usual if had_success => remotes.again(),
+        Place::Usual => {}
         // What stands next in the queue.
-        Place::Usual | Place::NextAddress => {}
+        Place::NextAddress => remotes.excuse(),
     }
 }
 

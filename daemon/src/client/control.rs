@@ -159,7 +159,11 @@ impl Control {
         }
     }
 
-    fn condemn(&mut self, why: String) {
+    /// Ends a process that broke the rules; [`Control::next`] tells when it is gone.
+    pub(super) fn condemn(&mut self, why: String) {
+        if !matches!(self.life, Life::Running) {
+            return;
+        }
         self.launched.child.kill();
         self.life = Life::Condemned(why);
     }

@@ -10,6 +10,9 @@ use controlplane::{Advance, Ending, Wrap};
 use crate::config::agreed::AuthRetry;
 use crate::exit::{Exit, Fatal};
 
+/// A server's wish for patience is honoured up to here.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3_600);
+
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -67,10 +70,10 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
         // A server that is busy has not looked at the token: it stays good.
         Ending::AuthFailed { reason, retry_after: Some(seconds), advance, .. } => Verdict::Again {
             why: format!("the server refuses us for now: {reason}"),
-            at_least: Duration::from_secs(u64::from(seconds)),
+            at_least: Duration::from_secs(u64::from(seconds)).min(LONGEST_PAUSE),
             place: advance.into(),
         },
-        Ending::AuthFailed { session_token, .. } if session_token || had_token => Verdict::WithPassword,
+        Ending::AuthFailed { .. } if had_token => Verdict::WithPassword,
         Ending::AuthFailed { reason, .. } => refused(&reason, auth_retry),
         Ending::Tls(sentence) => Verdict::Fatal(Fatal::new(Exit::Tls, sentence)),
         Ending::Incompatible(sentence) => Verdict::Fatal(Fatal::new(Exit::Config, sentence)),
@@ -181,8 +184,14 @@ mod tests {
 
     #[test]
     fn a_refused_token_is_followed_by_the_password() {
-        assert_eq!(judge(auth("", None, true), AuthRetry::None, false, true), Verdict::WithPassword);
+        assert_eq!(judge(auth("", None, true), AuthRetry::None, true, true), Verdict::WithPassword);
         assert_eq!(judge(auth("", None, false), AuthRetry::None, true, true), Verdict::WithPassword);
+    }
+
+    #[test]
+    fn a_server_that_refuses_a_token_we_do_not_have_refuses_the_password() {
+        let Verdict::Fatal(fatal) = judge(auth("", None, true), AuthRetry::None, false, true) else { panic!() };
+        assert_eq!(fatal.exit, Exit::Auth);
     }
 
     #[test]
@@ -192,6 +201,11 @@ mod tests {
             panic!()
         };
         assert_eq!(at_least, Duration::from_secs(42));
+        let Verdict::Again { at_least, .. } = judge(auth("", Some(u32::MAX), false), AuthRetry::None, false, false)
+        else {
+            panic!()
+        };
+        assert_eq!(at_least, LONGEST_PAUSE);
     }
 
     #[test]

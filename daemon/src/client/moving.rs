@@ -16,6 +16,8 @@ use crate::messages::ToControl;
 
 /// Changes come in bursts; the host is looked at once it has been quiet for so long.
 pub(super) const SETTLE: Duration = Duration::from_millis(200);
+/// An authenticated packet must come this soon after ICMP said that the server's port is closed.
+const REFUSED_HEARD_WITHIN: Duration = Duration::from_millis(1_500);
 /// An authenticated packet must come this soon after a move.
 const HEARD_WITHIN: Duration = Duration::from_secs(3);
 
@@ -75,14 +77,25 @@ impl Client {
         self.timers.heard = Some(clock::now().at + HEARD_WITHIN);
     }
 
+    /// ICMP can be forged by who guesses our port, so it ends no session: the server is asked for a renegotiation, which only
+    /// who holds the session can answer, and has a moment to do so.
+    fn ask_whether_it_lives(&mut self) {
+        let Some(session) = &self.session else { return };
+        if self.timers.heard.is_some() {
+            return;
+        }
+        tracing::info!("{} refuses our packets: has the server gone?", session.address);
+        let generation = session.generation;
+        self.order(WorkerOrder::ReportWhenHeard { peer: PEER });
+        self.control.send(&ToControl::Renegotiate { generation });
+        self.timers.heard = Some(clock::now().at + REFUSED_HEARD_WITHIN);
+    }
+
     /// ICMP said that the server's port is closed, or that there is no way to it.
     pub(super) fn on_socket_error(&mut self, errno: i32, text: &str) {
         let Some(session) = &self.session else { return };
         match (errno, session.phase) {
-            (libc::ECONNREFUSED, Phase::Up(_)) => {
-                let why = format!("{} refuses our packets: the server has gone", session.address);
-                self.start_over(&why);
-            }
+            (libc::ECONNREFUSED, Phase::Up(_)) => self.ask_whether_it_lives(),
             (libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH, Phase::Unanswered) => {
                 let failure = match errno {
                     libc::ECONNREFUSED => Failure::Refused(session.address),

@@ -14,6 +14,7 @@ pub(super) struct Remotes {
     order: Vec<Remote>,
     next: usize,
     rounds: u32,
+    excused: bool,
     addresses: VecDeque<SocketAddr>,
 }
 
@@ -34,7 +35,7 @@ impl Remotes {
         if random {
             shuffle(&mut order, rng);
         }
-        Remotes { order, next: 0, rounds: 0, addresses: VecDeque::new() }
+        Remotes { order, next: 0, rounds: 0, excused: false, addresses: VecDeque::new() }
     }
 
     /// The next thing to do.
@@ -46,7 +47,9 @@ impl Remotes {
         }
         if self.next >= self.order.len() {
             self.next = 0;
-            self.rounds = self.rounds.saturating_add(1);
+            if !std::mem::take(&mut self.excused) {
+                self.rounds = self.rounds.saturating_add(1);
+            }
             return Next::RoundOver(self.rounds);
         }
         self.next += 1;
@@ -63,6 +66,11 @@ impl Remotes {
     pub(super) fn again(&mut self) {
         self.addresses.clear();
         self.next = self.next.saturating_sub(1);
+    }
+
+    /// A server answered that we shall come again: this round does not count.
+    pub(super) fn excuse(&mut self) {
+        self.excused = true;
     }
 
     /// `RESTART` with the wish to go elsewhere: leave the addresses of this remote.
@@ -130,6 +138,16 @@ mod tests {
         remotes.resolved([]);
         assert_eq!(next(&mut remotes), "round 1");
         assert_eq!(next(&mut remotes), "resolve a");
+    }
+
+    #[test]
+    fn a_round_in_which_a_server_asked_for_patience_does_not_count() {
+        let mut remotes = remotes(&["a"], false);
+        next(&mut remotes);
+        remotes.excuse();
+        assert_eq!(next(&mut remotes), "round 0");
+        next(&mut remotes);
+        assert_eq!(next(&mut remotes), "round 1");
     }
 
     #[test]

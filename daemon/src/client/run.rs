@@ -1,6 +1,7 @@
 //! The event loop of a client: everything that can happen, and where it is dealt with. What is done about it stands in
 //! `attempt.rs` (connecting), `established.rs` (the tunnel comes up), `moving.rs` (the host changed) and `leaving.rs`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub(super) struct Client {
     pub(super) tunnel: Option<Tunnel>,
     pub(super) had_success: bool,
     pub(super) tried: Vec<String>,
+    /// What names resolved to last; names may not be resolvable while the tunnel is down and the default route leads into it.
+    pub(super) known: HashMap<String, Vec<SocketAddr>>,
     pub(super) last_failure: Option<Failure>,
     pub(super) timers: Timers,
     pub(super) goodbyes: u32,
@@ -256,11 +259,13 @@ impl Client {
             WorkerReport::Pinned(what) => tracing::info!("{what}"),
             WorkerReport::OffloadLost(name) => tracing::warn!("the kernel refuses {name}: going on without it"),
             WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.heard = None,
+            // Of a session that is over, whose keys the worker still has, neither says anything new.
+            WorkerReport::Peer(PeerReport::OccExit { .. } | PeerReport::Silent { .. }) if !self.is_up() => {}
             WorkerReport::Peer(PeerReport::OccExit { .. }) => self.on_ending(controlplane::Ending::PeerExited),
             WorkerReport::Peer(PeerReport::Silent { quiet_ns, .. }) => self.on_silence(Duration::from_nanos(quiet_ns)),
             WorkerReport::SocketError { errno, text } => self.on_socket_error(errno, &text),
             WorkerReport::TunError { text, .. } => tracing::warn!("the TUN device answers: {text}"),
-            WorkerReport::LinkCorrupt(why) => tracing::warn!("the control process broke the link's protocol: {why}"),
+            WorkerReport::LinkCorrupt(why) => self.control.condemn(format!("it broke the link's protocol: {why}")),
             WorkerReport::Died(why) => {
                 self.end(Err(Fatal::new(Exit::Other, format!("a worker died, and keys must not outlive it: {why}"))));
             }
@@ -282,7 +287,7 @@ impl Client {
             Due::Attempt => self.attempt().await,
             Due::Answer => self.on_ending(controlplane::Ending::Unanswered),
             Due::Settled => self.look_at_host().await,
-            Due::Heard => self.start_over("nothing came from the server after our address changed"),
+            Due::Heard => self.start_over("nothing comes from the server any more"),
             Due::SessionEnd => self.leave_because("session-timeout"),
             Due::Inactive => self.look_at_activity(),
             Due::Tick => self.tick(),
@@ -297,8 +302,7 @@ impl Client {
             self.control.wake();
             self.after_suspend();
         }
-        if matches!(&self.session, Some(session) if matches!(session.phase, Phase::Up(_))) && self.console.wants_live()
-        {
+        if self.is_up() && self.console.wants_live() {
             let totals = self.totals();
             self.console.live(Duration::from_nanos(clock::now().at.0), totals);
         }
@@ -308,6 +312,10 @@ impl Client {
     pub(super) fn totals(&self) -> Totals {
         let snapshot = self.worker.stats().snapshot();
         Totals { received: snapshot.inbound.inner_bytes, sent: snapshot.outbound.inner_bytes }
+    }
+
+    fn is_up(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| matches!(session.phase, Phase::Up(_)))
     }
 
     fn log_statistics(&self) {

@@ -1,6 +1,7 @@
 //! From the command line to a running client: the profile is read, what is missing on the host is named, what a killed
 //! predecessor left is undone, privileges are dropped, the control process and the worker are started.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use controlplane::SystemRandom;
@@ -117,6 +118,7 @@ async fn assemble(
         tunnel: None,
         had_success: false,
         tried: Vec::new(),
+        known: HashMap::new(),
         last_failure: None,
         timers: Timers::default(),
         goodbyes: 0,

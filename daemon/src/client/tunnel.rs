@@ -10,8 +10,13 @@ use dataplane::sys::tundev::{TunOptions, TunQueue};
 use crate::config::agreed::Device;
 use crate::config::tunnel::{Gateway, Ipv4Setup, RouteGateway, RouteTarget, Silence, TunnelSettings};
 use crate::exit::{Exit, Fatal};
+use crate::host::change::Change;
 use crate::host::plan::{self, Ipv4Link, Ipv4Setting, Plan, RedirectFlags, RouteWish, Surroundings};
+use crate::host::routes::Route;
 use crate::host::{Applied, Host, HostError, Interface, journal::Journal};
+
+/// Changes that are logged one by one.
+const CHANGES_SHOWN: usize = 32;
 
 /// The handle on the host's network and the journal of what was changed.
 pub(super) struct HostSide {
@@ -60,8 +65,11 @@ impl Tunnel {
             tracing::warn!("{note}");
         }
         let applied = side.host.apply(&plan, &mut side.journal).await.map_err(refused)?;
-        for change in applied.changes() {
+        for change in applied.changes().take(CHANGES_SHOWN) {
             tracing::info!("{}", change.doing());
+        }
+        if let Some(more @ 1..) = applied.changes().count().checked_sub(CHANGES_SHOWN) {
+            tracing::info!("and {more} routes more");
         }
         Ok(Tunnel { interface, settings, server, applied, activity: 0 })
     }
@@ -97,6 +105,25 @@ impl Tunnel {
         let carried = total.saturating_sub(self.activity);
         self.activity = total;
         (carried > inactive.bytes).then(|| Duration::from_secs(u64::from(inactive.seconds)))
+    }
+
+    /// Another address will be tried while the tunnel stands, dead, with its routes: packets to it leave as they did before the
+    /// tunnel. Undone with the tunnel.
+    pub(super) async fn lead_to(&mut self, address: IpAddr, side: &mut HostSide) {
+        let routed = self.applied.changes().any(|change| change.is_host_route(address));
+        let around = match side.host.surroundings(&self.interface, address).await {
+            Ok(around) if address != self.server && !routed => around,
+            Ok(_) => return,
+            Err(error) => return tracing::warn!("{error}"),
+        };
+        // Reached outside the tunnel already: no route of ours swallows it.
+        let way = if address.is_ipv4() { around.default_v4 } else { around.default_v6 };
+        let (None, Some(way)) = (around.to_server, way) else { return };
+        if let Err(error) =
+            self.applied.add(&side.host, Change::Route(Route::to_host(address, &way)), &mut side.journal).await
+        {
+            tracing::warn!("{error}");
+        }
     }
 
     /// The host's own network changed: the server's route follows it.
