@@ -58,9 +58,9 @@ pub struct Connect {
     /// How the data plane reads and writes
     #[arg(long, value_enum, default_value = "auto")]
     pub io: Io,
-    /// Pin the worker to this processor
-    #[arg(long, value_name = "CPU")]
-    pub cpu: Option<usize>,
+    /// The processor that the worker is pinned to: a number, `none`, or `auto` (one that this process may run on)
+    #[arg(long, value_name = "CPU", default_value = "auto", value_parser = pinning)]
+    pub cpu: Pinning,
     /// Segmentation offloads of the TUN device
     #[arg(long, value_enum, default_value = "on")]
     pub tun_offload: Switch,
@@ -76,6 +76,17 @@ pub struct Connect {
     /// Act as an older peer: clear these IV_PROTO bits
     #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
     pub iv_proto_mask: u32,
+}
+
+/// `--cpu`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// One of those that this process may run on; processes started one after the other get different ones.
+    Auto,
+    /// Wherever the scheduler puts it
+    None,
+    /// This one
+    To(usize),
 }
 
 /// `--io`
@@ -106,6 +117,14 @@ impl Switch {
     }
 }
 
+fn pinning(text: &str) -> Result<Pinning, String> {
+    match text {
+        "auto" => Ok(Pinning::Auto),
+        "none" => Ok(Pinning::None),
+        number => number.parse().map(Pinning::To).map_err(|_| "a processor's number, `auto` or `none`".to_owned()),
+    }
+}
+
 fn number(text: &str) -> Result<u32, std::num::ParseIntError> {
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16),
@@ -121,6 +140,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_processor_is_a_number_or_a_word() {
+        assert_eq!(pinning("3"), Ok(Pinning::To(3)));
+        assert_eq!(pinning("none"), Ok(Pinning::None));
+        assert_eq!(pinning("auto"), Ok(Pinning::Auto));
+        assert!(pinning("all").is_err());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::remotes::Remotes;
 use super::run::{Client, PEER, Timers};
 use super::signals::Signals;
 use super::tunnel::{self, HostSide};
-use crate::cli::{Connect, Io};
+use crate::cli::{Connect, Io, Pinning};
 use crate::clock;
 use crate::config::{self, agreed::ClientProfile};
 use crate::exit::{Exit, Fatal};
@@ -48,11 +48,11 @@ fn prepare_and_run(options: Connect, format: Format, quiet: bool) -> Result<(), 
     let profile = load(&options.file)?;
     let console = Console::new(format, quiet);
     privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
-    check_cpu(options.cpu)?;
+    let cpu = processor(options.cpu)?;
     let wallet = Wallet::open(&profile.credentials)?;
     let device = drop_privileges(&profile, &options)?;
     let ran = supervisor::block_on(async move {
-        let client = assemble(profile, options, console, wallet, device).await?;
+        let client = assemble(profile, options, console, wallet, device, cpu).await?;
         client.run().await
     });
     ran.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?
@@ -90,12 +90,13 @@ async fn assemble(
     console: Console,
     wallet: Wallet,
     device: Option<TunQueue>,
+    cpu: Option<usize>,
 ) -> Result<Client, Fatal> {
     let side = host_side(&options).await?;
     let mut setup = profile.client_setup();
     setup.iv_proto_mask = options.iv_proto_mask;
     let (control, link) = Control::start(setup)?;
-    let (worker, reports) = start_worker(&options, link)?;
+    let (worker, reports) = start_worker(&options, cpu, link)?;
     let other = |what: &str, error: &dyn std::fmt::Display| Fatal::new(Exit::Other, format!("{what}: {error}"));
     let mut rng = SystemRandom;
     Ok(Client {
@@ -155,14 +156,19 @@ fn instance(file: &Path) -> String {
     format!("{plain}-{}", std::process::id())
 }
 
-/// A processor that this process may not run on is a mistake of the command line.
-fn check_cpu(cpu: Option<usize>) -> Result<(), Fatal> {
+/// The processor of the worker. One that this process may not run on is a mistake of the command line.
+fn processor(wish: Pinning) -> Result<Option<usize>, Fatal> {
     let allowed = affinity::allowed();
-    match cpu {
-        Some(cpu) if !allowed.contains(&cpu) => {
+    match wish {
+        Pinning::None => Ok(None),
+        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(Some(cpu)),
+        Pinning::To(cpu) => {
             Err(Fatal::new(Exit::Config, format!("--cpu {cpu}: this process may run on {allowed:?} only")))
         }
-        _ => Ok(()),
+        Pinning::Auto => {
+            let turn = usize::try_from(std::process::id()).unwrap_or(0);
+            Ok(turn.checked_rem(allowed.len()).and_then(|turn| allowed.get(turn).copied()))
+        }
     }
 }
 
@@ -189,12 +195,13 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<
 
 fn start_worker(
     options: &Connect,
+    cpu: Option<usize>,
     link: link::WorkerEnd,
 ) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
     let (reports, incoming) = mpsc::channel(REPORTS);
     let config = WorkerConfig {
         index: 0,
-        cpu: options.cpu,
+        cpu,
         io: match options.io {
             Io::Auto => IoChoice::Auto,
             Io::Uring => IoChoice::Uring,
