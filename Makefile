@@ -17,7 +17,7 @@ build: ## the executable, optimised: target/release/minivpn
 demo: ## a stock OpenVPN server, our client, 10 s of traffic, nothing left behind
 	scripts/demo
 
-test: unit licences namespace-tests ## everything, with the short form of the namespace tests (about 20 minutes)
+test: unit licences namespace-tests ## everything, with the short form of the namespace tests
 
 test-long: export MINIVPN_TEST_LONG = 1
 test-long: unit licences namespace-tests ## everything, complete: 1,000 seeds, the whole matrix, 20 renegotiations each, 200 MB transfers

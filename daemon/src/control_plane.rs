@@ -47,7 +47,7 @@ impl ControlPlane {
         if let Some(client) = &mut self.client {
             client.handle_timeout(now, &mut self.rng);
         }
-        let wake = self.carry_out(now)?;
+        let wake = self.carry_out()?;
         self.tell_dropped(now)?;
         self.end.wait(wake.map(|at| at.since(clock::now().at)))
     }
@@ -67,7 +67,7 @@ impl ControlPlane {
             } else if let Some(client) = &mut self.client {
                 order(client, command, now, &mut self.rng);
             }
-            self.carry_out(now)?;
+            self.carry_out()?;
         }
         Ok(())
     }
@@ -78,7 +78,7 @@ impl ControlPlane {
             if let (Some(client), Some(event)) = (&mut self.client, messages::key_event(&event)) {
                 client.handle_key_event(now, &mut self.rng, event);
             }
-            self.carry_out(now)?;
+            self.carry_out()?;
         }
         Ok(())
     }
@@ -91,13 +91,13 @@ impl ControlPlane {
                 let path = messages::path_in(&datagram.path);
                 client.handle_datagram(now, &mut self.rng, &path, datagram.bytes);
             }
-            self.carry_out(now)?;
+            self.carry_out()?;
         }
         Ok(())
     }
 
     /// Drains the client's outputs, in their order. Returns when it wants to be called again.
-    fn carry_out(&mut self, now: Now) -> Result<Option<Instant>, LinkError> {
+    fn carry_out(&mut self) -> Result<Option<Instant>, LinkError> {
         let Some(client) = &mut self.client else { return Ok(None) };
         loop {
             match client.poll_output() {
@@ -107,10 +107,7 @@ impl ControlPlane {
                     self.end.send_datagram(usize::from(path.worker), &link::Datagram { path, bytes: &bytes });
                 }
                 Output::Event(event) => hand_on(&mut self.end, event)?,
-                Output::Idle { wake } => {
-                    let _ = now;
-                    return Ok(wake.map(|(at, _)| at));
-                }
+                Output::Idle { wake } => return Ok(wake.map(|(at, _)| at)),
             }
         }
     }
