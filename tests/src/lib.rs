@@ -8,6 +8,8 @@
 //! the harness or the peer, not minivpn. Set `MINIVPN_TEST_LONG=1` for the complete form of each scenario.
 
 pub mod cells;
+pub mod echo;
+pub mod iperf;
 pub mod netns;
 pub mod ours;
 pub mod pairwise;

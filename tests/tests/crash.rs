@@ -5,9 +5,10 @@ use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
+use tests::iperf;
 use tests::netns::{INNER4, Net, SERVER4};
 use tests::ours::{Client, Launch, inner_addresses, tun_names};
-use tests::process::{send, tail, until};
+use tests::process::{Process, send, tail, until};
 use tests::setup::Setup;
 use tests::stock::{NEGOTIATED, Server};
 use tests::temp::Temp;
@@ -25,6 +26,39 @@ fn a_killed_control_process_costs_no_packet_and_no_session() {
     let up = Stream::start(&net.client, here.ip(), &net.server, there, Shape::SMALL);
     let down = Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL);
 
+    kill_five_times(&client, &mut server);
+    for report in [up, down].map(|stream| stream.finish(Duration::from_secs(2))) {
+        println!("{report}");
+        assert!(report.complete(), "{report}");
+    }
+    let after = server.clients();
+    let same = |a: &tests::stock::Row, b: &tests::stock::Row| a.id == b.id && a.real_address == b.real_address;
+    assert!(after.len() == 1 && same(&before[0], &after[0]), "another session: {before:?}, {after:?}");
+}
+
+#[test]
+fn a_killed_control_process_costs_iperf_no_datagram() {
+    let (net, temp, setup) = (Net::new(), Temp::new(), Setup::new());
+    let mut server = Server::start(&net, &temp, &setup);
+    let client = Client::up(&net, &temp, &setup);
+    assert!(net.client.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "no echo");
+    let _sink = iperf::server(&net, &temp);
+    // A rate that the stock server keeps up with on a busy machine, long enough for the five.
+    let mut command = net.client.command("iperf3");
+    command.args(["-c", &INNER4.to_string(), "-u", "-b", "50M", "-l", "1300", "-t", "20", "--json"]);
+    let mut load = Process::start("iperf3", command, &temp.path().join("iperf-client.json"));
+    thread::sleep(Duration::from_secs(1));
+    kill_five_times(&client, &mut server);
+    assert!(load.running(), "the kills outlasted the load");
+    assert_eq!(load.wait_exit(Duration::from_secs(30)), Some(0), "{}", tail(&load.log(), 30));
+    let report: serde_json::Value = serde_json::from_str(&load.log()).expect("iperf3 writes JSON");
+    let sum = &report["end"]["sum"];
+    assert!(sum["packets"].as_u64().is_some_and(|sent| sent > 50_000), "{sum}");
+    assert_eq!(sum["lost_packets"].as_i64(), Some(0), "{sum}");
+}
+
+/// Five times `kill -9` of the control process, each answered by a renegotiation within 5 s.
+fn kill_five_times(client: &Client, server: &mut Server) {
     for round in 1..=5 {
         let pid = client.control_process().expect("the supervisor has a control process");
         let done = server.negotiations();
@@ -37,13 +71,6 @@ fn a_killed_control_process_costs_no_packet_and_no_session() {
         assert_ne!(client.control_process(), Some(pid));
         thread::sleep(Duration::from_secs(1));
     }
-    for report in [up, down].map(|stream| stream.finish(Duration::from_secs(2))) {
-        println!("{report}");
-        assert!(report.complete(), "{report}");
-    }
-    let after = server.clients();
-    let same = |a: &tests::stock::Row, b: &tests::stock::Row| a.id == b.id && a.real_address == b.real_address;
-    assert!(after.len() == 1 && same(&before[0], &after[0]), "another session: {before:?}, {after:?}");
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tests::netns::{INNER4, INNER6, Net};
 use tests::ours::{Client, inner_addresses};
-use tests::process::Process;
 use tests::setup::{Setup, Wrap};
 use tests::stock::Server;
 use tests::temp::Temp;
@@ -38,7 +37,7 @@ fn main() {
         println!("    {} of 100 echoes answered by {to}", net.client.ping(to, 100));
     }
 
-    let _iperf = iperf_server(&net, &temp);
+    let _iperf = tests::iperf::server(&net, &temp);
     let up = iperf(&net, &["-t"]);
     let down = iperf(&net, &["-R", "-t"]);
     println!("throughput of one TCP connection on this machine (both ends, one stock): up {up}, down {down}");
@@ -46,14 +45,6 @@ fn main() {
     let code = client.stop();
     println!("SIGTERM: our client ended with exit code {}", code.map_or("none".into(), |code| code.to_string()));
     assert_eq!(code, Some(0), "the client's exit code after SIGTERM; it said:\n{}", client.process.log());
-}
-
-fn iperf_server(net: &Net, temp: &Temp) -> Process {
-    let mut command = net.server.command("iperf3");
-    command.args(["-s", "--forceflush", "-B", &INNER4.to_string()]);
-    let mut server = Process::start("the iperf3 server", command, &temp.path().join("iperf.log"));
-    server.expect_log(&["Server listening"], Duration::from_secs(5));
-    server
 }
 
 /// Runs an iperf3 client, shows each second, and returns the receiver's rate.
