@@ -34,6 +34,22 @@ fn every_failure_has_its_code_and_its_sentence() {
     check_all(2, cases, |case: &Case| case.title.to_owned(), check);
 }
 
+#[test]
+fn connect_retry_max_says_how_many_rounds_there_are_before_the_first_success() {
+    for (line, rounds) in [(None, 1), (Some("connect-retry-max 3"), 3)] {
+        // A round more is only seen in the debug lines: what repeats itself is said once.
+        let mut setup = Setup::new();
+        setup.log_level = "debug";
+        setup.port = 1195;
+        setup.client_lines.extend(line.map(str::to_owned));
+        let (net, temp) = (Net::new(), Temp::new());
+        let _server = Server::start(&net, &temp, &setup);
+        let mut client = Client::start(&net, &temp, &setup);
+        assert_eq!(client.process.wait_exit(Duration::from_secs(30)), Some(4), "{}", client.process.log());
+        assert_eq!(client.process.count("trying 10.71.2.2:1195"), rounds, "{line:?}:\n{}", client.process.log());
+    }
+}
+
 fn check(case: &Case) {
     let (net, temp) = (Net::new(), Temp::new());
     let _server = Server::start(&net, &temp, &case.setup);
