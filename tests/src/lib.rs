@@ -17,6 +17,7 @@ pub mod pki;
 pub mod process;
 pub mod relay;
 pub mod setup;
+pub mod steady;
 pub mod stock;
 pub mod temp;
 pub mod traffic;

@@ -3,6 +3,7 @@
 use crate::netns::Net;
 use crate::process::Process;
 use crate::setup::Setup;
+use crate::steady;
 use crate::stock::UP;
 use crate::temp::Temp;
 use std::env;
@@ -51,7 +52,10 @@ impl Client {
         command.env("NO_COLOR", "1");
         // A log of its own: what an earlier client of the same test said must not count for this one.
         let log = temp.path().join(format!("client-{}.log", LAUNCHES.fetch_add(1, Ordering::Relaxed)));
-        Self { process: Process::start("the client", command, &log) }
+        let process = Process::start("the client", command, &log);
+        // Still the shell: what it becomes, and its threads, inherit this.
+        steady::run_early(process.pid());
+        Self { process }
     }
 
     /// Waits until the tunnel is up; panics with the log where that takes longer than 30 s.

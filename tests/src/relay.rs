@@ -5,6 +5,7 @@
 //! fate depends on the seed and the order of arrival alone.
 
 use crate::netns::Ns;
+use crate::steady;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -240,7 +241,7 @@ impl Engine {
 /// Non-blocking, and with room for a burst: what is lost here must be lost by intent.
 fn prepare(socket: &UdpSocket) {
     socket.set_nonblocking(true).expect("a socket can be non-blocking");
-    let _ = socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20);
+    steady::deepen(socket);
 }
 
 /// The splitmix64 sequence: seeded, small, and good enough to throw dice.

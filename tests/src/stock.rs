@@ -3,6 +3,7 @@
 use crate::netns::Net;
 use crate::process::{Process, until};
 use crate::setup::Setup;
+use crate::steady;
 use crate::temp::Temp;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -50,6 +51,7 @@ impl Server {
         let mut command = net.server.command("openvpn");
         command.arg("--config").arg(config);
         let process = Process::start("the OpenVPN server", command, &log);
+        steady::run_early(process.pid());
         let mut server = Self { process, dir: temp.path().to_owned() };
         let up = server.process.wait_count(&[UP], before + 1, Duration::from_secs(20));
         assert!(up, "the OpenVPN server does not start:\n{}", server.process.log());

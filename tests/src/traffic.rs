@@ -1,6 +1,7 @@
 //! Traffic that tells on its carrier: numbered datagrams that are missed, and streams whose checksum must agree.
 
 use crate::netns::Ns;
+use crate::steady;
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -55,7 +56,7 @@ impl Stream {
         let out = from.inside(|| UdpSocket::bind((source, 0)).expect("the source address is there"));
         let inn = to.inside(|| UdpSocket::bind(target).expect("the target address is there"));
         inn.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit can be set");
-        let _ = socket2::SockRef::from(&inn).set_recv_buffer_size(4 << 20);
+        steady::deepen(&inn);
         let sending = Arc::new(AtomicBool::new(true));
         let receiving = Arc::new(AtomicBool::new(true));
         let (go, listen) = (Arc::clone(&sending), Arc::clone(&receiving));

@@ -87,7 +87,9 @@ fn check(cell: &[usize]) {
     for (way, report) in reports {
         let Some(report) = report else { continue };
         println!("{}: {way} {report}", title(cell));
-        assert!(report.complete(), "{way}: {report}");
+        // The last column of each socket is what its queue had no room for.
+        let queues = || [&net.client, &net.router, &net.server].map(|ns| ns.run("cat /proc/net/udp")).concat();
+        assert!(report.complete(), "{way}: {report}\n{}", queues());
         assert!(report.overtaken > 0, "the relay reordered nothing: {report}");
     }
 }
