@@ -495,7 +495,8 @@ const KNOWN_ANSWERS: [KnownAnswer; 3] = [
     },
 ];
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use super::*;
 

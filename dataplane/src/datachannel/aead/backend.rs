@@ -62,7 +62,7 @@ pub enum AeadError {
     #[error("this build has {name}, not {0}", name = library::NAME)]
     NotInThisBuild(AeadChoice),
     /// ipsec-mb cannot be used.
-    #[error("ipsec-mb: {0}")]
+    #[error("ipsec-mb cannot be used: {0}")]
     IpsecMb(#[from] Unusable),
 }
 
