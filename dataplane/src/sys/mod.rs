@@ -20,6 +20,7 @@ pub mod bell;
 pub mod clock;
 pub mod cmsg;
 mod name;
+pub mod simd;
 pub mod socket;
 pub mod syscall;
 pub mod tundev;
