@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test test-long unit namespace-tests lint licences fuzz clean
+.PHONY: help build demo test test-long unit namespace-tests lint licences fuzz miri clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -48,6 +48,13 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly
 	cd fuzz && for target in $$($(CARGO) fuzz list); do \
 		$(CARGO) fuzz run --features libfuzzer "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
+
+# The ring backend: Miri runs none of it, and its build is shorter. What makes system calls or calls C cannot run: see MIRI_TESTS.
+# A second time with AVX2, whose loads Miri checks as well.
+MIRI_TESTS ?= tun:: sys::simd sys::arena networkio:: datachannel::replay datachannel::header datachannel::ping datachannel::mssfix packetmuxer peers::routes
+miri: ## the pure buffer code under Miri; needs a nightly toolchain with the miri component
+	$(CARGO) +nightly miri test -p dataplane --no-default-features --features ring --lib --target-dir $(TARGET)/miri -- $(MIRI_TESTS)
+	RUSTFLAGS="-C target-feature=+avx2" $(CARGO) +nightly miri test -p dataplane --no-default-features --features ring --lib --target-dir $(TARGET)/miri-avx2 -- sys::simd
 
 clean: ## build output, and whatever a killed test left
 	$(CARGO) clean

@@ -3,6 +3,7 @@
 //! its first paragraph says. [`TARGETS`] lists them all.
 
 pub mod client;
+pub mod coalesce;
 pub mod control_packet;
 pub mod inbound;
 pub mod key_method;
@@ -10,8 +11,10 @@ pub mod link_mapping;
 pub mod outbound;
 pub mod profile;
 pub mod push;
+pub mod split;
 pub mod wrap;
 
+mod flow;
 mod inner;
 mod input;
 
@@ -21,6 +24,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target.
 pub const TARGETS: &[Target] = &[
     ("client", client::run),
+    ("coalesce", coalesce::run),
     ("control_packet", control_packet::run),
     ("inbound", inbound::run),
     ("key_method", key_method::run),
@@ -28,5 +32,6 @@ pub const TARGETS: &[Target] = &[
     ("outbound", outbound::run),
     ("profile", profile::run),
     ("push", push::run),
+    ("split", split::run),
     ("wrap", wrap::run),
 ];

@@ -197,6 +197,59 @@ fn outbounds() -> Vec<Seed> {
     .collect()
 }
 
+/// Frames: how, segment size, then a packet's how and the packet.
+fn splits() -> Vec<Seed> {
+    [
+        ("tcp4", "01 6400 08 00 00 01 18 ff e803".into()),
+        ("tcp6", "01 0705 08 01 40 01 91 ff 102b".into()),
+        ("udp4_udp6", "01 6400 08 02 00 00 00 00 e803 01 6300 08 03 00 00 00 00 e803".into()),
+        ("options", "01 6400 09 00 00 01 10 ff e803 09 01 6400 09 01 00 01 10 ff e803 02 01 6400 09 07 00 00 00 00 00 e803 03".into()),
+        ("checksum_only", "05 0000 08 00 00 01 10 ff 6400 05 0000 08 03 00 00 00 00 6400 05 0000 09 03 00 00 00 00 6400 01".into()),
+        ("trailing_and_short", "51 6400 08 00 00 01 10 ff e803 59 6400 08 00 00 01 10 ff e803".into()),
+        ("odd_headers", "00 6400 01010000640014001000 00 00 00 00 01 10 ff e803 00 0000 01050000640014000600 00 02 00 00 00 00 e803".into()),
+        ("changed", "01 6400 0a 00 00 01 10 ff e803 02 01 03 08 05".into()),
+        ("tcp_options", "01 6400 08 04 00 01 10 ff 0c 0101080a0000000100000002 e803".into()),
+    ]
+    .into_iter()
+    .map(|(name, text): (_, String)| ("split", name, hex(&text)))
+    .collect()
+}
+
+/// A byte of settings, then operations: flush, abandon, a run of segments, single packets.
+fn coalesces() -> Vec<Seed> {
+    let flows = (1..6).flat_map(|step| [0, 1, 2, 3].map(|flow| format!("03 08 00 {flow:02x} {step:02x} 10 ff 6400")));
+    [
+        ("run", "00 02 6400 c8 08 00 00 01 10 ff e803".into()),
+        ("run_broken", "00 02 6400 03 08 00 00 01 18 ff e803 00 02 6400 02 08 03 00 00 00 00 e803".into()),
+        ("flows", format!("00 {}", flows.collect::<String>())),
+        ("udp_no_checksum", "00 03 08 02 00 00 00 00 6400 03 0c 02 00 00 00 00 6400 03 08 02 00 00 00 00 6400".into()),
+        (
+            "fragments",
+            "00 03 08 02 00 00 00 00 6400 03 0a 02 00 00 00 00 6400 01 06 20 03 08 02 00 00 00 00 6400".into(),
+        ),
+        (
+            "abandoned",
+            "00 03 08 00 00 01 10 ff 6400 01 6400 01 6500 03 08 00 00 02 10 ff 6400 01 b80b 03 08 00 00 03 10 ff 6400"
+                .into(),
+        ),
+        ("switches", "1f 02 6400 c8 08 00 00 01 10 ff e803".into()),
+        ("no_tso6", "04 02 6400 c8 08 01 00 01 10 ff e803 02 6400 c8 08 00 00 01 10 ff e803".into()),
+        (
+            "options_and_ecn",
+            "00 02 6400 c8 09 00 00 01 10 ff e803 03 02 6400 c8 0a 01 00 01 10 ff e803 01 01 30".into(),
+        ),
+        (
+            "huge",
+            "00 02 e803 c8 08 00 00 01 10 ff 309b 02 e803 c8 08 00 00 28 10 ff e803 02 4000 c8 08 02 00 00 00 00 f055"
+                .into(),
+        ),
+        ("raw", "00 03 00 80 14 450000140000000040060000 0a000001 0a000002 03 00 80 04 60000000".into()),
+    ]
+    .into_iter()
+    .map(|(name, text): (_, String)| ("coalesce", name, hex(&text)))
+    .collect()
+}
+
 /// A byte of settings, then operations; `00 1f` is an honest exchange of 31 datagrams each way.
 fn clients() -> Vec<Seed> {
     let established = "00 1f 0b 0f00 00 1f 0b 0f00 00 1f";
@@ -229,7 +282,18 @@ fn clients() -> Vec<Seed> {
 
 #[test]
 fn the_corpus_holds_every_seed() {
-    let all = [control_packets(), wraps(), key_methods(), pushes(), profiles(), inbounds(), outbounds(), clients()];
+    let all = [
+        control_packets(),
+        wraps(),
+        key_methods(),
+        pushes(),
+        profiles(),
+        inbounds(),
+        outbounds(),
+        splits(),
+        coalesces(),
+        clients(),
+    ];
     for (target, name, bytes) in all.concat() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         let file = folder.join(name);

@@ -117,4 +117,4 @@ macro_rules! smoke {
     };
 }
 
-smoke!(client control_packet inbound key_method link_mapping outbound profile push wrap);
+smoke!(client coalesce control_packet inbound key_method link_mapping outbound profile push split wrap);

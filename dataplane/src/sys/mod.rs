@@ -22,6 +22,7 @@ pub mod clock;
 pub mod cmsg;
 pub mod ipsec_mb;
 mod name;
+pub mod simd;
 pub mod socket;
 pub mod syscall;
 pub mod tundev;

@@ -2,10 +2,11 @@
 //!
 //! A super-packet becomes segments as the kernel's own segmentation would make them: IPv4 gets its total length, id + i and
 //! header checksum, IPv6 its payload length; TCP its sequence number, FIN and PSH in the last only, CWR in the first only; UDP its
-//! length; and each its checksum. Each segment is built where its payload already lies: the headers are written over the end of the segment
+//! length; and each its checksum: like the kernel, from the pseudo-header's sum that the frame brings, which knows the final
+//! destination where an IPv6 routing header names another one. Each segment is built where its payload already lies: the headers are written over the end of the segment
 //! before it, which must be used up by then. So no payload is copied here.
 
-use super::checksum::{Sum, pseudo_header};
+use super::checksum::Sum;
 use super::ip::{self, IpInfo};
 use super::virtio::{F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
 use crate::datachannel::keyring::Usage;
@@ -17,6 +18,8 @@ pub const MAX_HEADERS: usize = 192;
 const TCP_CWR: u8 = 0x80;
 const TCP_PSH: u8 = 0x08;
 const TCP_FIN: u8 = 0x01;
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
 
 /// What one TUN read becomes. Everything in it was checked against the frame's length.
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +59,12 @@ pub fn plan(frame: &[u8]) -> Result<Plan, DropReason> {
     let header = VnetHeader::parse(frame).ok_or(DropReason::BadOffload)?;
     let packet = &frame[VNET_HDR_LEN..];
     let ip = ip::parse(packet).ok_or(DropReason::NotIp)?;
-    match header.gso_type & !GSO_ECN {
+    const TCPV4_ECN: u8 = GSO_TCPV4 | GSO_ECN;
+    const TCPV6_ECN: u8 = GSO_TCPV6 | GSO_ECN;
+    match header.gso_type {
         GSO_NONE => plan_one(&header, packet, ip),
-        GSO_TCPV4 if !ip.v6 => plan_super(&header, packet, ip, Work::Tcp),
-        GSO_TCPV6 if ip.v6 => plan_super(&header, packet, ip, Work::Tcp),
+        GSO_TCPV4 | TCPV4_ECN if !ip.v6 => plan_super(&header, packet, ip, Work::Tcp),
+        GSO_TCPV6 | TCPV6_ECN if ip.v6 => plan_super(&header, packet, ip, Work::Tcp),
         GSO_UDP_L4 => plan_super(&header, packet, ip, Work::Udp),
         _ => Err(DropReason::BadOffload),
     }
@@ -83,8 +88,7 @@ fn plan_one(header: &VnetHeader, packet: &[u8], ip: IpInfo) -> Result<Plan, Drop
 fn plan_super(header: &VnetHeader, packet: &[u8], ip: IpInfo, work: Work) -> Result<Plan, DropReason> {
     let protocol = if work == Work::Tcp { ip::TCP } else { ip::UDP };
     let l4 = usize::from(header.csum_start);
-    // Behind IPv6 extension headers the transport header is where the kernel says.
-    let placed = if ip.protocol == protocol { l4 == ip.l4 } else { ip.v6 && l4 > ip.l4 };
+    let placed = if ip.protocol == protocol { l4 == ip.l4 } else { ip.v6 && leads_to(packet, &ip, l4, protocol) };
     if header.flags & F_NEEDS_CSUM == 0 || ip.fragment || !placed {
         return Err(DropReason::BadOffload);
     }
@@ -96,6 +100,21 @@ fn plan_super(header: &VnetHeader, packet: &[u8], ip: IpInfo, work: Work) -> Res
     }
     let count = (ip.total - headers).div_ceil(size);
     Ok(Plan { ip, work, l4, headers, size, len: ip.total, count })
+}
+
+/// The IPv6 extension headers that a kernel segments behind (RFC 8200 §4: hop-by-hop, routing, destination options) end at `l4`, and there
+/// stands this protocol.
+fn leads_to(packet: &[u8], ip: &IpInfo, l4: usize, protocol: u8) -> bool {
+    const EXTENSIONS: [u8; 3] = [0, 43, 60];
+    let (mut at, mut next) = (ip.l4, ip.protocol);
+    while at < l4 && EXTENSIONS.contains(&next) {
+        // The length is in units of 8 bytes, without the first.
+        let Some(&[following, units]) = packet.get(at..at + 2) else {
+            return false;
+        };
+        (at, next) = (at + 8 * (usize::from(units) + 1), following);
+    }
+    at == l4 && next == protocol
 }
 
 fn transport_header_len(packet: &[u8], l4: usize, work: Work) -> Option<usize> {
@@ -144,14 +163,115 @@ impl Plan {
     #[inline]
     pub fn segments(self, frame: &mut [u8]) -> Segments<'_> {
         let packet = frame.get_mut(VNET_HDR_LEN..VNET_HDR_LEN + self.len).unwrap_or_default();
-        let mut template = [0; MAX_HEADERS];
-        if self.count > 1
-            && let Some(headers) = packet.get(..self.headers)
-            && let Some(room) = template.get_mut(..self.headers)
-        {
-            room.copy_from_slice(headers);
-        }
+        let template = match self.work {
+            Work::Tcp | Work::Udp => Template::of(packet, &self),
+            Work::None | Work::Checksum(_) => None,
+        };
         Segments { packet, plan: self, template, next: 0 }
+    }
+}
+
+/// The headers of a super-packet, and the sums of what is the same in all segments.
+#[derive(Debug)]
+struct Template {
+    /// Checksums are 0, and so are the lengths and the id of IPv4 and the length of UDP.
+    headers: [u8; MAX_HEADERS],
+    /// The IPv4 id of the first segment.
+    id: u16,
+    /// The TCP sequence number of the first segment.
+    sequence: u32,
+    /// The TCP flags of the super-packet.
+    flags: u8,
+    /// The IPv4 header without length and id.
+    ip: Sum,
+    /// The pseudo-header without the length.
+    pseudo: Sum,
+}
+
+impl Template {
+    fn of(packet: &[u8], plan: &Plan) -> Option<Template> {
+        let mut template = Template {
+            headers: [0; MAX_HEADERS],
+            id: 0,
+            sequence: 0,
+            flags: 0,
+            ip: Sum::default(),
+            pseudo: Sum::default(),
+        };
+        template.headers.get_mut(..plan.headers)?.copy_from_slice(packet.get(..plan.headers)?);
+        template.take_ip(&plan.ip)?;
+        template.take_transport(plan)?;
+        Some(template)
+    }
+
+    fn take_ip(&mut self, ip: &IpInfo) -> Option<()> {
+        if ip.v6 {
+            return Some(());
+        }
+        let header = self.headers.get_mut(..ip.l4)?;
+        let fixed: &mut [u8; ip::V4_HEADER] = header.first_chunk_mut()?;
+        self.id = u16::from_be_bytes([fixed[4], fixed[5]]);
+        fixed[2..6].fill(0);
+        fixed[10..12].fill(0);
+        self.ip = Sum::default().bytes(header);
+        Some(())
+    }
+
+    fn take_transport(&mut self, plan: &Plan) -> Option<()> {
+        let transport = self.headers.get_mut(plan.l4..)?;
+        let at = if plan.work == Work::Tcp {
+            let header: &mut [u8; 20] = transport.first_chunk_mut()?;
+            self.sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            self.flags = header[13];
+            TCP_CHECKSUM
+        } else {
+            UDP_CHECKSUM
+        };
+        let partial = transport.get_mut(at..at + 2)?;
+        // The length in the pseudo-header is that of the super-packet. It fits: no IP header says more.
+        self.pseudo = Sum::default().bytes(partial).without((plan.len - plan.l4) as u16);
+        partial.fill(0);
+        Some(())
+    }
+
+    #[inline]
+    fn write_ip(&self, segment: &mut [u8], ip: &IpInfo, index: usize) -> Option<()> {
+        let len = segment.len();
+        if ip.v6 {
+            let header: &mut [u8; ip::V6_HEADER] = segment.first_chunk_mut()?;
+            header[4..6].copy_from_slice(&((len - ip::V6_HEADER) as u16).to_be_bytes());
+            return Some(());
+        }
+        let header: &mut [u8; ip::V4_HEADER] = segment.first_chunk_mut()?;
+        let id = self.id.wrapping_add(index as u16);
+        header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        header[4..6].copy_from_slice(&id.to_be_bytes());
+        header[10..12].copy_from_slice(&self.ip.number(len as u16).number(id).checksum());
+        Some(())
+    }
+
+    #[inline]
+    fn write_tcp(&self, segment: &mut [u8], plan: &Plan, index: usize) -> Option<()> {
+        let transport = segment.get_mut(plan.l4..)?;
+        let header: &mut [u8; 20] = transport.first_chunk_mut()?;
+        let sequence = self.sequence.wrapping_add((index * plan.size) as u32);
+        header[4..8].copy_from_slice(&sequence.to_be_bytes());
+        let not_first = if index > 0 { TCP_CWR } else { 0 };
+        let not_last = if index + 1 < plan.count { TCP_FIN | TCP_PSH } else { 0 };
+        header[13] = self.flags & !(not_first | not_last);
+        let checksum = self.pseudo.number(transport.len() as u16).bytes(transport).checksum();
+        transport.get_mut(TCP_CHECKSUM..TCP_CHECKSUM + 2)?.copy_from_slice(&checksum);
+        Some(())
+    }
+
+    #[inline]
+    fn write_udp(&self, segment: &mut [u8], plan: &Plan) -> Option<()> {
+        let transport = segment.get_mut(plan.l4..)?;
+        let len = transport.len() as u16;
+        transport.get_mut(4..6)?.copy_from_slice(&len.to_be_bytes());
+        let checksum = never_zero(self.pseudo.number(len).bytes(transport).checksum());
+        transport.get_mut(UDP_CHECKSUM..UDP_CHECKSUM + 2)?.copy_from_slice(&checksum);
+        Some(())
     }
 }
 
@@ -160,7 +280,8 @@ impl Plan {
 pub struct Segments<'a> {
     packet: &'a mut [u8],
     plan: Plan,
-    template: [u8; MAX_HEADERS],
+    /// Of a super-packet.
+    template: Option<Template>,
     next: usize,
 }
 
@@ -178,7 +299,7 @@ impl Segments<'_> {
         match self.plan.work {
             Work::None => Some(self.packet),
             Work::Checksum(at) => {
-                complete_checksum(self.packet, self.plan.l4, at, &self.plan.ip);
+                complete_checksum(self.packet, self.plan.l4, at);
                 Some(self.packet)
             }
             Work::Tcp | Work::Udp => self.segment(index),
@@ -187,91 +308,35 @@ impl Segments<'_> {
 
     #[inline]
     fn segment(&mut self, index: usize) -> Option<&mut [u8]> {
-        let plan = &self.plan;
+        let (plan, template) = (&self.plan, self.template.as_ref()?);
         let start = index * plan.size;
         let end = plan.len.min(start + plan.headers + plan.size);
         let segment = self.packet.get_mut(start..end)?;
-        if index > 0 {
-            segment.get_mut(..plan.headers)?.copy_from_slice(self.template.get(..plan.headers)?);
-        }
-        patch_ip(segment, &plan.ip, index)?;
+        segment.get_mut(..plan.headers)?.copy_from_slice(template.headers.get(..plan.headers)?);
+        template.write_ip(segment, &plan.ip, index)?;
         match plan.work {
-            Work::Tcp => patch_tcp(segment, plan, index)?,
-            _ => patch_udp(segment, plan)?,
+            Work::Tcp => template.write_tcp(segment, plan, index)?,
+            _ => template.write_udp(segment, plan)?,
         }
         Some(segment)
     }
 }
 
-/// The pseudo-header's sum is in the field already; 0 stands for "none" in UDP only, so it becomes its other form there.
-fn complete_checksum(packet: &mut [u8], l4: usize, at: usize, ip: &IpInfo) {
+/// The pseudo-header's sum is in the field already.
+fn complete_checksum(packet: &mut [u8], l4: usize, at: usize) {
     let Some(covered) = packet.get(l4..) else {
         return;
     };
-    let mut checksum = Sum::default().bytes(covered).checksum();
-    if ip.protocol == ip::UDP && checksum == [0, 0] {
-        checksum = [0xff, 0xff];
-    }
+    let checksum = never_zero(Sum::default().bytes(covered).checksum());
     if let Some(field) = packet.get_mut(at..at + 2) {
         field.copy_from_slice(&checksum);
     }
 }
 
-#[inline]
-fn patch_ip(segment: &mut [u8], ip: &IpInfo, index: usize) -> Option<()> {
-    let len = segment.len();
-    if ip.v6 {
-        let header: &mut [u8; ip::V6_HEADER] = segment.first_chunk_mut()?;
-        header[4..6].copy_from_slice(&((len - ip::V6_HEADER) as u16).to_be_bytes());
-        return Some(());
-    }
-    let header = segment.get_mut(..ip.l4)?;
-    let fixed: &mut [u8; ip::V4_HEADER] = header.first_chunk_mut()?;
-    fixed[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-    let id = u16::from_be_bytes([fixed[4], fixed[5]]).wrapping_add(index as u16);
-    fixed[4..6].copy_from_slice(&id.to_be_bytes());
-    fixed[10..12].fill(0);
-    let checksum = Sum::default().bytes(header).checksum();
-    header.get_mut(10..12)?.copy_from_slice(&checksum);
-    Some(())
-}
-
-#[inline]
-fn patch_tcp(segment: &mut [u8], plan: &Plan, index: usize) -> Option<()> {
-    let header: &mut [u8; 20] = segment.get_mut(plan.l4..)?.first_chunk_mut()?;
-    let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-    let sequence = sequence.wrapping_add((index * plan.size) as u32);
-    header[4..8].copy_from_slice(&sequence.to_be_bytes());
-    if index > 0 {
-        header[13] &= !TCP_CWR;
-    }
-    if index + 1 < plan.count {
-        header[13] &= !(TCP_FIN | TCP_PSH);
-    }
-    header[16..18].fill(0);
-    let checksum = transport_checksum(segment, plan, ip::TCP)?;
-    segment.get_mut(plan.l4 + 16..plan.l4 + 18)?.copy_from_slice(&checksum);
-    Some(())
-}
-
-#[inline]
-fn patch_udp(segment: &mut [u8], plan: &Plan) -> Option<()> {
-    let len = segment.len() - plan.l4;
-    let header: &mut [u8; 8] = segment.get_mut(plan.l4..)?.first_chunk_mut()?;
-    header[4..6].copy_from_slice(&(len as u16).to_be_bytes());
-    header[6..8].fill(0);
-    let checksum = match transport_checksum(segment, plan, ip::UDP)? {
-        [0, 0] => [0xff, 0xff],
-        checksum => checksum,
-    };
-    segment.get_mut(plan.l4 + 6..plan.l4 + 8)?.copy_from_slice(&checksum);
-    Some(())
-}
-
-#[inline]
-fn transport_checksum(segment: &[u8], plan: &Plan, protocol: u8) -> Option<[u8; 2]> {
-    let covered = segment.get(plan.l4..)?;
-    Some(pseudo_header(plan.ip.addresses(segment), protocol, covered.len()).bytes(covered).checksum())
+/// In UDP 0 stands for "none", so it becomes its other form (RFC 768). The same number elsewhere, and the kernel does it everywhere:
+/// behind IPv6 extension headers the IP header does not tell that it is UDP.
+fn never_zero(checksum: [u8; 2]) -> [u8; 2] {
+    if checksum == [0, 0] { [0xff, 0xff] } else { checksum }
 }
 
 #[cfg(test)]
@@ -380,6 +445,59 @@ mod tests {
     }
 
     #[test]
+    fn a_checksum_that_comes_out_as_zero_is_written_in_its_other_form_behind_extension_headers_too() {
+        for extension in [0, 2] {
+            let mut packet = Packet { v6: true, udp: true, extension, payload: vec![0, 0], ..Packet::default() };
+            let at = packet.checksum_at();
+            packet.payload = packet.bytes()[at..at + 2].to_vec();
+            let frame = [&packet.checksum_header().to_bytes()[..], &packet.partial_bytes()].concat();
+            let segments = split(&frame).unwrap();
+            assert_eq!(segments[0][at..at + 2], [0xff, 0xff]);
+            assert_eq!(segments, [packet.bytes()]);
+        }
+    }
+
+    /// An IPv6 routing header: the pseudo-header has the final destination, the IPv6 header the next stop (RFC 8200 §8.1).
+    #[test]
+    fn the_pseudo_headers_sum_is_the_kernels_not_that_of_the_addresses() {
+        for udp in [false, true] {
+            let end = Packet { v6: true, udp, extension: 3, ..Packet::with_payload(300) };
+            let mut frame = end.super_frame(100);
+            frame[VNET_HDR_LEN + 39] = 99;
+            let expected = end.segments(100).into_iter().map(|mut segment| {
+                segment[39] = 99;
+                segment
+            });
+            assert_eq!(split(&frame).unwrap(), expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn extension_headers_that_do_not_lead_to_the_transport_header_are_refused() {
+        for udp in [false, true] {
+            let packet = Packet { v6: true, udp, extension: 2, ..Packet::with_payload(300) };
+            let good = packet.super_frame(100);
+            assert!(plan(&good).is_ok());
+            // The kind of the first one, what it says follows, its length, and where the virtio header looks.
+            for (at, value) in [(10 + 6, 44), (10 + 6, 59), (10 + 40, 50), (10 + 41, 0), (10 + 41, 2), (6, 40), (6, 64)]
+            {
+                let mut bad = good.clone();
+                bad[at] = value;
+                assert_eq!(plan(&bad).unwrap_err(), DropReason::BadOffload, "{at} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn udp_has_no_ecn_flag() {
+        let packet = Packet { udp: true, ..Packet::with_payload(300) };
+        let mut frame = packet.super_frame(100);
+        assert!(plan(&frame).is_ok());
+        frame[1] |= GSO_ECN;
+        assert_eq!(plan(&frame).unwrap_err(), DropReason::BadOffload);
+    }
+
+    #[test]
     fn headers_that_contradict_the_packet_are_refused() {
         let packet = Packet::with_payload(500);
         let good = packet.super_header(100);
@@ -391,6 +509,7 @@ mod tests {
             ("checksum starts elsewhere", VnetHeader { csum_start: 24, ..good }),
             ("the other family", VnetHeader { gso_type: GSO_TCPV6, ..good }),
             ("the other protocol", VnetHeader { gso_type: GSO_UDP_L4, ..good }),
+            ("ECN without TCP", VnetHeader { gso_type: GSO_NONE | GSO_ECN, ..good }),
             ("UFO", VnetHeader { gso_type: 3, ..good }),
             ("no such type", VnetHeader { gso_type: 9, ..good }),
             ("checksum behind the end", VnetHeader { gso_type: GSO_NONE, csum_offset: 60_000, ..good }),
@@ -416,6 +535,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 256 }))]
+
         #[test]
         fn any_super_packet_becomes_what_a_card_makes_of_it(
             v6: bool, udp: bool, len in 1usize..20_000, size in 1usize..3000, seq: u32, id: u16, tos: u8,

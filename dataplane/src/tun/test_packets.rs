@@ -1,16 +1,17 @@
-//! Packets for tests, built field by field with checksums of their own reckoning.
+//! Packets for tests, also those of `dataplane/tests`, built field by field with checksums of their own reckoning.
+#![allow(unreachable_pub)] // integration tests include this file
 
 use super::virtio::{F_NEEDS_CSUM, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHeader};
 
-pub(crate) const FIN: u8 = 0x01;
-pub(crate) const SYN: u8 = 0x02;
-pub(crate) const PSH: u8 = 0x08;
-pub(crate) const ACK: u8 = 0x10;
-pub(crate) const CWR: u8 = 0x80;
+pub const FIN: u8 = 0x01;
+pub const SYN: u8 = 0x02;
+pub const PSH: u8 = 0x08;
+pub const ACK: u8 = 0x10;
+pub const CWR: u8 = 0x80;
 
 /// A TCP or UDP packet over IPv4 or IPv6.
 #[derive(Clone, Debug)]
-pub(crate) struct Packet {
+pub struct Packet {
     pub v6: bool,
     pub udp: bool,
     pub tos: u8,
@@ -18,6 +19,8 @@ pub(crate) struct Packet {
     pub id: u16,
     pub dont_fragment: bool,
     pub ip_options: Vec<u8>,
+    /// Destination options between the IPv6 header and the transport header, in units of 8 bytes.
+    pub extension: usize,
     pub host: u8,
     pub source_port: u16,
     pub seq: u32,
@@ -38,6 +41,7 @@ impl Default for Packet {
             id: 7,
             dont_fragment: true,
             ip_options: Vec::new(),
+            extension: 0,
             host: 1,
             source_port: 1000,
             seq: 5000,
@@ -51,7 +55,7 @@ impl Default for Packet {
 }
 
 /// RFC 1071 §4.1, word by word; not inverted.
-pub(crate) fn plain_sum(parts: &[&[u8]]) -> u16 {
+pub fn plain_sum(parts: &[&[u8]]) -> u16 {
     let bytes = parts.concat();
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {
@@ -62,15 +66,15 @@ pub(crate) fn plain_sum(parts: &[&[u8]]) -> u16 {
 }
 
 impl Packet {
-    pub(crate) fn with_payload(len: usize) -> Self {
+    pub fn with_payload(len: usize) -> Self {
         Packet { payload: (0..len).map(|i| (i * 7 % 251) as u8).collect(), ..Packet::default() }
     }
 
-    pub(crate) fn l4(&self) -> usize {
-        if self.v6 { 40 } else { 20 + self.ip_options.len() }
+    pub fn l4(&self) -> usize {
+        if self.v6 { 40 + self.extension * 8 } else { 20 + self.ip_options.len() }
     }
 
-    pub(crate) fn headers(&self) -> usize {
+    pub fn headers(&self) -> usize {
         self.l4() + if self.udp { 8 } else { 20 + self.options.len() }
     }
 
@@ -93,8 +97,14 @@ impl Packet {
         let total = self.headers() + self.payload.len();
         if self.v6 {
             let len = ((total - 40) as u16).to_be_bytes();
-            let mut header = vec![0x60 | self.tos >> 4, self.tos << 4, 3, 4, len[0], len[1], self.protocol(), self.ttl];
+            let next = if self.extension > 0 { 60 } else { self.protocol() };
+            let mut header = vec![0x60 | self.tos >> 4, self.tos << 4, 3, 4, len[0], len[1], next, self.ttl];
             header.extend(self.addresses());
+            if self.extension > 0 {
+                // One PadN (RFC 8200 §4.2).
+                header.extend([self.protocol(), (self.extension - 1) as u8, 1, (self.extension * 8 - 4) as u8]);
+                header.resize(self.l4(), 0);
+            }
             return header;
         }
         let len = (total as u16).to_be_bytes();
@@ -140,7 +150,7 @@ impl Packet {
         bytes
     }
 
-    pub(crate) fn checksum_at(&self) -> usize {
+    pub fn checksum_at(&self) -> usize {
         self.l4() + if self.udp { 6 } else { 16 }
     }
 
@@ -152,7 +162,7 @@ impl Packet {
     }
 
     /// The packet with its checksums.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let transport = self.transport();
         let mut sum = !plain_sum(&[&self.pseudo(), &transport]);
         if self.udp && sum == 0 {
@@ -165,7 +175,7 @@ impl Packet {
     }
 
     /// The packet with only the pseudo-header's sum in its checksum field.
-    pub(crate) fn partial_bytes(&self) -> Vec<u8> {
+    pub fn partial_bytes(&self) -> Vec<u8> {
         let mut bytes = self.bytes();
         let sum = plain_sum(&[&self.pseudo()]);
         bytes[self.checksum_at()..self.checksum_at() + 2].copy_from_slice(&sum.to_be_bytes());
@@ -173,7 +183,7 @@ impl Packet {
     }
 
     /// The virtio header of a packet that leaves its checksum to the reader.
-    pub(crate) fn checksum_header(&self) -> VnetHeader {
+    pub fn checksum_header(&self) -> VnetHeader {
         VnetHeader {
             flags: F_NEEDS_CSUM,
             csum_start: self.l4() as u16,
@@ -183,7 +193,7 @@ impl Packet {
     }
 
     /// The virtio header of this packet as a super-packet with segments of `size` bytes.
-    pub(crate) fn super_header(&self, size: usize) -> VnetHeader {
+    pub fn super_header(&self, size: usize) -> VnetHeader {
         let gso_type = match (self.udp, self.v6) {
             (true, _) => GSO_UDP_L4,
             (false, false) => GSO_TCPV4,
@@ -199,17 +209,17 @@ impl Packet {
     }
 
     /// As a TUN read: one packet without work left.
-    pub(crate) fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         [&VnetHeader::default().to_bytes()[..], &self.bytes()].concat()
     }
 
     /// As a TUN read: a super-packet.
-    pub(crate) fn super_frame(&self, size: usize) -> Vec<u8> {
+    pub fn super_frame(&self, size: usize) -> Vec<u8> {
         [&self.super_header(size).to_bytes()[..], &self.partial_bytes()].concat()
     }
 
     /// The packets that a network card would make of it.
-    pub(crate) fn segments(&self, size: usize) -> Vec<Vec<u8>> {
+    pub fn segments(&self, size: usize) -> Vec<Vec<u8>> {
         let chunks: Vec<&[u8]> = self.payload.chunks(size).collect();
         let last = chunks.len() - 1;
         let segment = |(index, payload): (usize, &&[u8])| {
