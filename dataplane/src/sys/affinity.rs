@@ -33,8 +33,7 @@ pub fn allowed() -> Vec<usize> {
 pub fn make_fifo(priority: u8) -> String {
     let param = libc::sched_param { sched_priority: i32::from(priority) };
     // SAFETY: thread 0 is the calling one; the kernel reads one `sched_param`, which lives through the call.
-    let answer =
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const param) };
+    let answer = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &raw const param) };
     match answer {
         0 => format!("SCHED_FIFO {priority}"),
         _ => format!("SCHED_FIFO {priority} refused: {}", io::Error::last_os_error()),

@@ -234,9 +234,7 @@ mod tests {
     /// UDP of 10.8.0.2:1 to 192.0.2.1:2 with DF, `len` bytes in all.
     fn v4(len: u16) -> Vec<u8> {
         let mut packet = vec![0; usize::from(len)];
-        packet[..20].copy_from_slice(&[
-            0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 8, 0, 2, 192, 0, 2, 1,
-        ]);
+        packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 8, 0, 2, 192, 0, 2, 1]);
         packet[2..4].copy_from_slice(&len.to_be_bytes());
         packet[20..28].copy_from_slice(&[0, 1, 0, 2, 0, 0, 0, 0]);
         packet
@@ -347,12 +345,15 @@ mod tests {
     #[test]
     fn icmp_is_answered_when_it_asks_and_not_when_it_complains() {
         let v4_of = |kind| changed(changed(v4(1400), 9, ICMP), 20, kind);
-        for (kind, expected) in [(8, true), (0, true), (13, true), (3, false), (4, false), (5, false), (11, false), (12, false)]
+        for (kind, expected) in
+            [(8, true), (0, true), (13, true), (3, false), (4, false), (5, false), (11, false), (12, false)]
         {
             assert_eq!(answered(&v4_of(kind)), expected, "ICMP type {kind}");
         }
         let v6_of = |kind| changed(changed(v6(1400), 6, ICMPV6), 40, kind);
-        for (kind, expected) in [(128, true), (129, true), (135, true), (1, false), (2, false), (127, false), (137, false)] {
+        for (kind, expected) in
+            [(128, true), (129, true), (135, true), (1, false), (2, false), (127, false), (137, false)]
+        {
             assert_eq!(answered(&v6_of(kind)), expected, "ICMPv6 type {kind}");
         }
     }

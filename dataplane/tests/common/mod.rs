@@ -15,7 +15,9 @@ use dataplane::sys::socket::{SocketOptions, WireSocket};
 use dataplane::sys::tundev::TunQueue;
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::virtio::VNET_HDR_LEN;
-use dataplane::workers::manager::{OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn};
+use dataplane::workers::manager::{
+    OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
+};
 use dataplane::workers::stats::WorkerStats;
 use link::message::{Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Path, Secret, WorkerCommand, WorkerEvent};
 
