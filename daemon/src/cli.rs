@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataplane::datachannel::aead::AeadChoice;
 
+use dataplane::sys::affinity;
+
 use crate::observe::log::{Format, Level};
 
 /// An OpenVPN-compatible VPN daemon for Linux.
@@ -66,6 +68,15 @@ pub struct Connect {
     /// The processor that the worker is pinned to: a number, `none`, or `auto` (one that this process may run on)
     #[arg(long, value_name = "CPU", default_value = "auto", value_parser = pinning)]
     pub cpu: Pinning,
+    /// The processors that workers may be pinned to, as in `0-3,8`: each takes the next one
+    #[arg(long, value_name = "LIST", conflicts_with = "cpu", value_parser = processors)]
+    pub cpu_list: Option<CpuList>,
+    /// Run the worker under SCHED_FIFO with this priority, 1 to 99 (needs CAP_SYS_NICE)
+    #[arg(long, value_name = "PRIO", value_parser = clap::value_parser!(u8).range(1..=99))]
+    pub sched_fifo: Option<u8>,
+    /// So many microseconds after the last packet the worker looks for the next one before it sleeps, and sockets poll the device: less latency for more CPU time
+    #[arg(long, value_name = "USEC", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub busy_poll: u32,
     /// Segmentation offloads of the TUN device
     #[arg(long, value_enum, default_value = "on")]
     pub tun_offload: Switch,
@@ -93,6 +104,10 @@ pub enum Pinning {
     /// This one
     To(usize),
 }
+
+/// `--cpu-list`: at least one processor, in the order in which workers take them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
 
 /// `--io`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -130,6 +145,10 @@ fn pinning(text: &str) -> Result<Pinning, String> {
     }
 }
 
+fn processors(text: &str) -> Result<CpuList, String> {
+    affinity::parse_list(text).map(CpuList).ok_or_else(|| "a list of processors like `0-3,8`".to_owned())
+}
+
 fn number(text: &str) -> Result<u32, std::num::ParseIntError> {
     match text.strip_prefix("0x") {
         Some(hex) => u32::from_str_radix(hex, 16),
@@ -153,6 +172,36 @@ mod tests {
         assert_eq!(pinning("none"), Ok(Pinning::None));
         assert_eq!(pinning("auto"), Ok(Pinning::Auto));
         assert!(pinning("all").is_err());
+    }
+
+    fn connect(words: &[&str]) -> Result<Connect, clap::Error> {
+        let words = [&["minivpn", "connect", "x.ovpn"], words].concat();
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Connect(connect) => connect,
+            Command::Config { .. } => unreachable!(),
+        })
+    }
+
+    #[test]
+    fn processors_are_one_or_a_list_and_not_both() {
+        let both = connect(&["--cpu-list", "0-1,3"]).unwrap();
+        assert_eq!((both.cpu_list, both.cpu), (Some(CpuList(vec![0, 1, 3])), Pinning::Auto));
+        assert_eq!(connect(&["--cpu", "2"]).unwrap().cpu, Pinning::To(2));
+        assert!(connect(&["--cpu-list", "0", "--cpu", "1"]).is_err());
+        assert!(connect(&["--cpu-list", "3-1"]).is_err());
+        assert!(connect(&["--cpu-list", ""]).is_err());
+    }
+
+    #[test]
+    fn priority_and_polling_are_off_and_bounded() {
+        let plain = connect(&[]).unwrap();
+        assert_eq!((plain.sched_fifo, plain.busy_poll), (None, 0));
+        let set = connect(&["--sched-fifo", "99", "--busy-poll", "50"]).unwrap();
+        assert_eq!((set.sched_fifo, set.busy_poll), (Some(99), 50));
+        for wrong in [["--sched-fifo", "0"], ["--sched-fifo", "100"], ["--busy-poll", "1000001"], ["--busy-poll", "-1"]]
+        {
+            assert!(connect(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub enum DropReason {
     TooLarge,
     /// The kernel's send queue was full.
     SocketFull,
-    /// The kernel found the datagram longer than the path carries.
+    /// Longer than the path carries, where it may not be fragmented, or than the tunnel's MTU: found by us or by the kernel.
     MessageTooLong,
     /// Any other error of a send.
     SocketError,

@@ -3,7 +3,7 @@
 //!
 //! Stages outbound (TUN → network), one TUN read at a time:
 //! 1. `plan`: virtio header and inner headers are consistent; how many packets it becomes
-//! 2. destination → peer ([`routes`](crate::peers::routes))
+//! 2. destination → peer ([`routes`](crate::peers::routes)); what is too long is refused ([`too_big`](crate::tun::too_big))
 //! 3. MSS of a SYN is clamped ([`mssfix`](crate::datachannel::mssfix))
 //! 4. one reservation of packet ids for all of them ([`keyring`](crate::datachannel::keyring))
 //! 5. per packet: headers and checksum ([`split`](crate::tun::split)), then sealed straight into the outgoing batch
@@ -35,6 +35,7 @@ use crate::peers::table::{Peer, PeerTable};
 use crate::tun::coalesce::TunBatch;
 use crate::tun::ip;
 use crate::tun::split;
+use crate::tun::too_big::{AnswersFrom, TooBig};
 use crate::workers::stats::WorkerStats;
 
 /// What the pipeline hands to its worker: all of it goes to a ring, none of it is on the packet path.
@@ -125,6 +126,7 @@ pub struct Pipeline {
     routes: RouteTable,
     aead: Aead,
     stats: Arc<WorkerStats>,
+    too_big: TooBig,
     /// Something changed that only [`tick`](Self::tick) can tell or act on.
     wants_tick: bool,
 }
@@ -137,7 +139,8 @@ impl Pipeline {
     /// A pipeline without peers.
     pub fn new(stats: Arc<WorkerStats>, config: PipelineConfig) -> Self {
         let PipelineConfig { routes, aead } = config;
-        Pipeline { peers: PeerTable::default(), routes, aead, stats, wants_tick: false }
+        let too_big = TooBig::new(MAX_UDP_PAYLOAD);
+        Pipeline { peers: PeerTable::default(), routes, aead, stats, too_big, wants_tick: false }
     }
 
     /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
@@ -171,8 +174,9 @@ impl Pipeline {
         let overhead = peer.keys.overhead().ok_or(stop(DropReason::NoKey))?;
         let usage = plan.usage();
         let wire_bytes = usage.bytes as usize + plan.count() * overhead;
-        if plan.longest() + overhead > MAX_UDP_PAYLOAD {
-            return Err(stop(DropReason::TooLarge));
+        let longest = self.too_big.longest(overhead);
+        if plan.longest() > longest {
+            return Err(refuse(now_ns, &mut self.too_big, plan, frame, overhead));
         }
         if !out.fits(plan.count(), wire_bytes) {
             return Err(if out.is_empty() { stop(DropReason::TooLarge) } else { Stop::BatchFull });
@@ -446,6 +450,22 @@ impl Pipeline {
         self.peers.set_path(peer, path)
     }
 
+    /// The longest UDP payload in bytes that may be sent, where the path forbids longer ones; `None`: whatever UDP carries.
+    pub fn set_max_payload(&mut self, bytes: Option<usize>) {
+        self.too_big.max_payload = bytes.unwrap_or(MAX_UDP_PAYLOAD).min(MAX_UDP_PAYLOAD);
+    }
+
+    /// The tunnel's MTU in bytes (`None`: no limit), and whom the answers to longer packets come from.
+    pub fn set_tunnel(&mut self, mtu: Option<u16>, from: AnswersFrom) {
+        self.too_big.tunnel_mtu = mtu.map_or(usize::MAX, usize::from);
+        self.too_big.from = from;
+    }
+
+    /// What was refused for its length, and the answer that waits for the TUN.
+    pub fn too_big(&mut self) -> &mut TooBig {
+        &mut self.too_big
+    }
+
     /// Replaces the table of inner addresses.
     pub fn set_routes(&mut self, routes: RouteTable) {
         self.routes = routes;
@@ -476,6 +496,24 @@ enum Stop {
     BatchFull,
     /// So many packets are dropped.
     Drop(DropReason, u64),
+}
+
+/// A packet, or the packets of a super-packet, are too long to be sent. The first of them is answered.
+#[cold]
+fn refuse(now_ns: u64, too_big: &mut TooBig, plan: split::Plan, frame: &mut [u8], overhead: usize) -> Stop {
+    let (packets, longest, ip) = (plan.count() as u64, plan.longest(), plan.ip);
+    if longest + overhead > MAX_UDP_PAYLOAD {
+        return Stop::Drop(DropReason::TooLarge, packets);
+    }
+    if too_big.grant(now_ns) {
+        let mut segments = plan.segments(frame);
+        if let Some(packet) = segments.next() {
+            // The header of a super-packet's first segment has a length of its own.
+            let ip = ip::parse(packet).unwrap_or(ip);
+            too_big.prepare(packet, &ip, too_big.longest(overhead));
+        }
+    }
+    Stop::Drop(DropReason::MessageTooLong, packets)
 }
 
 /// Whose packets a train carries.

@@ -38,7 +38,7 @@ impl Client {
                     if let Some(tunnel) = &mut self.tunnel {
                         tunnel.lead_to(address.ip(), &mut self.host).await;
                     }
-                    match transport::open(&self.profile, &remote, address) {
+                    match transport::open(&self.profile, &remote, address, self.options.busy_poll) {
                         Ok(transport) => return self.begin(remote, transport),
                         Err(error) => self.note_failure(Failure::NoWay(address, error.to_string())),
                     }
@@ -74,6 +74,8 @@ impl Client {
         self.generation = self.generation.saturating_add(1);
         let transport::Transport { socket, path, local } = transport;
         tracing::debug!("trying {} from {local}", path.remote);
+        self.say_buffers(&socket);
+        self.losses.watch(&socket);
         self.order(WorkerOrder::AttachSocket { socket, path });
         self.order(WorkerOrder::AddPeer(Box::new(established::unestablished_peer(&self.profile, path))));
         let credentials = self.wallet.credentials();

@@ -3,7 +3,9 @@
 
 use controlplane::{Ending, Established};
 use dataplane::datachannel::mssfix::{self, MssLimits};
+use dataplane::networkio::gso::fitting_super_packet;
 use dataplane::pipeline::{PeerSetup, SourceRule};
+use dataplane::tun::too_big::AnswersFrom;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::run::{Client, PEER, Phase, Session};
@@ -14,6 +16,9 @@ use crate::config::pushed;
 use crate::config::tunnel::{Ipv4Setup, Silence, TunnelSettings};
 use crate::exit::Fatal;
 use crate::observe::console::State;
+
+/// `txqueuelen` when the profile says nothing: twice what the kernel gives a TUN device.
+const QUEUE: u32 = 1_000;
 
 /// A peer that has no keys yet: nothing is expected of it, the control plane has its own timers.
 pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> PeerSetup {
@@ -83,10 +88,15 @@ impl Client {
             }
         };
         self.console.state(State::AddRoutes, &name);
-        let queue = self.profile.device.txqueuelen;
+        let joined = self.options.tun_offload.is_on() && self.options.udp_gso.is_on();
+        let queue = tunnel::Queue {
+            length: self.profile.device.txqueuelen.unwrap_or(QUEUE),
+            super_packet: joined.then(|| fitting_super_packet(settings.tun_mtu, OVERHEAD_V2)),
+        };
         let tunnel = Tunnel::raise(&name, settings.clone(), server, queue, &mut self.host).await?;
         self.watch.ignore(Some(tunnel.index()));
         self.tunnel = Some(tunnel);
+        self.look_at_tun_drops().await;
         Ok(())
     }
 
@@ -112,6 +122,8 @@ impl Client {
         self.timers.inactive = settings.inactive.map(|inactive| seconds(inactive.seconds));
         let server = session.address.to_string();
         self.order(WorkerOrder::UpdatePeer(Box::new(setup)));
+        let from = AnswersFrom { v4: settings.vpn_gateway(), v6: None };
+        self.order(WorkerOrder::SetTunnel { mtu: Some(settings.tun_mtu), from });
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.next_activity_check(totals.received.saturating_add(totals.sent));
             let detail = format!("{} on {} via {server}", addresses(settings), tunnel.name());

@@ -79,6 +79,12 @@ impl Client {
     pub(super) async fn take_down(&mut self) {
         // What was ordered last (a goodbye) leaves before the socket is closed.
         tokio::time::sleep(WORKER_SENDS).await;
+        if self.had_success {
+            // Of the whole run.
+            self.statistics = None;
+            self.log_statistics().await;
+        }
+        self.losses.release();
         if let Some(tunnel) = self.tunnel.take() {
             self.order(WorkerOrder::DetachTun);
             tunnel.take_down(&mut self.host).await;

@@ -11,6 +11,7 @@
 //! | `leaving.rs` | the server is told, the host is put back |
 //! | `signals.rs` | what each signal asks for |
 //! | `control.rs` | the control process as the supervisor sees it: start, restart, messages, resume records |
+//! | `losses.rs` | what the kernel dropped at socket and TUN device, added up |
 //! | `transport.rs` | sockets towards a remote, and moving to a new one |
 //! | `tunnel.rs` | the TUN device, addresses and routes of one connection, and their undo |
 //! | `credentials.rs` | user name and password: from the profile or a person, replaced by a session token |
@@ -24,6 +25,7 @@ mod credentials;
 mod endings;
 mod established;
 mod leaving;
+mod losses;
 mod moving;
 mod remotes;
 mod run;

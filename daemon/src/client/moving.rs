@@ -57,7 +57,7 @@ impl Client {
         if !matches!(session.phase, Phase::Up(_)) {
             return self.start_over("our address changed while connecting");
         }
-        let opened = transport::open(&self.profile, &session.remote, session.address);
+        let opened = transport::open(&self.profile, &session.remote, session.address, self.options.busy_poll);
         let transport = match opened {
             Ok(transport) => transport,
             Err(error) => {
@@ -67,6 +67,7 @@ impl Client {
         };
         (session.path, session.local) = (transport.path, transport.local);
         let (generation, path) = (session.generation, session.path);
+        self.losses.watch(&transport.socket);
         self.order(WorkerOrder::AttachSocket { socket: transport.socket, path });
         self.order(WorkerOrder::SetPath { peer: PEER, path });
         self.order(WorkerOrder::ReportWhenHeard { peer: PEER });

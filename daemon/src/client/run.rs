@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use controlplane::{Event, Instant, ResumeRecord, SystemRandom};
-use dataplane::drop_reason::DropReason;
+use dataplane::datachannel::aead;
 use dataplane::pipeline::PeerReport;
+use dataplane::sys::socket::WireSocket;
 use dataplane::sys::tundev::TunQueue;
 use dataplane::workers::manager::{WorkerHandle, WorkerOrder, WorkerReport};
 use tokio::sync::mpsc;
@@ -16,6 +17,7 @@ use super::backoff::Backoff;
 use super::control::{Control, FromChild};
 use super::credentials::Wallet;
 use super::endings::Failure;
+use super::losses::Losses;
 use super::remotes::Remotes;
 use super::signals::{Signal, Signals};
 use super::tunnel::{HostSide, Tunnel};
@@ -26,6 +28,7 @@ use crate::exit::{Exit, Fatal};
 use crate::host::watch::{SuspendDetector, Watch};
 use crate::messages::{FromControl, ToControl};
 use crate::observe::console::{Console, State, Totals};
+use crate::observe::statistics::{self, Figures, Reading};
 
 /// A client has one peer on its worker.
 pub(super) const PEER: u32 = 0;
@@ -62,6 +65,10 @@ pub(super) struct Client {
     pub(super) timers: Timers,
     pub(super) goodbyes: u32,
     pub(super) suspend: SuspendDetector,
+    pub(super) losses: Losses,
+    /// When statistics were said last, or the start.
+    pub(super) statistics: Option<Reading>,
+    pub(super) buffers_said: bool,
     pub(super) ended: Option<Result<(), Fatal>>,
 }
 
@@ -163,7 +170,7 @@ impl Client {
                 from = self.control.next() => self.on_control(from).await,
                 Some(report) = self.reports.recv() => self.on_report(report).await,
                 event = self.watch.next() => self.on_host_event(event),
-                signal = self.signals.next() => self.on_signal(signal),
+                signal = self.signals.next() => self.on_signal(signal).await,
                 () = tokio::time::sleep(wait) => {}
             }
             while let Some(due) = self.timers.take_due(clock::now().at) {
@@ -257,6 +264,7 @@ impl Client {
         match report {
             WorkerReport::EngineChosen(info) => tracing::info!("{info}"),
             WorkerReport::Pinned(what) => tracing::info!("{what}"),
+            WorkerReport::Offloads(offloads) => tracing::info!("offloads in use: {offloads}"),
             WorkerReport::OffloadLost(name) => tracing::warn!("the kernel refuses {name}: going on without it"),
             WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.heard = None,
             // Of a session that is over, whose keys the worker still has, neither says anything new.
@@ -272,12 +280,12 @@ impl Client {
         }
     }
 
-    fn on_signal(&mut self, signal: Signal) {
+    async fn on_signal(&mut self, signal: Signal) {
         match signal {
             Signal::Stop if self.timers.goodbye.is_some() => self.end(Ok(())),
             Signal::Stop => self.leave(),
             Signal::Reconnect => self.start_over("a signal asks for it"),
-            Signal::Statistics => self.log_statistics(),
+            Signal::Statistics => self.log_statistics().await,
         }
     }
 
@@ -290,11 +298,11 @@ impl Client {
             Due::Heard => self.start_over("nothing comes from the server any more"),
             Due::SessionEnd => self.leave_because("session-timeout"),
             Due::Inactive => self.look_at_activity(),
-            Due::Tick => self.tick(),
+            Due::Tick => self.tick().await,
         }
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         self.timers.tick = Some(clock::now().at + TICK);
         let suspended = self.suspend.look();
         if suspended > SUSPENDED {
@@ -303,8 +311,9 @@ impl Client {
             self.after_suspend();
         }
         if self.is_up() && self.console.wants_live() {
-            let totals = self.totals();
-            self.console.live(Duration::from_nanos(clock::now().at.0), totals);
+            self.look_at_tun_drops().await;
+            let (totals, lost) = (self.totals(), self.losses.now());
+            self.console.live(Duration::from_nanos(clock::now().at.0), totals, lost);
         }
     }
 
@@ -318,22 +327,49 @@ impl Client {
         self.session.as_ref().is_some_and(|session| matches!(session.phase, Phase::Up(_)))
     }
 
-    fn log_statistics(&self) {
-        let now = self.worker.stats().snapshot();
-        for (way, sums) in [("to the server", now.outbound), ("from the server", now.inbound)] {
-            tracing::info!(
-                "{way}: {} packets and {} bytes inside, {} packets and {} bytes on the wire, {} batches",
-                sums.inner_packets,
-                sums.inner_bytes,
-                sums.wire_packets,
-                sums.wire_bytes,
-                sums.batches
-            );
+    /// Reads how many packets the TUN device dropped; the worker cannot see those.
+    pub(super) async fn look_at_tun_drops(&mut self) {
+        let Some(tunnel) = &self.tunnel else { return };
+        if let Some(dropped) = self.host.host.tx_dropped(tunnel.interface()).await {
+            self.losses.read_tun(tunnel.index(), dropped);
         }
-        for reason in DropReason::ALL {
-            if now.dropped(reason) > 0 {
-                tracing::info!("dropped, {}: {}", reason.name(), now.dropped(reason));
+    }
+
+    /// All counters as a block of lines, with rates since the last one.
+    pub(super) async fn log_statistics(&mut self) {
+        self.look_at_tun_drops().await;
+        let now = self.reading();
+        let figures = Figures {
+            engine: self.worker.engine().name,
+            aead: aead::BACKEND,
+            now,
+            before: self.statistics.replace(now),
+            lost: self.losses.now(),
+        };
+        for line in statistics::block(&figures) {
+            tracing::info!("{line}");
+        }
+    }
+
+    fn reading(&self) -> Reading {
+        Reading { at: Duration::from_nanos(clock::now().at.0), counters: self.worker.stats().snapshot() }
+    }
+
+    /// What the kernel granted the socket, once.
+    pub(super) fn say_buffers(&mut self, socket: &WireSocket) {
+        if std::mem::replace(&mut self.buffers_said, true) {
+            return;
+        }
+        let polled = match (self.options.busy_poll, socket.busy_polled()) {
+            (0, _) => "",
+            (_, true) => ", busy polling where the device has NAPI",
+            (_, false) => ", busy polling refused",
+        };
+        match socket.buffers() {
+            Ok(buffers) => {
+                tracing::info!("socket buffers: {} to receive, {} to send{polled}", buffers.receive, buffers.send)
             }
+            Err(error) => tracing::warn!("the socket does not say its buffers: {error}"),
         }
     }
 

@@ -10,12 +10,13 @@ use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
 use dataplane::sys::tundev::TunQueue;
 use dataplane::sys::{IoChoice, affinity};
-use dataplane::workers::manager::{self, OffloadChoice, WorkerConfig, WorkerHandle, WorkerReport};
+use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerReport};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
 use super::control::Control;
 use super::credentials::Wallet;
+use super::losses::Losses;
 use super::remotes::Remotes;
 use super::run::{Client, PEER, Timers};
 use super::signals::Signals;
@@ -26,7 +27,7 @@ use crate::config::{self, agreed::ClientProfile};
 use crate::exit::{Exit, Fatal};
 use crate::host::privileges::{self, Keep};
 use crate::host::watch::{SuspendDetector, Watch};
-use crate::host::{Host, journal, journal::Journal};
+use crate::host::{Host, journal, journal::Journal, routes};
 use crate::observe::console::Console;
 use crate::observe::log::Format;
 use crate::supervisor;
@@ -49,13 +50,13 @@ fn prepare_and_run(options: Connect, format: Format, quiet: bool) -> Result<(), 
     let profile = load(&options.file)?;
     let console = Console::new(format, quiet);
     privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
-    let cpu = processor(options.cpu)?;
+    let seat = processor(&options, &profile)?;
     let aead = Aead::resolve(options.aead)
         .map_err(|error| Fatal::new(Exit::Config, format!("--aead {}: {error}", options.aead)))?;
     let wallet = Wallet::open(&profile.credentials)?;
     let device = drop_privileges(&profile, &options)?;
     let ran = supervisor::block_on(async move {
-        let client = assemble(profile, options, console, wallet, device, Worker { cpu, aead }).await?;
+        let client = assemble(profile, options, console, wallet, device, Worker { seat, aead }).await?;
         client.run().await
     });
     ran.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?
@@ -89,7 +90,7 @@ fn load(file: &Path) -> Result<ClientProfile, Fatal> {
 
 /// What of the worker was settled before anything was started.
 struct Worker {
-    cpu: Option<usize>,
+    seat: Seat,
     aead: Aead,
 }
 
@@ -133,6 +134,9 @@ async fn assemble(
         timers: Timers::default(),
         goodbyes: 0,
         suspend: SuspendDetector::new(),
+        losses: Losses::default(),
+        statistics: None,
+        buffers_said: false,
         ended: None,
     })
 }
@@ -165,20 +169,50 @@ fn instance(file: &Path) -> String {
     format!("{plain}-{}", std::process::id())
 }
 
+/// Where the worker sits, and why there, for people.
+struct Seat {
+    cpu: Option<usize>,
+    why: String,
+}
+
 /// The processor of the worker. One that this process may not run on is a mistake of the command line.
-fn processor(wish: Pinning) -> Result<Option<usize>, Fatal> {
+fn processor(options: &Connect, profile: &ClientProfile) -> Result<Seat, Fatal> {
     let allowed = affinity::allowed();
-    match wish {
-        Pinning::None => Ok(None),
-        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(Some(cpu)),
-        Pinning::To(cpu) => {
-            Err(Fatal::new(Exit::Config, format!("--cpu {cpu}: this process may run on {allowed:?} only")))
-        }
-        Pinning::Auto => {
-            let turn = usize::try_from(std::process::id()).unwrap_or(0);
-            Ok(turn.checked_rem(allowed.len()).and_then(|turn| allowed.get(turn).copied()))
-        }
+    let not_allowed = |what: String| {
+        let list = affinity::list_text(&allowed);
+        Fatal::new(Exit::Config, format!("{what}: this process may run on the processors {list} only"))
+    };
+    let exactly = |cpu| Seat { cpu, why: String::new() };
+    if let Some(list) = &options.cpu_list {
+        let first = list.0.iter().find(|cpu| allowed.contains(cpu));
+        let wish = || format!("--cpu-list {}", affinity::list_text(&list.0));
+        return first.map(|&cpu| exactly(Some(cpu))).ok_or_else(|| not_allowed(wish()));
     }
+    match options.cpu {
+        Pinning::None => Ok(exactly(None)),
+        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(exactly(Some(cpu))),
+        Pinning::To(cpu) => Err(not_allowed(format!("--cpu {cpu}"))),
+        Pinning::Auto => Ok(near_the_network(&allowed, profile)),
+    }
+}
+
+/// One of the allowed processors, on the NUMA node of the device that the traffic leaves by, where it has one. Processes started one
+/// after the other get different ones.
+fn near_the_network(allowed: &[usize], profile: &ClientProfile) -> Seat {
+    let device = profile.bind_dev.clone().or_else(routes::default_device);
+    let node = device.and_then(|device| Some((affinity::node_of(Path::new("/sys"), &device)?, device)));
+    let (cpus, why) = match node {
+        Some(((node, cpus), device)) => {
+            let near: Vec<usize> = allowed.iter().copied().filter(|cpu| cpus.contains(cpu)).collect();
+            match near.is_empty() {
+                true => (allowed.to_vec(), format!(", no processor of {device}'s NUMA node {node} is allowed")),
+                false => (near, format!(", on {device}'s NUMA node {node}")),
+            }
+        }
+        None => (allowed.to_vec(), String::new()),
+    };
+    let turn = usize::try_from(std::process::id()).unwrap_or(0);
+    Seat { cpu: turn.checked_rem(cpus.len()).and_then(|turn| cpus.get(turn).copied()), why }
 }
 
 /// `user` and `group`. While there is one thread: capabilities belong to threads. The TUN device is opened before, since
@@ -197,6 +231,7 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<
     let keep = Keep {
         low_ports: profile.remotes.iter().any(|remote| remote.bind.port.is_some_and(|port| port < 1024)),
         raw: profile.bind_dev.is_some(),
+        nice: options.sched_fifo.is_some(),
     };
     privileges::drop_to(&identity, keep).map_err(|e| refused(&e))?;
     Ok(Some(device))
@@ -208,11 +243,12 @@ fn start_worker(
     link: link::WorkerEnd,
 ) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
     let (reports, incoming) = mpsc::channel(REPORTS);
-    let Worker { cpu, aead } = worker;
+    let Worker { seat, aead } = worker;
     tracing::info!("{}", aead.info());
     let config = WorkerConfig {
         index: 0,
-        cpu,
+        cpu: seat.cpu,
+        tuning: Tuning { fifo: options.sched_fifo, busy_poll_us: options.busy_poll },
         io: match options.io {
             Io::Auto => IoChoice::Auto,
             Io::Uring => IoChoice::Uring,
@@ -226,6 +262,10 @@ fn start_worker(
         config: PipelineConfig { routes: RouteTable::all_to(PEER), aead },
     };
     let handle = manager::spawn(config, link, move |report| {
+        let report = match report {
+            WorkerReport::Pinned(what) => WorkerReport::Pinned(format!("{what}{}", seat.why)),
+            report => report,
+        };
         // The supervisor is behind by hundreds of reports: it knows that something is wrong.
         let _ = reports.try_send(report);
     });

@@ -26,8 +26,15 @@ pub(super) struct Transport {
 ///
 /// # Errors
 /// What the kernel says: ENETUNREACH when there is no route.
-pub(super) fn open(profile: &ClientProfile, remote: &Remote, address: SocketAddr) -> io::Result<Transport> {
-    let socket = WireSocket::open(&options(profile, remote, address))?;
+pub(super) fn open(
+    profile: &ClientProfile,
+    remote: &Remote,
+    address: SocketAddr,
+    busy_poll_us: u32,
+) -> io::Result<Transport> {
+    let mut options = options(profile, remote, address);
+    options.busy_poll_us = (busy_poll_us > 0).then_some(busy_poll_us);
+    let socket = WireSocket::open(&options)?;
     let local = socket.local_addr()?;
     let path = link::Path { worker: WORKER, local: None, ifindex: 0, remote: address, stream: None };
     Ok(Transport { socket, path, local })
@@ -52,5 +59,6 @@ fn options(profile: &ClientProfile, remote: &Remote, address: SocketAddr) -> Soc
         device: profile.bind_dev.clone(),
         receive_buffer: bytes(profile.settings.rcvbuf),
         send_buffer: bytes(profile.settings.sndbuf),
+        busy_poll_us: None,
     }
 }

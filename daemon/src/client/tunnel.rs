@@ -26,6 +26,15 @@ pub(super) struct HostSide {
     pub journal: Journal,
 }
 
+/// What the device holds for us.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Queue {
+    /// Packets, or super-packets, that wait (`txqueuelen`); one more is dropped.
+    pub length: u32,
+    /// The longest super-packet in bytes; `None` leaves it as it is.
+    pub super_packet: Option<u32>,
+}
+
 /// A tunnel that stands.
 pub(super) struct Tunnel {
     interface: Interface,
@@ -53,7 +62,7 @@ impl Tunnel {
         name: &str,
         settings: TunnelSettings,
         server: IpAddr,
-        queue: Option<u32>,
+        queue: Queue,
         side: &mut HostSide,
     ) -> Result<Tunnel, Fatal> {
         let refused = |error: HostError| Fatal::new(Exit::Routes, error.to_string());
@@ -77,6 +86,11 @@ impl Tunnel {
     /// Whether a session with these settings to this server can take over the tunnel as it is.
     pub(super) fn fits(&self, settings: &TunnelSettings, server: IpAddr) -> bool {
         self.settings == *settings && self.server == server
+    }
+
+    /// The interface.
+    pub(super) fn interface(&self) -> &Interface {
+        &self.interface
     }
 
     /// The interface's index.
@@ -153,7 +167,7 @@ fn host_settings(
     settings: &TunnelSettings,
     interface: &Interface,
     server: IpAddr,
-    queue: Option<u32>,
+    queue: Queue,
     around: &Surroundings,
 ) -> Result<plan::TunnelSettings, Fatal> {
     let unusable = |error: crate::config::values::Trouble| {
@@ -164,7 +178,8 @@ fn host_settings(
     Ok(plan::TunnelSettings {
         interface: interface.clone(),
         mtu: u32::from(settings.tun_mtu),
-        tx_queue_len: queue,
+        tx_queue_len: Some(queue.length),
+        gso_max_size: queue.super_packet,
         ipv4: ipv4.map(|setup| match setup {
             Ipv4Setup::Subnet { address, prefix } => Ipv4Setting { local: address, link: Ipv4Link::Prefix(prefix) },
             Ipv4Setup::PointToPoint { local, peer } => Ipv4Setting { local, link: Ipv4Link::Peer(peer) },

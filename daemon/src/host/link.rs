@@ -27,13 +27,19 @@ pub struct LinkState {
     pub mtu: u32,
     /// Transmit queue length in packets; `None` leaves it.
     pub tx_queue_len: Option<u32>,
+    /// The longest super-packet in bytes; `None` leaves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gso_max_size: Option<u32>,
 }
 
 impl fmt::Display for LinkState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "link {} up mtu {}", self.interface, self.mtu)?;
-        match self.tx_queue_len {
-            Some(length) => write!(f, " txqueuelen {length}"),
+        if let Some(length) = self.tx_queue_len {
+            write!(f, " txqueuelen {length}")?;
+        }
+        match self.gso_max_size {
+            Some(size) => write!(f, " gso_max_size {size}"),
             None => Ok(()),
         }
     }
@@ -48,6 +54,9 @@ pub struct LinkBefore {
     pub mtu: u32,
     /// Its transmit queue length, in packets.
     pub tx_queue_len: u32,
+    /// Its longest super-packet, in bytes; 0: the kernel did not say.
+    #[serde(default)]
+    pub gso_max_size: u32,
 }
 
 /// An address of the tunnel interface.
@@ -97,11 +106,13 @@ impl Host {
             .await
             .map_err(|source| HostError::Query { what: "the interface", source })?
             .ok_or_else(|| HostError::NoInterface(interface.name.clone()))?;
-        let mut before = LinkBefore { up: link.header.flags.contains(LinkFlags::Up), mtu: 0, tx_queue_len: 0 };
+        let up = link.header.flags.contains(LinkFlags::Up);
+        let mut before = LinkBefore { up, mtu: 0, tx_queue_len: 0, gso_max_size: 0 };
         for attribute in &link.attributes {
             match attribute {
                 LinkAttribute::Mtu(mtu) => before.mtu = *mtu,
                 LinkAttribute::TxQueueLen(length) => before.tx_queue_len = *length,
+                LinkAttribute::GsoMaxSize(size) => before.gso_max_size = *size,
                 _ => {}
             }
         }
@@ -114,7 +125,31 @@ impl Host {
         if let Some(length) = link.tx_queue_len {
             message = message.append_extra_attribute(LinkAttribute::TxQueueLen(length));
         }
+        self.netlink.link().set(message.build()).execute().await.map_err(io_error)?;
+        if let Some(size) = link.gso_max_size
+            && let Err(error) = self.set_gso_max_size(&link.interface, size).await
+        {
+            // It only makes sends fuller.
+            tracing::info!("{} keeps its gso_max_size: {error}", link.interface);
+        }
+        Ok(())
+    }
+
+    /// By itself: a kernel that does not take it (before 4.16) shall still take the rest.
+    async fn set_gso_max_size(&self, interface: &Interface, bytes: u32) -> io::Result<()> {
+        let message =
+            LinkUnspec::new_with_index(interface.index).append_extra_attribute(LinkAttribute::GsoMaxSize(bytes));
         self.netlink.link().set(message.build()).execute().await.map_err(io_error)
+    }
+
+    /// Packets that the interface dropped because its queue towards us was full (`tx_dropped`, IFLA_STATS64); `None`: there is no
+    /// such interface, or the kernel does not say.
+    pub async fn tx_dropped(&self, interface: &Interface) -> Option<u64> {
+        let link = self.link_named(&interface.name).await.ok()??;
+        link.attributes.iter().find_map(|attribute| match attribute {
+            LinkAttribute::Stats64(stats) => Some(stats.tx_dropped),
+            _ => None,
+        })
     }
 
     pub(crate) async fn restore_link(&self, interface: &Interface, before: &LinkBefore) -> io::Result<()> {
@@ -127,7 +162,12 @@ impl Host {
             .append_extra_attribute(LinkAttribute::Mtu(before.mtu))
             .append_extra_attribute(LinkAttribute::TxQueueLen(before.tx_queue_len))
             .build();
-        gone_is_fine(self.netlink.link().set(message).execute().await)
+        gone_is_fine(self.netlink.link().set(message).execute().await)?;
+        if before.gso_max_size > 0 {
+            // A kernel that refuses it did not change it either.
+            let _ = self.set_gso_max_size(interface, before.gso_max_size).await;
+        }
+        Ok(())
     }
 
     pub(crate) async fn add_address(&self, address: &Address) -> io::Result<Outcome> {

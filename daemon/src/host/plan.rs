@@ -17,6 +17,8 @@ pub struct TunnelSettings {
     pub mtu: u32,
     /// `txqueuelen`, in packets.
     pub tx_queue_len: Option<u32>,
+    /// The longest super-packet that the interface hands us, in bytes; `None` leaves it.
+    pub gso_max_size: Option<u32>,
     /// `ifconfig`
     pub ipv4: Option<Ipv4Setting>,
     /// `ifconfig-ipv6`: our address and its prefix length in bits.
@@ -201,6 +203,7 @@ impl Plan {
             interface: settings.interface.clone(),
             mtu: settings.mtu,
             tx_queue_len: settings.tx_queue_len,
+            gso_max_size: settings.gso_max_size,
         }));
     }
 
@@ -409,6 +412,7 @@ mod tests {
             interface: tun(),
             mtu: 1500,
             tx_queue_len: None,
+            gso_max_size: None,
             ipv4: Some(Ipv4Setting { local: v4("10.8.0.2"), link: Ipv4Link::Prefix(24) }),
             ipv6: None,
             routes: Vec::new(),

@@ -160,6 +160,8 @@ pub struct Keep {
     pub low_ports: bool,
     /// CAP_NET_RAW: sockets will be bound to an interface (`bind-dev`).
     pub raw: bool,
+    /// CAP_SYS_NICE: a worker will run under SCHED_FIFO.
+    pub nice: bool,
 }
 
 /// Becomes another user, keeping CAP_NET_ADMIN and what is asked for: the TUN device and the routes are made and removed
@@ -185,6 +187,7 @@ fn become_user(identity: &Identity, keep: Keep) -> io::Result<()> {
     let mut kept = CapabilitySet::NET_ADMIN;
     kept.set(CapabilitySet::NET_BIND_SERVICE, keep.low_ports);
     kept.set(CapabilitySet::NET_RAW, keep.raw);
+    kept.set(CapabilitySet::SYS_NICE, keep.nice);
     rustix::thread::set_keep_capabilities(true)?;
     sys::set_ids(identity.uid, identity.gid)?;
     rustix::thread::set_keep_capabilities(false)?;

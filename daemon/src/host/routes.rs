@@ -361,9 +361,66 @@ fn route_message(route: &Route) -> RouteMessage {
     message
 }
 
+/// The device of the default route, by /proc/net/route (IPv4 first; the least metric), for whoever asks before there is a netlink
+/// socket.
+pub fn default_device() -> Option<String> {
+    let read = |file| std::fs::read_to_string(file).unwrap_or_default();
+    default_device_v4(&read("/proc/net/route")).or_else(|| default_device_v6(&read("/proc/net/ipv6_route")))
+}
+
+/// Iface Destination Gateway Flags RefCnt Use Metric Mask …
+fn default_device_v4(table: &str) -> Option<String> {
+    let routes = table.lines().skip(1).filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [device, "00000000", _, _, _, _, metric, "00000000", ..] => {
+                Some((metric.parse::<u32>().ok()?, device.to_owned()))
+            }
+            _ => None,
+        }
+    });
+    routes.min_by_key(|(metric, _)| *metric).map(|(_, device)| device)
+}
+
+/// Destination, its length, source, its length, next hop, metric, reference count, use count, flags, device.
+fn default_device_v6(table: &str) -> Option<String> {
+    let routes = table.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            // The kernel's own "unreachable" default stands on lo.
+            [dest, "00", _, _, _, metric, _, _, _, device] if device != "lo" && dest.bytes().all(|b| b == b'0') => {
+                Some((u32::from_str_radix(metric, 16).ok()?, device.to_owned()))
+            }
+            _ => None,
+        }
+    });
+    routes.min_by_key(|(metric, _)| *metric).map(|(_, device)| device)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_device_of_the_default_route_is_the_one_of_least_metric() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+            wlan0\t00000000\t0101A8C0\t0003\t0\t0\t600\t00000000\t0\t0\t0\n\
+            eth1\t00000000\t0101A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
+            tun9\t00000000\t0100080A\t0003\t0\t0\t0\t00000080\t0\t0\t0\n";
+        assert_eq!(default_device_v4(table).as_deref(), Some("eth1"), "half of the addresses is no default");
+        assert_eq!(default_device_v4("Iface\n"), None);
+        let zero = "00000000000000000000000000000000";
+        let line = |metric: &str, len: &str, device: &str| {
+            format!(
+                "{zero} {len} {zero} 00 fe800000000000000000000000000001 {metric} 00000001 00000000 00000003     {device}\n"
+            )
+        };
+        let table =
+            [line("ffffffff", "00", "lo"), line("00000400", "00", "eth2"), line("00000001", "40", "eth3")].concat();
+        assert_eq!(default_device_v6(&table).as_deref(), Some("eth2"));
+        assert_eq!(default_device_v6(&line("ffffffff", "00", "lo")), None);
+    }
 
     #[test]
     fn an_address_falls_into_networks_of_its_family_only() {

@@ -98,6 +98,7 @@ async fn settings(host: &Host) -> TunnelSettings {
         interface: host.interface("tun0").await.unwrap(),
         mtu: 1400,
         tx_queue_len: Some(500),
+        gso_max_size: Some(60_000),
         ipv4: Some(Ipv4Setting { local: "10.8.0.2".parse().unwrap(), link: Ipv4Link::Prefix(24) }),
         ipv6: Some(("fd00:8::2".parse().unwrap(), 64)),
         routes: vec![
@@ -597,4 +598,56 @@ fn torn_and_foreign_journals_are_survived() {
 #[test]
 fn our_protocol_number_is_the_documented_one() {
     assert_eq!(PROTOCOL, 183);
+}
+
+#[test]
+fn the_longest_super_packet_is_set_and_put_back() {
+    in_namespace(|| async {
+        let size = || {
+            let text = ip("-d link show dev tun0");
+            let after = text.split("gso_max_size ").nth(1).unwrap();
+            after.split_whitespace().next().unwrap().to_owned()
+        };
+        let (host, before) = (Host::open().unwrap(), size());
+        let mut journal = Journal::in_memory();
+        let settings = settings(&host).await;
+        let plan = plan(&host, &settings).await;
+        let applied = host.apply(&plan, &mut journal).await.unwrap();
+        assert_eq!(size(), "60000");
+        assert_eq!(applied.undo(&host, &mut journal).await.len(), 0);
+        assert_eq!(size(), before);
+        assert_ne!(before, "60000");
+    });
+}
+
+#[test]
+fn a_longer_super_packet_than_the_device_takes_is_no_reason_to_fail() {
+    in_namespace(|| async {
+        let host = Host::open().unwrap();
+        let settings = TunnelSettings { gso_max_size: Some(u32::MAX), ..settings(&host).await };
+        let plan = plan(&host, &settings).await;
+        host.apply(&plan, &mut Journal::in_memory()).await.unwrap();
+        assert!(ip("link show dev tun0").contains("mtu 1400"));
+    });
+}
+
+#[test]
+fn what_a_tun_device_drops_is_read() {
+    use dataplane::sys::tundev::{TunOptions, TunQueue};
+    in_namespace(|| async {
+        let host = Host::open().unwrap();
+        let options = TunOptions { name: "tun5".into(), multi_queue: false, offload: false };
+        let _queue = TunQueue::open(&options).unwrap();
+        ip("link set tun5 txqueuelen 10 up");
+        ip("addr add 10.9.0.1/24 dev tun5");
+        let tun = host.interface("tun5").await.unwrap();
+        assert_eq!(host.tx_dropped(&tun).await, Some(0));
+        let socket = std::net::UdpSocket::bind("10.9.0.1:0").unwrap();
+        for _ in 0..100 {
+            socket.send_to(b"nobody reads", "10.9.0.2:9").unwrap();
+        }
+        assert!(host.tx_dropped(&tun).await.unwrap() >= 80);
+        let gone = super::Interface { name: "tun6".into(), index: 99 };
+        assert_eq!(host.tx_dropped(&gone).await, None);
+    });
 }

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use super::log::Format;
+use super::statistics::Lost;
 
 /// State lines that are remembered so as not to be repeated.
 const REMEMBERED: usize = 64;
@@ -112,8 +113,8 @@ impl Console {
         self.line(&line);
     }
 
-    /// Redraws the live line; `now` is any steady clock.
-    pub fn live(&mut self, now: Duration, totals: Totals) {
+    /// Redraws the live line; `now` is any steady clock. What the kernel dropped is shown when there is some.
+    pub fn live(&mut self, now: Duration, totals: Totals, lost: Lost) {
         let Some((then, before)) = self.last.replace((now, totals)) else { return };
         if !self.live {
             return;
@@ -121,11 +122,12 @@ impl Console {
         let seconds = now.saturating_sub(then).as_secs_f64().max(0.001);
         let rate = |new: u64, old: u64| bits(new.saturating_sub(old) as f64 * 8.0 / seconds);
         let line = format!(
-            "\r\x1b[K↓ {} ↑ {}   total ↓ {} ↑ {}",
+            "\r\x1b[K↓ {} ↑ {}   total ↓ {} ↑ {}{}",
             rate(totals.received, before.received),
             rate(totals.sent, before.sent),
             bytes(totals.received),
-            bytes(totals.sent)
+            bytes(totals.sent),
+            dropped(lost)
         );
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
@@ -161,6 +163,13 @@ impl Drop for Console {
 /// Words that may have come from afar, without what could steer a terminal.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
+}
+
+fn dropped(lost: Lost) -> String {
+    let counts = [("the TUN", lost.tun), ("the socket", lost.socket)];
+    let list: Vec<String> =
+        counts.iter().filter(|(_, count)| *count > 0).map(|(place, count)| format!("{count} at {place}")).collect();
+    if list.is_empty() { String::new() } else { format!("   dropped {}", list.join(", ")) }
 }
 
 /// `1.25 Gb/s`: decimal, three significant digits.
@@ -207,6 +216,13 @@ mod tests {
             assert_eq!(bytes(count), text);
         }
         assert_eq!(bits(9_870_000_000.0), "9.87 Gb/s");
+    }
+
+    #[test]
+    fn drops_are_shown_when_there_are_some() {
+        assert_eq!(dropped(Lost::default()), "");
+        assert_eq!(dropped(Lost { tun: 3, socket: 0 }), "   dropped 3 at the TUN");
+        assert_eq!(dropped(Lost { tun: 3, socket: 4 }), "   dropped 3 at the TUN, 4 at the socket");
     }
 
     #[test]

@@ -3,3 +3,4 @@
 pub mod console;
 pub mod log;
 pub mod prompt;
+pub mod statistics;

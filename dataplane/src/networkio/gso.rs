@@ -9,6 +9,27 @@ use link::message::Path;
 /// The largest UDP payload over IPv4 in bytes: 65,535 − 20 − 8.
 pub const MAX_UDP_PAYLOAD: usize = 65_507;
 
+/// What headers a segment has inside of the tunnel at most, options of the usual kind included: IPv6, and TCP with timestamps.
+const INNER_HEADERS: usize = 72;
+/// What `mssfix` takes off a segment at most, in bytes.
+const MSSFIX: usize = 100;
+/// UDP_MAX_SEGMENTS of linux/udp.h before Linux 6.9.
+const UDP_MAX_SEGMENTS: usize = 64;
+/// The kernel's own bound for a device that was told nothing (GSO_LEGACY_MAX_SIZE, linux/netdevice.h).
+const GSO_MAX_SIZE: usize = 65_536;
+
+/// The longest super-packet in bytes (`gso_max_size`, ip-link(8)) of a TUN whose packets have up to `tun_mtu` bytes and grow by
+/// `overhead` bytes when sealed, so that what one read brings goes out in one send: at most [`MAX_UDP_PAYLOAD`] bytes and 64 segments
+/// together. 64 KiB inside of the tunnel would become one full send and a small one.
+pub fn fitting_super_packet(tun_mtu: u16, overhead: usize) -> u32 {
+    let longest = usize::from(tun_mtu).saturating_sub(MSSFIX).max(2 * INNER_HEADERS);
+    let payload = longest - INNER_HEADERS;
+    // Every segment repeats the headers and has an overhead, a last, shorter one too; the super-packet has its headers once.
+    let by_bytes = (MAX_UDP_PAYLOAD - INNER_HEADERS).saturating_sub(overhead) * payload / (longest + overhead);
+    let by_count = UDP_MAX_SEGMENTS * payload;
+    u32::try_from(by_bytes.min(by_count).min(GSO_MAX_SIZE)).unwrap_or(u32::MAX)
+}
+
 /// Packets that one send call carries: `count` of `segment` bytes each, the last of which may be shorter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -180,6 +201,37 @@ mod tests {
 
     fn shape(batch: &WireBatch) -> Vec<(usize, usize, usize)> {
         batch.runs().iter().map(|run| (run.segment, run.count, run.len)).collect()
+    }
+
+    #[test]
+    fn a_super_packet_that_fits_becomes_one_send() {
+        assert_eq!(fitting_super_packet(1500, 24), 61_001);
+        for overhead in [21, 24, 32] {
+            for mtu in 576..=9_200u16 {
+                let super_packet = fitting_super_packet(mtu, overhead) as usize;
+                assert!(super_packet >= 20_000);
+                // Headers of TCP and UDP over IPv4 and IPv6; the MSS as the MTU has it, and clamped.
+                for (headers, clamped) in [(28, 0), (40, 0), (40, 100), (52, 90), (60, 0), (72, 0), (72, 100)] {
+                    let size = usize::from(mtu) - clamped - headers;
+                    let payload = super_packet - headers;
+                    let count = payload.div_ceil(size);
+                    // The kernel fills whole segments; those of a forwarded super-packet end in a shorter one.
+                    for (count, payload) in [(payload / size, payload / size * size), (count, payload)] {
+                        assert!(count <= UDP_MAX_SEGMENTS, "MTU {mtu}: {count} segments");
+                        let wire = payload + count * (headers + overhead);
+                        assert!(wire <= MAX_UDP_PAYLOAD, "MTU {mtu} headers {headers} -{clamped}: {wire}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_super_packet_is_not_cut_more_than_necessary() {
+        for mtu in [1_280u16, 1_400, 1_500, 9_000] {
+            let super_packet = fitting_super_packet(mtu, 24);
+            assert!((58_000..=65_536).contains(&super_packet), "MTU {mtu}: {super_packet}");
+        }
     }
 
     #[test]

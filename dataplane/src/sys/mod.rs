@@ -22,6 +22,7 @@ pub mod clock;
 pub mod cmsg;
 pub mod ipsec_mb;
 mod name;
+mod resplit;
 pub mod simd;
 pub mod socket;
 pub mod syscall;
@@ -78,6 +79,11 @@ pub enum Trouble {
     PathMtu,
     /// The kernel refused UDP_SEGMENT at run time: it is off now.
     GsoLost,
+    /// The TUN refused a super-packet whose packets it took one by one: of TCP, or of UDP.
+    TunOffloadLost {
+        /// USO rather than TSO.
+        udp: bool,
+    },
 }
 
 /// What an engine tells its worker while it works. Called on the packet path: no allocation, no system call.

@@ -38,6 +38,9 @@ pub struct SocketOptions {
     pub receive_buffer: Option<usize>,
     /// `sndbuf` in bytes; `None` asks for [`BUFFER`].
     pub send_buffer: Option<usize>,
+    /// Microseconds that a receive may poll the device's queue (SO_BUSY_POLL, socket(7)), before its interrupts
+    /// (SO_PREFER_BUSY_POLL); it serves on devices with NAPI. `None` is off.
+    pub busy_poll_us: Option<u32>,
 }
 
 /// A non-blocking UDP socket, and what was found out about it.
@@ -48,6 +51,41 @@ pub struct WireSocket {
     v6: bool,
     gso: bool,
     gro: bool,
+    busy_polled: bool,
+}
+
+/// What the kernel granted a socket, in bytes as it counts them: twice what was asked for (socket(7), SO_RCVBUF).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// SO_RCVBUF
+    pub receive: usize,
+    /// SO_SNDBUF
+    pub send: usize,
+}
+
+/// Reads what a socket dropped, while another thread owns it. It keeps the socket, and its port, open: drop it in time.
+#[derive(Debug)]
+pub struct SocketWatch(OwnedFd);
+
+impl SocketWatch {
+    /// Datagrams that the socket dropped since it was made, because its buffer was full (SO_MEMINFO, linux/sock_diag.h). The
+    /// kernel counts with 32 bits, and over.
+    ///
+    /// # Errors
+    /// The kernel does not know the option (before 4.12).
+    pub fn dropped(&self) -> io::Result<u32> {
+        /// SK_MEMINFO_DROPS
+        const DROPS: usize = 8;
+        let mut info = [0u32; 9];
+        let mut len = size_of::<[u32; 9]>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, which is the size of `info`, and then the length into `len`; both
+        // live and are borrowed by nobody else. The descriptor is open because it is owned.
+        let answer = unsafe {
+            let (level, name) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
+            libc::getsockopt(self.0.as_raw_fd(), level, name, info.as_mut_ptr().cast(), &raw mut len)
+        };
+        if answer == 0 { Ok(info[DROPS]) } else { Err(io::Error::last_os_error()) }
+    }
 }
 
 impl WireSocket {
@@ -81,7 +119,11 @@ impl WireSocket {
             Some(remote) => socket.connect(&SockAddr::from(remote))?,
             None => ask_for_destination(&socket, v6)?,
         }
-        Self::adopt(socket.into())
+        let mut socket = Self::adopt(socket.into())?;
+        if let Some(us) = options.busy_poll_us {
+            socket.busy_polled = socket.poll_busily(us).is_ok();
+        }
+        Ok(socket)
     }
 
     /// Takes a UDP socket that somebody else made; it is made non-blocking, and its offloads are probed.
@@ -101,7 +143,7 @@ impl WireSocket {
         // Reading UDP_SEGMENT answers ENOPROTOOPT where the kernel does not know it.
         let gso = get_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT).is_ok();
         let gro = set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        Ok(Self { fd: socket.into(), remote, v6, gso, gro })
+        Ok(Self { fd: socket.into(), remote, v6, gso, gro, busy_polled: false })
     }
 
     /// The peer it is connected to.
@@ -131,6 +173,50 @@ impl WireSocket {
     /// Switches UDP_GRO off or on.
     pub fn set_gro(&mut self, on: bool) {
         self.gro = set_int(self.as_fd(), libc::SOL_UDP, libc::UDP_GRO, i32::from(on)).is_ok() && on;
+    }
+
+    /// Whether the kernel took [`SocketOptions::busy_poll_us`].
+    pub fn busy_polled(&self) -> bool {
+        self.busy_polled
+    }
+
+    fn poll_busily(&self, us: u32) -> io::Result<()> {
+        let us = i32::try_from(us).unwrap_or(i32::MAX);
+        set_int(self.as_fd(), libc::SOL_SOCKET, libc::SO_BUSY_POLL, us)?;
+        // Since Linux 5.11; without it interrupts may come between.
+        let _ = set_int(self.as_fd(), libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, 1);
+        Ok(())
+    }
+
+    /// The buffers that the kernel granted.
+    ///
+    /// # Errors
+    /// What getsockopt(2) says.
+    pub fn buffers(&self) -> io::Result<Buffers> {
+        let granted = |name| -> io::Result<usize> {
+            let bytes = get_int(self.as_fd(), libc::SOL_SOCKET, name)?;
+            usize::try_from(bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+        };
+        Ok(Buffers { receive: granted(libc::SO_RCVBUF)?, send: granted(libc::SO_SNDBUF)? })
+    }
+
+    /// Another descriptor of the socket, to read its drops through.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn watch(&self) -> io::Result<SocketWatch> {
+        self.fd.try_clone().map(SocketWatch)
+    }
+
+    /// Whether a datagram above the path MTU is refused (EMSGSIZE) instead of being fragmented: `mtu-disc yes`
+    /// (IP_PMTUDISC_DO, ip(7)).
+    pub fn forbids_fragments(&self) -> bool {
+        let v4 = self.remote.map_or(!self.v6, |remote| remote.ip().to_canonical().is_ipv4());
+        let (level, name) = match v4 {
+            true => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+            false => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+        };
+        get_int(self.as_fd(), level, name).is_ok_and(|value| value == libc::IP_PMTUDISC_DO)
     }
 
     /// The longest UDP payload in bytes that one packet to the connected peer carries, by the path MTU as the kernel
@@ -288,6 +374,63 @@ mod tests {
                 assert_eq!(get_int(socket.as_fd(), level, name).unwrap(), expected);
             }
         }
+    }
+
+    #[test]
+    fn only_mtu_discovery_forbids_fragments() {
+        for remote in ["127.0.0.1:9", "[::1]:9", "[::ffff:127.0.0.1]:9"] {
+            let socket = |mtu_discovery| {
+                let remote = Some(remote.parse().unwrap());
+                WireSocket::open(&SocketOptions { remote, mtu_discovery, ..Default::default() }).unwrap()
+            };
+            assert!(socket(Some(MtuDiscovery::Yes)).forbids_fragments(), "{remote}");
+            for other in [Some(MtuDiscovery::No), Some(MtuDiscovery::Maybe), None] {
+                assert!(!socket(other).forbids_fragments(), "{remote} {other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn buffers_are_forced_beyond_the_systems_limit() {
+        let limit: usize = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap();
+        let ask = |receive_buffer, send_buffer| {
+            let bind = Some("127.0.0.1:0".parse().unwrap());
+            let options = SocketOptions { bind, receive_buffer, send_buffer, ..Default::default() };
+            WireSocket::open(&options).unwrap().buffers().unwrap()
+        };
+        let granted = ask(Some(limit + 100_000), Some(50_000));
+        assert_eq!((granted.receive, granted.send), (2 * (limit + 100_000), 100_000), "the kernel doubles them");
+        assert_eq!(ask(None, None), Buffers { receive: 2 * BUFFER, send: 2 * BUFFER });
+    }
+
+    #[test]
+    fn datagrams_that_find_no_room_are_counted_through_another_descriptor() {
+        let bind = Some("127.0.0.1:0".parse().unwrap());
+        let options = SocketOptions { bind, receive_buffer: Some(4_096), ..Default::default() };
+        let server = WireSocket::open(&options).unwrap();
+        let remote = Some(server.local_addr().unwrap());
+        let client = WireSocket::open(&SocketOptions { remote, ..Default::default() }).unwrap();
+        let watch = server.watch().unwrap();
+        assert_eq!(watch.dropped().unwrap(), 0);
+        let sent = (0..200).filter(|_| rustix::io::write(&client, &[7; 1_000]).is_ok()).count();
+        let mut taken = 0;
+        while rustix::io::read(&server, &mut [0; 2_000]).is_ok() {
+            taken += 1;
+        }
+        assert!(taken < sent);
+        assert_eq!(watch.dropped().unwrap() as usize, sent - taken);
+    }
+
+    #[test]
+    fn busy_polling_is_asked_for_only_when_wished() {
+        let open = |busy_poll_us| {
+            let remote = Some("127.0.0.1:9".parse().unwrap());
+            let socket = WireSocket::open(&SocketOptions { remote, busy_poll_us, ..Default::default() }).unwrap();
+            (socket.busy_polled(), get_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BUSY_POLL).unwrap())
+        };
+        assert_eq!(open(Some(50)), (true, 50));
+        let (polled, system) = open(None);
+        assert!(!polled && system != 50);
     }
 
     #[test]

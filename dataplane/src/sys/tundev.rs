@@ -93,7 +93,14 @@ impl TunQueue {
             }
         };
         set_header_size(fd.as_fd())?;
-        let offload = if options.offload { probe_offload(fd.as_fd()) } else { TunOffload::default() };
+        let offload = match options.offload {
+            true => probe_offload(fd.as_fd()),
+            false => {
+                // An interface that was made persistent keeps what its last owner switched on.
+                set_offload(fd.as_fd(), 0);
+                TunOffload::default()
+            }
+        };
         Ok(Self { fd, name, offload })
     }
 

@@ -14,6 +14,7 @@ use crate::drop_reason::DropReason;
 use crate::networkio::gso::{Run, WireBatch};
 use crate::sys::cmsg::{CONTROL, Control};
 use crate::sys::name::{self, NAME, Name};
+use crate::sys::resplit;
 use crate::sys::socket::WireSocket;
 use crate::sys::{Observer, Step, Trouble};
 use crate::tun::coalesce::TunBatch;
@@ -514,6 +515,10 @@ impl TunPort {
                     Ok(_) => observer.written(packets),
                     Err(Errno::INTR) => continue,
                     Err(Errno::AGAIN | Errno::NOBUFS) => observer.dropped(DropReason::TunFull, packets),
+                    // Not the packets, but their being joined may be what this kernel does not take.
+                    Err(error @ (Errno::INVAL | Errno::IO)) if packets > 1 => {
+                        resplit::write_singly(frame, packets, error, observer, &mut |single| rustix::io::write(tun, single));
+                    }
                     Err(error) => {
                         observer.dropped(DropReason::TunError, packets);
                         observer.trouble(Trouble::Tun(error.raw_os_error()));

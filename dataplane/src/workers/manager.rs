@@ -22,7 +22,8 @@ use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
 use crate::sys::{EngineInfo, IoChoice};
-use crate::workers::stats::WorkerStats;
+use crate::tun::too_big::AnswersFrom;
+use crate::workers::stats::{OffloadsInUse, WorkerStats};
 use crate::workers::worker::Worker;
 
 /// Orders that may wait for one worker; a sender of one more waits until the worker took one (microseconds).
@@ -46,6 +47,15 @@ impl Default for OffloadChoice {
     }
 }
 
+/// How a worker trades CPU time for latency. By default it does not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// The priority under SCHED_FIFO, 1 to 99 (sched(7)); refused, the worker runs as any thread.
+    pub fifo: Option<u8>,
+    /// So many microseconds after the last packet it keeps looking for the next one, before it sleeps. It keeps its CPU busy so long.
+    pub busy_poll_us: u32,
+}
+
 /// What a worker is started with.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -53,6 +63,8 @@ pub struct WorkerConfig {
     pub index: u16,
     /// The CPU to pin it to; `None` leaves it to the scheduler.
     pub cpu: Option<usize>,
+    /// Priority and busy polling.
+    pub tuning: Tuning,
     /// Which I/O engine.
     pub io: IoChoice,
     /// Which offloads may be used.
@@ -83,6 +95,13 @@ pub enum WorkerOrder {
     AddPeer(Box<PeerSetup>),
     /// Change a peer's settings (a pushed `ping`, `mssfix`, …); it keeps its keys and timers.
     UpdatePeer(Box<PeerSetup>),
+    /// The tunnel's MTU and who answers packets that are too long, from now on.
+    SetTunnel {
+        /// Bytes; `None` is no limit.
+        mtu: Option<u16>,
+        /// The gateway's addresses inside the tunnel.
+        from: AnswersFrom,
+    },
     /// Which inner destination belongs to which peer, from now on.
     SetRoutes(Box<RouteTable>),
     /// The peer is elsewhere now.
@@ -138,11 +157,15 @@ pub enum WorkerReport {
         /// Its sentence.
         text: String,
     },
+    /// The offloads that are in use. Said when both socket and TUN are there, and again when one of them is replaced by one that has
+    /// others.
+    Offloads(OffloadsInUse),
     /// An offload was refused at run time and is off from now on: its name.
     OffloadLost(&'static str),
     /// The control process wrote what its protocol forbids; its link was dropped. Data flows on.
     LinkCorrupt(String),
-    /// What the thread was pinned to, or why it was not, for people. Said once, before the engine, when pinning was asked.
+    /// What the thread was pinned to, or why it was not, and what else of [`Tuning`] was set, for people. Said once, before the engine,
+    /// when any of it was asked for.
     Pinned(String),
     /// The worker panicked. The process ends as soon as the report function returns: packet ids and replay windows
     /// live only in the worker, so nothing may go on with its keys.
@@ -258,8 +281,8 @@ fn run(start: Start, started: &SyncSender<io::Result<EngineInfo>>) {
     let guard = AbortOnUnwind;
     let report = start.report;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        if let Some(cpu) = start.config.cpu {
-            report(WorkerReport::Pinned(affinity::pin(&name, cpu)));
+        if let Some(line) = settle(&name, &start.config) {
+            report(WorkerReport::Pinned(line));
         }
         let worker = Worker::new(start.config, start.link, start.queue, start.bell, start.stats, &report);
         let mut worker = match worker {
@@ -278,6 +301,19 @@ fn run(start: Start, started: &SyncSender<io::Result<EngineInfo>>) {
         std::process::abort();
     }
     std::mem::forget(guard);
+}
+
+/// Pins and tunes the calling thread; what came of it, in one line. `None`: nothing was asked for.
+fn settle(name: &str, config: &WorkerConfig) -> Option<String> {
+    let Tuning { fifo, busy_poll_us } = config.tuning;
+    let pinned = match config.cpu {
+        Some(cpu) => affinity::pin(name, cpu),
+        None if config.tuning == Tuning::default() => return None,
+        None => format!("{name} not pinned"),
+    };
+    let fifo = fifo.map(affinity::make_fifo);
+    let polls = (busy_poll_us > 0).then(|| format!("polls for {busy_poll_us} µs before it sleeps"));
+    Some([Some(pinned), fifo, polls].into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 /// Ends the process when the report function itself panics while a worker's death is being reported.

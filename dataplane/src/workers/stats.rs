@@ -3,9 +3,11 @@
 //! One thread writes (the worker), so a counter is a relaxed load and a relaxed store, without a locked instruction.
 //! Groups that different parts of the loop write stand on cache lines of their own.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::drop_reason::DropReason;
+use crate::tun::coalesce::TunOffload;
 
 /// A counter that one thread raises and any thread reads.
 #[derive(Debug, Default)]
@@ -56,6 +58,58 @@ impl Default for DropStats {
     }
 }
 
+/// Which offloads a worker uses at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OffloadsInUse {
+    /// Towards the TUN: what packets are joined into super-packets. Reads follow what the queue was opened with.
+    pub tun: TunOffload,
+    /// UDP_SEGMENT: one send for many datagrams.
+    pub udp_gso: bool,
+    /// UDP_GRO: one receive for many datagrams.
+    pub udp_gro: bool,
+}
+
+impl OffloadsInUse {
+    fn switches(&mut self) -> [(&mut bool, &'static str); 7] {
+        [
+            (&mut self.tun.csum, "csum"),
+            (&mut self.tun.tso4, "tso4"),
+            (&mut self.tun.tso6, "tso6"),
+            (&mut self.tun.uso4, "uso4"),
+            (&mut self.tun.uso6, "uso6"),
+            (&mut self.udp_gso, "UDP_SEGMENT"),
+            (&mut self.udp_gro, "UDP_GRO"),
+        ]
+    }
+
+    fn to_bits(mut self) -> u32 {
+        self.switches().iter().enumerate().map(|(bit, (on, _))| u32::from(**on) << bit).sum()
+    }
+
+    fn from_bits(bits: u32) -> Self {
+        let mut offloads = Self::default();
+        for (bit, (on, _)) in offloads.switches().into_iter().enumerate() {
+            *on = bits & (1 << bit) != 0;
+        }
+        offloads
+    }
+}
+
+impl fmt::Display for OffloadsInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut copy = *self;
+        let switches = copy.switches();
+        let (tun, udp) = switches.split_at(5);
+        for (name, group) in [("TUN", tun), ("socket", udp)] {
+            let on: Vec<&str> = group.iter().filter(|(on, _)| **on).map(|(_, name)| *name).collect();
+            let separator = if name == "TUN" { "" } else { ", " };
+            let list = if on.is_empty() { "none".to_owned() } else { on.join(" ") };
+            write!(f, "{separator}{name} {list}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Everything one worker counts.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
@@ -69,6 +123,9 @@ pub struct WorkerStats {
     pub pings_received: Counter,
     /// Control datagrams handed up.
     pub control_received: Counter,
+    /// Packets that were too long and answered by ICMP into the TUN; each is one TUN write more than packets that arrived.
+    pub too_big_answers: Counter,
+    offloads: AtomicU32,
     drops: DropStats,
 }
 
@@ -90,6 +147,16 @@ impl WorkerStats {
         self.drops.0[reason.index()].get()
     }
 
+    /// Notes what is in use from now on. Only the worker may call this.
+    pub fn set_offloads(&self, offloads: OffloadsInUse) {
+        self.offloads.store(offloads.to_bits(), Relaxed);
+    }
+
+    /// The offloads in use.
+    pub fn offloads(&self) -> OffloadsInUse {
+        OffloadsInUse::from_bits(self.offloads.load(Relaxed))
+    }
+
     /// All counters at about one instant: each is exact, together they may be a few packets apart.
     pub fn snapshot(&self) -> StatsSnapshot {
         StatsSnapshot {
@@ -98,6 +165,8 @@ impl WorkerStats {
             pings_sent: self.pings_sent.get(),
             pings_received: self.pings_received.get(),
             control_received: self.control_received.get(),
+            too_big_answers: self.too_big_answers.get(),
+            offloads: self.offloads(),
             drops: std::array::from_fn(|i| self.drops.0[i].get()),
         }
     }
@@ -134,6 +203,39 @@ impl DirectionSnapshot {
             written: live.written.get(),
         }
     }
+
+    /// Inner packets of one read; 0 before the first.
+    pub fn packets_per_read(&self) -> f64 {
+        ratio(self.inner_packets, self.batches)
+    }
+
+    /// Packets of one write: segments per send outbound, packets per TUN write inbound; 0 before the first.
+    pub fn packets_per_write(&self) -> f64 {
+        ratio(self.written, self.writes)
+    }
+
+    /// Writes for one read; 0 before the first.
+    pub fn writes_per_read(&self) -> f64 {
+        ratio(self.writes, self.batches)
+    }
+
+    /// What was counted between two snapshots; 0 for what was not.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        DirectionSnapshot {
+            inner_packets: self.inner_packets.wrapping_sub(before.inner_packets),
+            inner_bytes: self.inner_bytes.wrapping_sub(before.inner_bytes),
+            wire_packets: self.wire_packets.wrapping_sub(before.wire_packets),
+            wire_bytes: self.wire_bytes.wrapping_sub(before.wire_bytes),
+            batches: self.batches.wrapping_sub(before.batches),
+            writes: self.writes.wrapping_sub(before.writes),
+            written: self.written.wrapping_sub(before.written),
+        }
+    }
+}
+
+fn ratio(of: u64, to: u64) -> f64 {
+    if to == 0 { 0.0 } else { of as f64 / to as f64 }
 }
 
 /// A worker's counters as plain numbers; see [`WorkerStats`].
@@ -149,6 +251,10 @@ pub struct StatsSnapshot {
     pub pings_received: u64,
     /// Control datagrams handed up.
     pub control_received: u64,
+    /// Packets that were too long and answered by ICMP into the TUN.
+    pub too_big_answers: u64,
+    /// The offloads in use.
+    pub offloads: OffloadsInUse,
     /// Drops, indexed by [`DropReason::index`].
     pub drops: [u64; DropReason::COUNT],
 }
@@ -178,6 +284,36 @@ mod tests {
         assert_eq!(snapshot.dropped(DropReason::NoKey), 3);
         assert_eq!(snapshot.dropped_total(), 3);
         assert_eq!(stats.dropped(DropReason::NoRoute), 0);
+    }
+
+    #[test]
+    fn offloads_survive_the_way_through_the_counters() {
+        let stats = WorkerStats::default();
+        assert_eq!(stats.offloads(), OffloadsInUse::default());
+        for bits in 0..1 << 7 {
+            let offloads = OffloadsInUse::from_bits(bits);
+            assert_eq!(offloads.to_bits(), bits);
+            stats.set_offloads(offloads);
+            assert_eq!(stats.snapshot().offloads, offloads);
+        }
+    }
+
+    #[test]
+    fn offloads_are_said_in_one_line() {
+        assert_eq!(OffloadsInUse::default().to_string(), "TUN none, socket none");
+        let tun = TunOffload { csum: true, tso4: true, ..Default::default() };
+        let some = OffloadsInUse { tun, udp_gso: false, udp_gro: true };
+        assert_eq!(some.to_string(), "TUN csum tso4, socket UDP_GRO");
+    }
+
+    #[test]
+    fn ratios_say_how_full_reads_and_writes_are() {
+        let sums = DirectionSnapshot { inner_packets: 86, batches: 2, writes: 4, written: 84, ..Default::default() };
+        assert_eq!((sums.packets_per_read(), sums.packets_per_write(), sums.writes_per_read()), (43.0, 21.0, 2.0));
+        assert_eq!(DirectionSnapshot::default().packets_per_write(), 0.0);
+        assert_eq!(sums.since(&sums), DirectionSnapshot::default());
+        let before = DirectionSnapshot { writes: 1, ..Default::default() };
+        assert_eq!(sums.since(&before), DirectionSnapshot { writes: 3, ..sums });
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! 4. commands and datagrams of the control process
 //! 5. what is due by the clock
 //!
+//! With busy polling, a turn that found nothing is followed by more of them for a while before the worker sleeps.
+//!
 //! A full ring, a full socket and a full TUN drop and count: nothing here waits for anybody.
 
 use std::io;
@@ -24,8 +26,9 @@ use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::{self, Engine, EngineInfo, Observer, Step, Trouble, clock};
 use crate::tun::coalesce::{TunBatch, TunOffload};
+use crate::tun::ip;
 use crate::workers::manager::{OffloadChoice, Report, WorkerConfig, WorkerOrder, WorkerReport};
-use crate::workers::stats::WorkerStats;
+use crate::workers::stats::{OffloadsInUse, WorkerStats};
 
 /// A batch of wire packets is sent once it holds so many bytes: about what one UDP_SEGMENT call carries.
 const FLUSH_BYTES: usize = 60_000;
@@ -38,6 +41,8 @@ const LINK_BUDGET: usize = 64;
 
 /// So many times that budget is granted to a link that is being replaced: more than its rings hold.
 const LAST_WORDS: usize = 64;
+
+const NS_PER_US: u64 = 1_000;
 
 /// A worker, on its own thread.
 pub(crate) struct Worker<'r> {
@@ -53,6 +58,12 @@ pub(crate) struct Worker<'r> {
     /// A link that replaces the present one at the end of the turn.
     next_link: Option<Box<WorkerEnd>>,
     stopping: bool,
+    /// How long a turn may find nothing before the worker sleeps.
+    busy_poll_ns: u64,
+    /// When a turn found something, at last.
+    busy_ns: u64,
+    /// The socket refuses datagrams above the path MTU instead of fragmenting them.
+    forbids_fragments: bool,
     now_ns: u64,
     next_tick_ns: u64,
 }
@@ -84,12 +95,15 @@ impl<'r> Worker<'r> {
             wire: WireBatch::new(WIRE_BYTES, MAX_SEGMENTS, config.offload.udp_gso),
             tun: TunBatch::new(TunOffload::default()),
             up: Upward { link: Some(link), failed: None, stats: Arc::clone(&stats), report },
-            notes: Notes { stats, report, socket: None, tun: None, path_mtu: false },
+            notes: Notes::new(stats, report),
             orders,
             bell,
             offload: config.offload,
             next_link: None,
             stopping: false,
+            busy_poll_ns: u64::from(config.tuning.busy_poll_us) * NS_PER_US,
+            busy_ns: 0,
+            forbids_fragments: false,
             now_ns: clock::boottime_ns(),
             next_tick_ns: 0,
         })
@@ -104,7 +118,8 @@ impl<'r> Worker<'r> {
         loop {
             self.now_ns = clock::boottime_ns();
             match self.turn() {
-                Turn::Busy => {}
+                Turn::Busy => self.busy_ns = self.now_ns,
+                Turn::Idle if self.now_ns - self.busy_ns.min(self.now_ns) < self.busy_poll_ns => std::hint::spin_loop(),
                 Turn::Idle => self.sleep(),
                 Turn::Stop => return,
             }
@@ -112,6 +127,10 @@ impl<'r> Worker<'r> {
     }
 
     fn turn(&mut self) -> Turn {
+        // ICMP may have come with nothing to send behind it.
+        if std::mem::take(&mut self.notes.path_mtu) {
+            self.fit_path_mtu();
+        }
         let mut busy = self.inbound();
         busy |= self.outbound();
         let mut ordered = self.heed_orders();
@@ -142,8 +161,24 @@ impl<'r> Worker<'r> {
         self.notes.heard();
         if !self.tun.is_empty() {
             self.engine.write_tun(&mut self.notes, &mut self.tun);
+            if let Some(udp) = self.notes.tun_offload_lost.take() {
+                self.lose_tun_offload(udp);
+            }
         }
         true
+    }
+
+    /// The TUN refuses super-packets of TCP, or of UDP: none are made from now on.
+    #[cold]
+    fn lose_tun_offload(&mut self, udp: bool) {
+        let tun = &mut self.notes.offloads.tun;
+        if udp {
+            (tun.uso4, tun.uso6) = (false, false);
+        } else {
+            (tun.tso4, tun.tso6) = (false, false);
+        }
+        self.tun.set_offload(*tun);
+        self.notes.lost(if udp { "USO of the TUN" } else { "TSO of the TUN" });
     }
 
     fn outbound(&mut self) -> bool {
@@ -160,7 +195,29 @@ impl<'r> Worker<'r> {
         });
         let sent = !self.wire.is_empty();
         self.flush_wire();
+        if self.pipeline.too_big().noticed() {
+            self.answer_too_big();
+        }
         frames > 0 || sent
+    }
+
+    /// A packet was refused for its length: its sender is told, unless the path carries more by now than we knew.
+    #[cold]
+    fn answer_too_big(&mut self) {
+        let before = self.pipeline.too_big().max_payload;
+        self.fit_path_mtu();
+        let too_big = self.pipeline.too_big();
+        let grown = too_big.max_payload > before;
+        let Some(answer) = too_big.take().filter(|_| !grown) else { return };
+        // The batch is empty: what arrived was written in the same turn.
+        let Some(landed) = self.tun.land(answer.len()) else { return };
+        landed.copy_from_slice(answer);
+        match ip::parse(self.tun.landed()) {
+            Some(info) => _ = self.tun.accept(&info),
+            None => self.tun.discard(),
+        }
+        self.up.stats.too_big_answers.add(1);
+        self.engine.write_tun(&mut self.notes, &mut self.tun);
     }
 
     fn flush_wire(&mut self) {
@@ -173,11 +230,13 @@ impl<'r> Worker<'r> {
         }
     }
 
-    /// Packets above the path MTU travel without UDP_SEGMENT, which refuses them.
+    /// Packets above the path MTU travel without UDP_SEGMENT, which refuses them, or not at all, where fragments are forbidden.
     fn fit_path_mtu(&mut self) {
-        if let Some(bytes) = self.engine.max_payload() {
+        let known = self.engine.max_payload();
+        if let Some(bytes) = known {
             self.wire.set_max_segment(bytes);
         }
+        self.pipeline.set_max_payload(known.filter(|_| self.forbids_fragments));
     }
 
     /// What the control process wants. True when there was something.
@@ -263,9 +322,16 @@ impl<'r> Worker<'r> {
             // Between two commands of the old link is no place to leave it.
             WorkerOrder::AttachLink(link) => self.next_link = Some(link),
             WorkerOrder::AttachSocket { socket, path } => self.attach_socket(socket, path),
-            WorkerOrder::DetachSocket => self.engine.detach_socket(),
+            WorkerOrder::DetachSocket => {
+                self.engine.detach_socket();
+                self.notes.has_socket = false;
+            }
             WorkerOrder::AttachTun(tun) => self.attach_tun(tun),
-            WorkerOrder::DetachTun => self.engine.detach_tun(),
+            WorkerOrder::DetachTun => {
+                self.engine.detach_tun();
+                self.notes.has_tun = false;
+            }
+            WorkerOrder::SetTunnel { mtu, from } => self.pipeline.set_tunnel(mtu, from),
             WorkerOrder::AddPeer(setup) => self.pipeline.add_peer(now, *setup),
             // Orders about a peer that is gone meanwhile have nothing to change.
             WorkerOrder::UpdatePeer(setup) => _ = self.pipeline.update_peer(now, *setup),
@@ -302,22 +368,29 @@ impl<'r> Worker<'r> {
         if !self.offload.udp_gro {
             socket.set_gro(false);
         }
+        self.forbids_fragments = socket.forbids_fragments();
+        (self.notes.offloads.udp_gso, self.notes.offloads.udp_gro) = (gso, socket.gro());
         self.engine.set_gso(gso);
         self.wire.set_gso(gso);
         self.notes.socket = None;
+        self.notes.has_socket = true;
         if let Err(error) = self.engine.attach_socket(socket, path) {
             self.notes.trouble(Trouble::Socket(error.raw_os_error().unwrap_or(0)));
         }
         self.fit_path_mtu();
+        self.notes.say_offloads();
     }
 
     fn attach_tun(&mut self, tun: sys::tundev::TunQueue) {
         let offload = if self.offload.tun { tun.offload() } else { TunOffload::default() };
         self.tun.set_offload(offload);
+        self.notes.offloads.tun = offload;
         self.notes.tun = None;
+        self.notes.has_tun = true;
         if let Err(error) = self.engine.attach_tun(tun) {
             self.notes.trouble(Trouble::Tun(error.raw_os_error().unwrap_or(0)));
         }
+        self.notes.say_offloads();
     }
 
     fn tick(&mut self) {
@@ -378,9 +451,46 @@ struct Notes<'r> {
     tun: Option<i32>,
     /// The kernel learned another path MTU.
     path_mtu: bool,
+    /// The TUN refused a super-packet: of UDP, or of TCP.
+    tun_offload_lost: Option<bool>,
+    offloads: OffloadsInUse,
+    /// What was said of them.
+    said: Option<OffloadsInUse>,
+    has_socket: bool,
+    has_tun: bool,
 }
 
-impl Notes<'_> {
+impl<'r> Notes<'r> {
+    fn new(stats: Arc<WorkerStats>, report: &'r Report) -> Self {
+        Notes {
+            stats,
+            report,
+            socket: None,
+            tun: None,
+            path_mtu: false,
+            tun_offload_lost: None,
+            offloads: OffloadsInUse::default(),
+            said: None,
+            has_socket: false,
+            has_tun: false,
+        }
+    }
+
+    /// Says which offloads are in use, when that is known and something new.
+    fn say_offloads(&mut self) {
+        self.stats.set_offloads(self.offloads);
+        if self.has_socket && self.has_tun && self.said.replace(self.offloads) != Some(self.offloads) {
+            (self.report)(WorkerReport::Offloads(self.offloads));
+        }
+    }
+
+    /// An offload is off from now on.
+    fn lost(&mut self, name: &'static str) {
+        self.stats.set_offloads(self.offloads);
+        self.said = Some(self.offloads);
+        (self.report)(WorkerReport::OffloadLost(name));
+    }
+
     /// Something came from the network.
     fn heard(&mut self) {
         self.socket = None;
@@ -405,11 +515,18 @@ impl Observer for Notes<'_> {
 
     fn trouble(&mut self, trouble: Trouble) {
         match trouble {
-            Trouble::GsoLost => (self.report)(WorkerReport::OffloadLost("udp-gso")),
+            Trouble::GsoLost => {
+                self.offloads.udp_gso = false;
+                self.lost("UDP_SEGMENT");
+            }
+            Trouble::TunOffloadLost { udp } => self.tun_offload_lost = Some(udp),
             Trouble::PathMtu => self.path_mtu = true,
             // An interface that is down answers EIO to every write.
             Trouble::Tun(libc::EIO) => {}
+            // What ICMP said of an earlier datagram, when nothing was being sent.
+            Trouble::Socket(libc::EMSGSIZE) if self.socket == Some(libc::EMSGSIZE) => self.path_mtu = true,
             Trouble::Socket(errno) if self.socket != Some(errno) => {
+                self.path_mtu |= errno == libc::EMSGSIZE;
                 self.socket = Some(errno);
                 (self.report)(WorkerReport::SocketError { errno, text: text(errno) });
             }

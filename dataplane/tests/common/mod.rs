@@ -15,7 +15,9 @@ use dataplane::sys::socket::{SocketOptions, WireSocket};
 use dataplane::sys::tundev::TunQueue;
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::virtio::VNET_HDR_LEN;
-use dataplane::workers::manager::{OffloadChoice, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn};
+use dataplane::workers::manager::{
+    OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
+};
 use dataplane::workers::stats::WorkerStats;
 use link::message::{Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Path, Secret, WorkerCommand, WorkerEvent};
 
@@ -110,6 +112,7 @@ pub fn config(io: IoChoice) -> WorkerConfig {
     WorkerConfig {
         index: 0,
         cpu: None,
+        tuning: Tuning::default(),
         io,
         offload: OffloadChoice::default(),
         config: PipelineConfig { routes: RouteTable::all_to(0), ..PipelineConfig::default() },
