@@ -123,6 +123,7 @@ fn arguments(setup: &Setup, profile: &Path) -> Vec<String> {
     }
     let program = executable().display().to_string();
     let mut words: Vec<String> = [&program, "connect", &file, "--io", setup.io].map(str::to_owned).to_vec();
+    words.extend(setup.options.iter().map(|&word| word.to_owned()));
     if setup.iv_proto_mask != 0 {
         words.extend(["--iv-proto-mask".to_owned(), setup.iv_proto_mask.to_string()]);
     }

@@ -19,6 +19,8 @@ pub mod arena;
 pub mod bell;
 pub mod clock;
 pub mod cmsg;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod name;
 pub mod socket;
 pub mod syscall;
