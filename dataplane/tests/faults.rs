@@ -471,7 +471,11 @@ fn interfaces_that_go_down_and_change_their_mtu_lose_nothing_uncounted() {
         let up = (&near, &far, near_tun.0, far_tun.1 + earlier[1]);
         let down = (&far, &near, far_tun.0, near_tun.1 + earlier[0]);
         for (from, to, read, written) in [up, down] {
-            assert_eq!((from.outbound.batches, to.inbound.writes), (read, written), "as the TUNs count: {from:?} {to:?}");
+            assert_eq!(
+                (from.outbound.batches, to.inbound.writes),
+                (read, written),
+                "as the TUNs count: {from:?} {to:?}"
+            );
             let inner = from.outbound.inner_packets + sum(from, &UNSENT);
             assert_exact(from, to, inner, to.inbound.written, 0);
         }

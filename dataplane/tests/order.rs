@@ -11,6 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{scope, sleep};
 use std::time::Duration;
@@ -56,6 +57,10 @@ fn tunnel(io: IoChoice, offload: bool) -> Tunnel {
         ip("addr add 192.0.2.2/24 dev v0");
         ip("link set v0 up");
     });
+    // A link that has just come up may lose the first question for its neighbour, which is asked again after a second.
+    let knows =
+        || near_wire.run(|| Command::new("ping").args("-q -n -c 1 -W 1 192.0.2.2".split(' ')).output().unwrap());
+    while !knows().status.success() {}
     let choice = OffloadChoice { tun: offload, udp_gso: offload, udp_gro: offload };
     let config = WorkerConfig { offload: choice, ..config(io) };
     let end = |wire: &Net, host: &Net, last, bind: &str, remote: &str, keys: ([u8; 40], [u8; 40])| {
@@ -84,13 +89,7 @@ fn tun(host: &Net, last: u8, offload: bool) -> TunQueue {
     })
 }
 
-fn end(
-    config: WorkerConfig,
-    bind: SocketAddr,
-    remote: SocketAddr,
-    tun: TunQueue,
-    keys: ([u8; 40], [u8; 40]),
-) -> End {
+fn end(config: WorkerConfig, bind: SocketAddr, remote: SocketAddr, tun: TunQueue, keys: ([u8; 40], [u8; 40])) -> End {
     let (worker, control, supervisor, reports) = common::start(config, |_| ());
     let path = path_to(remote);
     let options = SocketOptions { bind: Some(bind), remote: Some(remote), ..SocketOptions::default() };

@@ -82,7 +82,8 @@ fn runs(from: &Ns, source: IpAddr, to: &Ns, target: IpAddr) {
         send_run(&out, target, &bytes);
         for (number, expected) in bytes.chunks(FULL).enumerate() {
             let mut heard = [0; 2048];
-            let len = inn.recv(&mut heard).unwrap_or_else(|e| panic!("run {round} to {target}, datagram {number}: {e}"));
+            let len =
+                inn.recv(&mut heard).unwrap_or_else(|e| panic!("run {round} to {target}, datagram {number}: {e}"));
             assert!(heard[..len] == *expected, "run {round} to {target}, datagram {number} is another one");
         }
     }

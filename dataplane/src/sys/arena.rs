@@ -103,9 +103,10 @@ impl BufferRing {
     /// The kernel is older than 5.19.
     pub fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
         let address = self.entries.base.as_ptr() as u64;
-        // SAFETY: the address is page-aligned and valid for `count` entries of 16 bytes, and so are the addresses that
-        // will be written into the entries. All of it stays mapped until this value is dropped; its owner drops it only
-        // after the io_uring is closed and no receive is in flight, and leaks it otherwise.
+        // SAFETY: the address is page-aligned and valid for `count` entries of 16 bytes (the mapping's length), and each
+        // address that `offer` writes into an entry is valid for `size` bytes. All of it stays mapped until this value
+        // is dropped. Its owner, the engine, drops it behind its io_uring, and only after a synchronous cancellation of
+        // everything in it succeeded; when that fails, it leaks this value.
         unsafe { submitter.register_buf_ring_with_flags(address, self.count, self.group, 0)? };
         self.offer_all();
         Ok(())

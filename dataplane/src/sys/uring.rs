@@ -282,8 +282,11 @@ impl UringEngine {
     /// Queues an entry for the next submission.
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: what an entry points to must live until it was submitted, or completed where the kernel asks so. The
-        // entries made in this file point to nothing but `request` and `deadline`, which are boxed, live as long as the
-        // ring and stand behind it in the struct; their descriptors may close earlier: the kernel has its own reference.
+        // entries made in this file point to nothing but `request` and `deadline`: boxed, never replaced, and declared
+        // behind the ring, so that they are freed after it is closed. The kernel copies both when it takes the entry
+        // (io_recvmsg_prep_setup, io_timeout_prep), within a system call of this thread, so writing `deadline` between
+        // two calls races with nothing. The provided buffers are named by their group only; for those see `Drop`.
+        // Descriptors may close earlier: the kernel has its own reference.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             if self.ring.submit().is_err() {
                 std::thread::yield_now();
@@ -528,8 +531,10 @@ impl Drop for UringEngine {
         if live {
             self.cancel_receive();
         }
-        let quiet = done.is_ok() || !live;
-        if !quiet && let Some(buffers) = self.buffers.take() {
+        // A receive that was cancelled earlier may still be under way too: only the kernel knows that there is none.
+        if done.is_err()
+            && let Some(buffers) = self.buffers.take()
+        {
             // A few megabytes are lost at the end of a worker; freed memory would be written into.
             std::mem::forget(buffers);
         }

@@ -296,8 +296,7 @@ impl Sender {
     /// Points the first `count` headers at their slots. Every pointer comes from one borrow of the whole array, and
     /// nothing borrows the arrays again before the call: so all of them are valid in it.
     fn aim(&mut self, count: usize) -> *mut libc::mmsghdr {
-        let (iovecs, controls, names) =
-            (self.iovecs.as_mut_ptr(), self.controls.as_mut_ptr(), self.names.as_mut_ptr());
+        let (iovecs, controls, names) = (self.iovecs.as_mut_ptr(), self.controls.as_mut_ptr(), self.names.as_mut_ptr());
         for (slot, header) in self.headers.iter_mut().take(count).enumerate() {
             let header = &mut header.msg_hdr;
             header.msg_iov = iovecs.wrapping_add(slot);
@@ -428,13 +427,7 @@ impl Receiver {
         // `self`, which stays mutably borrowed, and nothing of them is lent out (`Arrived` borrows `self`). Whatever
         // bytes the kernel writes there are valid: they are integers. The null pointer means: no timeout.
         let count = unsafe {
-            libc::recvmmsg(
-                fd,
-                headers,
-                RECEIVES as _,
-                libc::MSG_DONTWAIT as _,
-                null::<libc::timespec>().cast_mut(),
-            )
+            libc::recvmmsg(fd, headers, RECEIVES as _, libc::MSG_DONTWAIT as _, null::<libc::timespec>().cast_mut())
         };
         self.filled = usize::try_from(count).map_err(|_| last_errno())?;
         Ok(self.filled)
