@@ -200,11 +200,12 @@ mod tests {
         let entries = ring.entries.base.as_ptr().cast::<Entry>();
         // SAFETY: the mapping has `count` entries, and `ring` is borrowed: nobody writes to them meanwhile.
         unsafe {
+            let tail = AtomicU16::from_ptr(&raw mut (*entries).tail).load(Ordering::Acquire);
             let read = |place| {
                 let entry = entries.add(place);
                 ((&raw const (*entry).addr).read(), (&raw const (*entry).len).read(), (&raw const (*entry).bid).read())
             };
-            (AtomicU16::from_ptr(&raw mut (*entries).tail).load(Ordering::Acquire), (0..4).map(read).collect())
+            (tail, (0..4).map(read).collect())
         }
     }
 

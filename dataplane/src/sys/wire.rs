@@ -627,7 +627,7 @@ mod tests {
                 assert_eq!(header.msg_iovlen, 1);
                 (header, *header.msg_iov)
             };
-            let control = copied(header.msg_control, header.msg_controllen as usize);
+            let control = copied(header.msg_control, header.msg_controllen);
             (copied(iovec.iov_base, iovec.iov_len), control, copied(header.msg_name, header.msg_namelen as usize))
         };
         (0..count).map(message).collect()
@@ -668,6 +668,11 @@ mod tests {
         assert!(run.single(usize::MAX).is_none());
     }
 
+    /// The address that datagram `slot` asked. Of an IPv4 one the kernel writes another field than it reads.
+    fn local(slot: usize) -> std::net::IpAddr {
+        [0x2001, 0xdb8, 0, 0, 0, 0, 0, slot as u16].into()
+    }
+
     /// Writes a datagram as recvmmsg(2) does; as many as there are slots.
     fn receive(receiver: &mut Receiver, named: bool, payload: impl Fn(usize) -> Vec<u8>) {
         receiver.clear();
@@ -675,7 +680,7 @@ mod tests {
         for slot in 0..RECEIVES {
             let bytes = payload(slot);
             let mut control = Control::default();
-            let control_len = control.write(None, Some(([198, 51, 100, slot as u8].into(), 3)));
+            let control_len = control.write(None, Some((local(slot), 3)));
             let mut name = Name::default();
             let name_len = name.write(([192, 0, 2, 1], slot as u16 + 1).into());
             // SAFETY: `aim` gives RECEIVES headers, `slot` is one of them; each points to one iovec of DATAGRAM bytes, a
@@ -684,7 +689,7 @@ mod tests {
             unsafe {
                 let header = &mut *headers.add(slot);
                 let iovec = *header.msg_hdr.msg_iov;
-                assert_eq!((iovec.iov_len, header.msg_hdr.msg_controllen as usize), (DATAGRAM, CONTROL));
+                assert_eq!((iovec.iov_len, header.msg_hdr.msg_controllen), (DATAGRAM, CONTROL));
                 std::ptr::copy_nonoverlapping(bytes.as_ptr(), iovec.iov_base.cast(), bytes.len());
                 let source = control.as_mut_bytes().as_ptr();
                 std::ptr::copy_nonoverlapping(source, header.msg_hdr.msg_control.cast(), control_len);
@@ -713,7 +718,7 @@ mod tests {
                 assert_eq!(arrived.bytes, payload(slot));
                 // The pipeline opens in place.
                 arrived.bytes.fill(0xff);
-                assert_eq!(cmsg::read(arrived.control).local, Some([198, 51, 100, slot as u8].into()));
+                assert_eq!(cmsg::read(arrived.control).local, Some(local(slot)));
                 assert_eq!(arrived.remote, named.then(|| ([192, 0, 2, 1], slot as u16 + 1).into()));
                 assert_eq!(arrived.truncated, slot == 3);
             }
