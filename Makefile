@@ -23,6 +23,7 @@ test-long: export MINIVPN_TEST_LONG = 1
 test-long: unit licences namespace-tests ## everything, complete: 1,000 seeds, the whole matrix, 20 renegotiations each, 200 MB transfers
 
 # The ring backend first: the executable that it leaves is replaced by the default one's.
+# The feature `faults` stands in a command of its own, so that it is in no other build.
 # loom recompiles everything under its own cfg, hence a directory of its own; three preemptions find what there is to find,
 # and without a bound the models take hours.
 # ipsec-mb is loaded by the tests of the data plane, hence ensure-tools.
@@ -30,6 +31,7 @@ unit: ## unit tests with both cryptography backends, and the model of the ring
 	scripts/ensure-tools
 	$(CARGO) test -p controlplane -p dataplane -p minivpn --no-default-features --features ring
 	$(CARGO) test --workspace --exclude tests
+	$(CARGO) test -p dataplane --features faults --test faults
 	$(CARGO) test -p tests --lib
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 $(CARGO) test -p link --release --test loom --target-dir $(TARGET)/loom
 
@@ -39,6 +41,7 @@ namespace-tests: ## the real kernel and a stock OpenVPN; as root or through sudo
 lint: ## formatting, and clippy with both backends
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p dataplane --all-targets --features faults -- -D warnings
 	$(CARGO) clippy -p controlplane -p dataplane -p minivpn --all-targets --no-default-features --features ring -- -D warnings
 
 licences: ## every dependency's licence, and that one cryptography backend is linked

@@ -126,8 +126,8 @@ fn arguments(setup: &Setup, profile: &Path) -> Vec<String> {
         return ["openvpn", "--disable-dco", "--config", &file].map(str::to_owned).to_vec();
     }
     let program = executable().display().to_string();
-    let words = [&program, "connect", &file, "--io", setup.io, "--log-level", setup.log_level];
-    let mut words: Vec<String> = words.map(str::to_owned).to_vec();
+    let mut words: Vec<String> = [&program, "connect", &file, "--io", setup.io].map(str::to_owned).to_vec();
+    words.extend(setup.options.iter().map(|&word| word.to_owned()));
     if setup.iv_proto_mask != 0 {
         words.extend(["--iv-proto-mask".to_owned(), setup.iv_proto_mask.to_string()]);
     }

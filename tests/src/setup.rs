@@ -60,8 +60,8 @@ pub struct Setup {
     pub keepalive: (u32, u32),
     /// `--io` of our client: uring, syscall or auto.
     pub io: &'static str,
-    /// `--log-level` of our client.
-    pub log_level: &'static str,
+    /// More words of our client's command line.
+    pub options: Vec<&'static str>,
     /// Bits of `IV_PROTO` that our client does not advertise, so as to be an older peer.
     pub iv_proto_mask: u32,
     /// User and password that the client sends.
@@ -98,7 +98,7 @@ impl Setup {
             port: 1194,
             keepalive: (10, 60),
             io: "auto",
-            log_level: "info",
+            options: Vec::new(),
             iv_proto_mask: 0,
             login: None,
             accepts: None,

@@ -39,7 +39,7 @@ fn connect_retry_max_says_how_many_rounds_there_are_before_the_first_success() {
     for (line, rounds) in [(None, 1), (Some("connect-retry-max 3"), 3)] {
         // A round more is only seen in the debug lines: what repeats itself is said once.
         let mut setup = Setup::new();
-        setup.log_level = "debug";
+        setup.options = vec!["--log-level", "debug"];
         setup.port = 1195;
         setup.client_lines.extend(line.map(str::to_owned));
         let (net, temp) = (Net::new(), Temp::new());

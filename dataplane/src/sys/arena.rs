@@ -7,7 +7,6 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::Submitter;
-use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// Page size that every mapping is a multiple of; larger pages only waste a little.
@@ -40,6 +39,16 @@ impl Drop for Mapping {
     }
 }
 
+/// `struct io_uring_buf` (linux/io_uring.h). The ring's tail, which the kernel reads, lies in the last field of entry 0
+/// (`struct io_uring_buf_ring`): so entries are written field by field, through pointers, and never as a whole.
+#[repr(C)]
+struct Entry {
+    addr: u64,
+    len: u32,
+    bid: u16,
+    tail: u16,
+}
+
 /// The provided-buffer ring of an io_uring (io_uring_register_buf_ring(3)): equal buffers from which the kernel takes one
 /// for every completion of a multishot receive.
 #[derive(Debug)]
@@ -53,7 +62,6 @@ pub struct BufferRing {
     tail: u16,
     /// Whether the kernel holds the buffer.
     held: Box<[bool]>,
-    registered: bool,
 }
 
 /// The right to look into one buffer that the kernel gave back. Consumed by [`BufferRing::give_back`].
@@ -74,14 +82,13 @@ impl BufferRing {
         }
         let bytes = usize::from(count).checked_mul(size).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self {
-            entries: Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?,
+            entries: Mapping::new(usize::from(count) * size_of::<Entry>())?,
             buffers: Mapping::new(bytes)?,
             count,
             size,
             group,
             tail: 0,
             held: vec![false; usize::from(count)].into_boxed_slice(),
-            registered: false,
         })
     }
 
@@ -96,16 +103,21 @@ impl BufferRing {
     /// The kernel is older than 5.19.
     pub fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
         let address = self.entries.base.as_ptr() as u64;
-        // SAFETY: the address is page-aligned and valid for `count` entries of 16 bytes, and so are the addresses that
-        // will be written into the entries. All of it stays mapped until this value is dropped; its owner drops it only
-        // after the io_uring is closed and no receive is in flight, and leaks it otherwise.
+        // SAFETY: the address is page-aligned and valid for `count` entries of 16 bytes (the mapping's length), and each
+        // address that `offer` writes into an entry is valid for `size` bytes. All of it stays mapped until this value
+        // is dropped. Its owner, the engine, drops it behind its io_uring, and only after a synchronous cancellation of
+        // everything in it succeeded; when that fails, it leaks this value.
         unsafe { submitter.register_buf_ring_with_flags(address, self.count, self.group, 0)? };
-        self.registered = true;
+        self.offer_all();
+        Ok(())
+    }
+
+    /// Hands every buffer over.
+    fn offer_all(&mut self) {
         for id in 0..self.count {
             self.offer(id);
         }
         self.publish();
-        Ok(())
     }
 
     /// The kernel says that it filled `len` bytes of buffer `id`. `None` when it cannot have: it does not hold it.
@@ -136,43 +148,108 @@ impl BufferRing {
 
     /// Lets the kernel see the buffers that were given back.
     pub fn publish(&mut self) {
-        // SAFETY: `entries` starts with an initialised (zeroed) entry, which is what `tail` asks for; the tail is a u16
-        // inside that mapping, aligned to 2 bytes, and the kernel reads it atomically: so is our access.
-        let tail = unsafe { &*BufRingEntry::tail(self.entries.base.as_ptr().cast()).cast::<AtomicU16>() };
+        let entries = self.entries.base.as_ptr().cast::<Entry>();
+        // SAFETY: the mapping is page-aligned and has at least one entry, so the field lies within it and is aligned.
+        // Every access to it, ours here and the kernel's, is atomic, and `offer` does not touch it: no reference to a
+        // whole entry ever exists. The mapping outlives the reference, which ends with this function.
+        let tail = unsafe { AtomicU16::from_ptr(&raw mut (*entries).tail) };
         tail.store(self.tail, Ordering::Release);
     }
 
     fn offer(&mut self, id: u16) {
         let place = usize::from(self.tail & (self.count - 1));
         let address = self.buffers.base.as_ptr() as u64 + (usize::from(id) * self.size) as u64;
-        // SAFETY: `place < count` entries of 16 bytes lie within the mapping, and all bit patterns are valid entries. The
-        // kernel reads an entry only after the tail moved past it, and there are never more than `count` buffers
-        // offered, because each is offered only when it is not held; so this entry is ours now. The entry's last two
-        // bytes (`resv`, in entry 0 the shared tail) are not touched by the three setters.
-        let entry = unsafe { &mut *self.entries.base.as_ptr().cast::<BufRingEntry>().add(place) };
-        entry.set_addr(address);
-        entry.set_len(self.size as u32);
-        entry.set_bid(id);
+        let entries = self.entries.base.as_ptr().cast::<Entry>();
+        // SAFETY: `place < count` (a power of two), and the page-aligned mapping has `count` entries, so the three fields
+        // lie within it and are aligned. The kernel reads an entry only after the tail moved past it, and then until it
+        // takes the buffer; at most `count` buffers are offered at a time, because each is offered only when it is not
+        // held (once in `offer_all`, afterwards by consuming the only lease of it); so the entry `count` before this one
+        // has been taken, and this place is ours. The tail in entry 0 is another field.
+        unsafe {
+            let entry = entries.add(place);
+            (&raw mut (*entry).addr).write(address);
+            (&raw mut (*entry).len).write(self.size as u32);
+            (&raw mut (*entry).bid).write(id);
+        }
         self.held[usize::from(id)] = true;
         self.tail = self.tail.wrapping_add(1);
     }
 
-    /// Whether every buffer is at the kernel or was never handed over: none is leased.
-    #[cfg(test)]
-    fn all_held(&self) -> bool {
-        self.held.iter().all(|&held| held)
+    /// How many buffers the kernel does not hold.
+    #[cfg(any(test, feature = "faults"))]
+    pub(super) fn lent(&self) -> usize {
+        self.held.iter().filter(|&&held| !held).count()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    //! All of it runs under Miri too (`cargo +nightly miri test -p dataplane --lib arena`), where no kernel is needed.
+
     use super::*;
 
+    /// A ring whose buffers were all handed over, though no kernel has heard of it.
     fn ring() -> BufferRing {
+        let mut ring = BufferRing::new(4, 128, 1).unwrap();
+        ring.offer_all();
+        ring
+    }
+
+    /// The tail, and the entries' buffers in their order, as the kernel reads them.
+    fn as_read(ring: &BufferRing) -> (u16, Vec<(u64, u32, u16)>) {
+        let entries = ring.entries.base.as_ptr().cast::<Entry>();
+        // SAFETY: the mapping has `count` entries, and `ring` is borrowed: nobody writes to them meanwhile.
+        unsafe {
+            let tail = AtomicU16::from_ptr(&raw mut (*entries).tail).load(Ordering::Acquire);
+            let read = |place| {
+                let entry = entries.add(place);
+                ((&raw const (*entry).addr).read(), (&raw const (*entry).len).read(), (&raw const (*entry).bid).read())
+            };
+            (tail, (0..4).map(read).collect())
+        }
+    }
+
+    #[test]
+    fn the_kernel_reads_every_buffer_and_the_tail() {
+        let mut ring = ring();
+        let base = ring.buffers.base.as_ptr() as u64;
+        let (tail, entries) = as_read(&ring);
+        assert_eq!(tail, 4);
+        assert_eq!(entries, (0..4).map(|id| (base + u64::from(id) * 128, 128, id)).collect::<Vec<_>>());
+        // Given back in another order, they stand in that order; entry 0 keeps the tail.
+        for id in [2, 0] {
+            let lease = ring.take(id, 1).unwrap();
+            ring.give_back(lease);
+        }
+        assert_eq!(as_read(&ring).0, 4, "not published yet");
+        ring.publish();
+        let (tail, entries) = as_read(&ring);
+        assert_eq!((tail, entries[0].2, entries[1].2), (6, 2, 0));
+    }
+
+    #[test]
+    fn the_tail_wraps_and_no_buffer_is_lost() {
+        let mut ring = ring();
+        for round in 0..if cfg!(miri) { 100u32 } else { 40_000 } {
+            let lease = ring.take((round % 4) as u16, 128).unwrap();
+            assert_eq!(ring.lent(), 1);
+            ring.give_back(lease);
+            ring.publish();
+        }
+        assert_eq!(ring.lent(), 0);
+        let mut ids: Vec<u16> = as_read(&ring).1.iter().map(|entry| entry.2).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [0, 1, 2, 3]);
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn the_kernel_takes_the_ring() {
         let uring = io_uring::IoUring::new(4).unwrap();
         let mut ring = BufferRing::new(4, 128, 1).unwrap();
         ring.register(&uring.submitter()).unwrap();
-        ring
+        drop(uring);
+        assert_eq!((ring.lent(), as_read(&ring).0), (0, 4));
     }
 
     #[test]
@@ -182,9 +259,9 @@ mod tests {
         assert!(ring.take(2, 10).is_none(), "taken twice");
         assert!(ring.take(4, 10).is_none(), "no such buffer");
         assert!(ring.take(1, 129).is_none(), "longer than the buffer");
-        assert!(!ring.all_held());
+        assert_eq!(ring.lent(), 1);
         ring.give_back(lease);
-        assert!(ring.all_held());
+        assert_eq!(ring.lent(), 0);
         assert!(ring.take(2, 128).is_some());
     }
 

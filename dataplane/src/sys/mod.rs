@@ -20,6 +20,8 @@ pub mod arena;
 pub mod bell;
 pub mod clock;
 pub mod cmsg;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod ipsec_mb;
 mod name;
 mod resplit;

@@ -13,6 +13,7 @@ use io_uring::types::{CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use link::message::Path;
 
+use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
 use crate::networkio::gso::WireBatch;
 use crate::sys::arena::{BufferRing, Lease};
@@ -199,6 +200,8 @@ impl UringEngine {
             let queue = self.ring.submission();
             (queue.taskrun(), queue.is_empty())
         };
+        #[cfg(feature = "faults")]
+        let empty = empty && !self.disturb();
         if taskrun || !empty {
             // Deferred work runs inside this call. EBUSY and EINTR leave it for the next one.
             let _ = self.ring.submit();
@@ -225,6 +228,22 @@ impl UringEngine {
         }
     }
 
+    /// Ends, on order, what is armed; true when something was.
+    #[cfg(feature = "faults")]
+    fn disturb(&mut self) -> bool {
+        use crate::sys::faults;
+        let (receive, tun) = (self.receive, self.tun_poll);
+        let ends_receive = receive.live && faults::ends_receive();
+        if ends_receive {
+            self.cancel(Kind::Receive, &receive);
+        }
+        let ends_poll = tun.live && faults::ends_poll();
+        if ends_poll {
+            self.cancel(Kind::Tun, &tun);
+        }
+        ends_receive || ends_poll
+    }
+
     fn next_completion(&mut self) -> Option<cqueue::Entry> {
         self.ring.completion().next()
     }
@@ -234,16 +253,19 @@ impl UringEngine {
         if current {
             self.receive.live &= more;
         }
-        if let (Some(id), Ok(len), Some(buffers)) =
-            (cqueue::buffer_select(entry.flags()), usize::try_from(entry.result()), self.buffers.as_mut())
-            && let Some(lease) = buffers.take(id, len)
+        let result = entry.result();
+        #[cfg(feature = "faults")]
+        let result = if current { crate::sys::faults::ended(result) } else { result };
+        // A buffer may come with an error too: it is ours then, and empty.
+        if let (Some(id), Some(buffers)) = (cqueue::buffer_select(entry.flags()), self.buffers.as_mut())
+            && let Some(lease) = buffers.take(id, usize::try_from(result).unwrap_or(0))
         {
-            match current {
+            match current && result >= 0 {
                 true => self.pending.push(lease),
                 false => self.give_back(lease),
             }
         }
-        let errno = entry.result().checked_neg().filter(|&errno| errno > 0);
+        let errno = result.checked_neg().filter(|&errno| errno > 0);
         // No buffer left is no error: the datagrams wait in the socket.
         if current && let Some(errno) = errno.filter(|&errno| errno != libc::ENOBUFS && errno != libc::ECANCELED) {
             self.error = Some(errno);
@@ -260,8 +282,11 @@ impl UringEngine {
     /// Queues an entry for the next submission.
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: what an entry points to must live until it was submitted, or completed where the kernel asks so. The
-        // entries made in this file point to nothing but `request` and `deadline`, which are boxed, live as long as the
-        // ring and stand behind it in the struct; their descriptors may close earlier: the kernel has its own reference.
+        // entries made in this file point to nothing but `request` and `deadline`: boxed, never replaced, and declared
+        // behind the ring, so that they are freed after it is closed. The kernel copies both when it takes the entry
+        // (io_recvmsg_prep_setup, io_timeout_prep), within a system call of this thread, so writing `deadline` between
+        // two calls races with nothing. The provided buffers are named by their group only; for those see `Drop`.
+        // Descriptors may close earlier: the kernel has its own reference.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             if self.ring.submit().is_err() {
                 std::thread::yield_now();
@@ -430,7 +455,11 @@ impl Engine for UringEngine {
             count += 1;
             let step = match arrived(buffers.bytes(&mut lease), named) {
                 Some(arrived) => hand_out(arrived, path, observer, each),
-                None => Step::More,
+                // The kernel writes at least the header; what lacks even that is no datagram that anybody can read.
+                None => {
+                    observer.dropped(DropReason::Truncated, 1);
+                    Step::More
+                }
             };
             buffers.give_back(lease);
             if step != Step::More {
@@ -485,6 +514,8 @@ impl Engine for UringEngine {
         if self.pending.len > 0 || self.tun_ready || self.port.has_kept() || self.error.is_some() {
             return;
         }
+        #[cfg(feature = "faults")]
+        crate::sys::faults::rest(self.buffers.as_ref().map_or(0, BufferRing::lent));
         self.arm_timeout(until_ns);
         // A signal is a reason to look.
         let _ = self.ring.submit_and_wait(1);
@@ -500,8 +531,10 @@ impl Drop for UringEngine {
         if live {
             self.cancel_receive();
         }
-        let quiet = done.is_ok() || !live;
-        if !quiet && let Some(buffers) = self.buffers.take() {
+        // A receive that was cancelled earlier may still be under way too: only the kernel knows that there is none.
+        if done.is_err()
+            && let Some(buffers) = self.buffers.take()
+        {
             // A few megabytes are lost at the end of a worker; freed memory would be written into.
             std::mem::forget(buffers);
         }
@@ -532,7 +565,6 @@ fn arrived(buffer: &mut [u8], named: bool) -> Option<Arrived<'_>> {
     })
 }
 
-/// The best kind of ring that this kernel makes.
 /// Whether this process may use io_uring: containers and `kernel.io_uring_disabled` can forbid it.
 ///
 /// # Errors
@@ -541,6 +573,7 @@ pub fn available() -> io::Result<()> {
     build_ring().map(drop)
 }
 
+/// The best kind of ring that this kernel makes.
 fn build_ring() -> io::Result<(IoUring, &'static str)> {
     let deferred = IoUring::builder()
         .setup_cqsize(COMPLETIONS)

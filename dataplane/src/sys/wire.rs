@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use crate::drop_reason::DropReason;
 use crate::networkio::gso::{Run, WireBatch};
 use crate::sys::cmsg::{CONTROL, Control};
+#[cfg(feature = "faults")]
+use crate::sys::faults;
 use crate::sys::name::{self, NAME, Name};
 use crate::sys::resplit;
 use crate::sys::socket::WireSocket;
@@ -50,7 +52,8 @@ impl Message {
     }
 }
 
-/// The arrays that sendmmsg reads, allocated once.
+/// The arrays that sendmmsg reads, allocated once. Between two calls the headers hold lengths; their pointers are
+/// written by [`aim`](Self::aim) just before a call, so that none of them outlives a borrow of what it points to.
 pub(super) struct Sender {
     headers: Box<[libc::mmsghdr]>,
     iovecs: Box<[libc::iovec]>,
@@ -147,7 +150,8 @@ impl Sender {
             if run.count > 1 && !self.gso {
                 break;
             }
-            self.fill(count, socket, &Message::of(run), bytes);
+            let message = Message::of(run);
+            self.fill(count, name_for(socket, &message), &message, bytes);
             count += 1;
         }
         match self.transmit(socket, count) {
@@ -200,6 +204,8 @@ impl Sender {
         let mut sent = 0;
         for index in 0..run.count {
             let Some(single) = run.single(index) else {
+                // A run never says more packets than it holds; if one did, they would be missed here.
+                observer.dropped(DropReason::SocketError, (run.count - index) as u64);
                 break;
             };
             match self.send_one(socket, observer, &single, bytes) {
@@ -250,7 +256,7 @@ impl Sender {
     ) -> Result<(), Errno> {
         let mut pending_errors = 2;
         loop {
-            self.fill(0, socket, message, bytes);
+            self.fill(0, name_for(socket, message), message, bytes);
             match self.transmit(socket, 1) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
@@ -274,39 +280,59 @@ impl Sender {
         error != Errno::AGAIN
     }
 
-    /// Writes slot `slot` of the arrays. The pointers in it are used by the next [`transmit`](Self::transmit) only.
-    fn fill(&mut self, slot: usize, socket: &WireSocket, message: &Message, bytes: &[u8]) {
+    /// Writes slot `slot` of the arrays: all but the pointers into them. `name`: where to, on a socket that is not
+    /// connected. `bytes` must live until the call that sends the slot.
+    fn fill(&mut self, slot: usize, name: Option<SocketAddr>, message: &Message, bytes: &[u8]) {
         let payload = &bytes[message.start..message.start + message.len];
-        let connected = socket.remote().is_some();
         let segment = (message.count > 1).then_some(message.segment).and_then(|size| u16::try_from(size).ok());
-        let local = message.path.local.filter(|_| !connected).map(|local| (local, message.path.ifindex));
+        let local = message.path.local.filter(|_| name.is_some()).map(|local| (local, message.path.ifindex));
         let control = self.controls[slot].write(segment, local);
-        let name = if connected { 0 } else { self.names[slot].write(socket.in_family(message.path.remote)) };
+        let name = name.map_or(0, |name| self.names[slot].write(name));
         self.iovecs[slot] = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
         let header = &mut self.headers[slot].msg_hdr;
-        header.msg_iov = &raw mut self.iovecs[slot];
-        header.msg_iovlen = 1;
-        header.msg_control =
-            if control == 0 { null_mut() } else { self.controls[slot].as_mut_bytes().as_mut_ptr().cast() };
         header.msg_controllen = control as _;
-        header.msg_name = if name == 0 { null_mut() } else { self.names[slot].as_mut_bytes().as_mut_ptr().cast() };
         header.msg_namelen = name as _;
+    }
+
+    /// Points the first `count` headers at their slots. Every pointer comes from one borrow of the whole array, and
+    /// nothing borrows the arrays again before the call: so all of them are valid in it.
+    fn aim(&mut self, count: usize) -> *mut libc::mmsghdr {
+        let (iovecs, controls, names) = (self.iovecs.as_mut_ptr(), self.controls.as_mut_ptr(), self.names.as_mut_ptr());
+        for (slot, header) in self.headers.iter_mut().take(count).enumerate() {
+            let header = &mut header.msg_hdr;
+            header.msg_iov = iovecs.wrapping_add(slot);
+            header.msg_iovlen = 1;
+            header.msg_control =
+                if header.msg_controllen == 0 { null_mut() } else { controls.wrapping_add(slot).cast() };
+            header.msg_name = if header.msg_namelen == 0 { null_mut() } else { names.wrapping_add(slot).cast() };
+        }
+        self.headers.as_mut_ptr()
     }
 
     /// sendmmsg of the first `count` slots, all of which were filled since the last call from bytes that still live.
     fn transmit(&mut self, socket: &WireSocket, count: usize) -> Result<usize, Errno> {
+        let count = count.min(self.headers.len());
         if count == 0 {
             return Ok(0);
         }
-        debug_assert!(count <= SLOTS);
+        #[cfg(feature = "faults")]
+        let count = faults::send(count, self.headers[0].msg_hdr.msg_controllen > 0)?;
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: `headers` has `SLOTS >= count` entries, of which the first `count` were filled by `fill` in the same
-        // call of `send_some` or `try_send`: each points to one iovec over a slice that the caller still borrows, to a
-        // control buffer and an address of this value (boxed, so they have not moved), with their true lengths. The
-        // kernel reads the payloads and writes nothing but `msg_len` and `msg_flags` of the headers.
-        let sent = unsafe { libc::sendmmsg(fd, self.headers.as_mut_ptr(), count as _, libc::MSG_DONTWAIT) };
+        let headers = self.aim(count);
+        // SAFETY: `headers` points to at least `count` headers (clamped above). `aim` pointed each of them to its own
+        // iovec, control buffer and name: elements `slot < count <= SLOTS` of arrays of `SLOTS`, boxed in `self`, which
+        // stays mutably borrowed, and not touched in between. `Control` and `Name` begin with their only field, the
+        // bytes, of which `msg_controllen <= CONTROL` and `msg_namelen <= NAME` were written. Each iovec was written by
+        // `fill` in the same call of `send_some` or `try_send`, from a slice that the caller borrows until we return,
+        // with the slice's length. The kernel reads all of these; it writes nothing but `msg_len` of the headers.
+        let sent = unsafe { libc::sendmmsg(fd, headers, count as _, libc::MSG_DONTWAIT) };
         usize::try_from(sent).map_err(|_| last_errno())
     }
+}
+
+/// The name that a message needs: none on a connected socket.
+fn name_for(socket: &WireSocket, message: &Message) -> Option<SocketAddr> {
+    socket.remote().is_none().then(|| socket.in_family(message.path.remote))
 }
 
 fn last_errno() -> Errno {
@@ -392,34 +418,42 @@ impl Receiver {
     pub(super) fn fill(&mut self, socket: &WireSocket) -> Result<usize, Errno> {
         debug_assert!(!self.has_more());
         self.clear();
-        let named = socket.remote().is_none();
-        for slot in 0..RECEIVES {
-            self.iovecs[slot] =
-                libc::iovec { iov_base: self.buffers[slot * DATAGRAM..].as_mut_ptr().cast(), iov_len: DATAGRAM };
-            let header = &mut self.headers[slot].msg_hdr;
-            header.msg_iov = &raw mut self.iovecs[slot];
-            header.msg_iovlen = 1;
-            header.msg_control = self.controls[slot].as_mut_bytes().as_mut_ptr().cast();
-            header.msg_controllen = CONTROL as _;
-            header.msg_name = if named { self.names[slot].as_mut_bytes().as_mut_ptr().cast() } else { null_mut() };
-            header.msg_namelen = if named { NAME as _ } else { 0 };
-            header.msg_flags = 0;
-        }
+        #[cfg(feature = "faults")]
+        faults::receive()?;
+        let headers = self.aim(socket.remote().is_none());
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: all RECEIVES headers were just filled: each points to one iovec over its own DATAGRAM bytes of
-        // `buffers`, to its own control buffer and address, with their true lengths; all are boxed in `self`, which is
-        // borrowed for the call, and nothing of them is lent out (`Arrived` borrows `self`). No timeout is given.
+        // SAFETY: `headers` points to RECEIVES headers, each of which `aim` has just pointed to its own iovec over its
+        // own DATAGRAM bytes of `buffers`, to its own control buffer of CONTROL bytes and, when named, to its own name
+        // of NAME bytes (`Control` and `Name` begin with their only field), with these lengths. All are boxed in
+        // `self`, which stays mutably borrowed, and nothing of them is lent out (`Arrived` borrows `self`). Whatever
+        // bytes the kernel writes there are valid: they are integers. The null pointer means: no timeout.
         let count = unsafe {
-            libc::recvmmsg(
-                fd,
-                self.headers.as_mut_ptr(),
-                RECEIVES as _,
-                libc::MSG_DONTWAIT as _,
-                null::<libc::timespec>().cast_mut(),
-            )
+            libc::recvmmsg(fd, headers, RECEIVES as _, libc::MSG_DONTWAIT as _, null::<libc::timespec>().cast_mut())
         };
         self.filled = usize::try_from(count).map_err(|_| last_errno())?;
         Ok(self.filled)
+    }
+
+    /// Points every header at its slot, as [`Sender::aim`] does.
+    fn aim(&mut self, named: bool) -> *mut libc::mmsghdr {
+        let (controls, names) = (self.controls.as_mut_ptr(), self.names.as_mut_ptr());
+        let buffers = self.buffers.as_mut_ptr();
+        for (slot, iovec) in self.iovecs.iter_mut().enumerate() {
+            let iov_base = buffers.wrapping_add(slot * DATAGRAM).cast();
+            *iovec = libc::iovec { iov_base, iov_len: DATAGRAM };
+        }
+        let iovecs = self.iovecs.as_mut_ptr();
+        for (slot, header) in self.headers.iter_mut().enumerate() {
+            let header = &mut header.msg_hdr;
+            header.msg_iov = iovecs.wrapping_add(slot);
+            header.msg_iovlen = 1;
+            header.msg_control = controls.wrapping_add(slot).cast();
+            header.msg_controllen = CONTROL as _;
+            header.msg_name = if named { names.wrapping_add(slot).cast() } else { null_mut() };
+            header.msg_namelen = if named { NAME as _ } else { 0 };
+            header.msg_flags = 0;
+        }
+        self.headers.as_mut_ptr()
     }
 }
 
@@ -475,7 +509,7 @@ impl TunPort {
         for count in 0..TUN_READS {
             let len = match self.kept.take() {
                 Some(len) => len,
-                None => match rustix::io::read(tun, &mut self.buffer[..]) {
+                None => match read_frame(tun, &mut self.buffer) {
                     Err(Errno::AGAIN) => return (count, Why::Empty),
                     Err(Errno::INTR) => continue,
                     Ok(0) => {
@@ -511,8 +545,13 @@ impl TunPort {
                 continue;
             };
             loop {
-                match rustix::io::write(tun, frame) {
-                    Ok(_) => observer.written(packets),
+                match write_frame(tun, frame) {
+                    Ok(len) if len == frame.len() => observer.written(packets),
+                    // A TUN takes a frame whole or not at all; of one that was cut, nobody can read the packets.
+                    Ok(_) => {
+                        observer.dropped(DropReason::TunError, packets);
+                        observer.trouble(Trouble::Tun(libc::EMSGSIZE));
+                    }
                     Err(Errno::INTR) => continue,
                     Err(Errno::AGAIN | Errno::NOBUFS) => observer.dropped(DropReason::TunFull, packets),
                     // Not the packets, but their being joined may be what this kernel does not take.
@@ -531,6 +570,20 @@ impl TunPort {
     }
 }
 
+fn read_frame(tun: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    #[cfg(feature = "faults")]
+    faults::read_tun()?;
+    rustix::io::read(tun, buffer)
+}
+
+fn write_frame(tun: BorrowedFd<'_>, frame: &[u8]) -> Result<usize, Errno> {
+    #[cfg(feature = "faults")]
+    if let Some(outcome) = faults::write_tun(frame.len()) {
+        return outcome;
+    }
+    rustix::io::write(tun, frame)
+}
+
 /// How many packets a frame of ours stands for.
 fn packets_in(frame: &[u8]) -> u64 {
     match VnetHeader::parse(frame) {
@@ -539,5 +592,142 @@ fn packets_in(frame: &[u8]) -> u64 {
             payload.div_ceil(usize::from(header.gso_size)).max(1) as u64
         }
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What the kernel would do with the arrays, done here: Miri (`cargo +nightly miri test -p dataplane --lib wire`)
+    //! sees every pointer that it follows.
+
+    use super::*;
+    use crate::networkio::gso::MAX_UDP_PAYLOAD;
+    use crate::sys::cmsg;
+
+    fn path(port: u16) -> Path {
+        Path { worker: 0, local: None, ifindex: 0, remote: SocketAddr::from(([192, 0, 2, 1], port)), stream: None }
+    }
+
+    /// A message as sendmmsg sees it: payload, control, name.
+    type Seen = (Vec<u8>, Vec<u8>, Vec<u8>);
+
+    fn copied(start: *const libc::c_void, len: usize) -> Vec<u8> {
+        if start.is_null() {
+            assert_eq!(len, 0, "a length without bytes");
+            return Vec::new();
+        }
+        // SAFETY: the callers pass what `aim` wrote: an array that is boxed in a value that they still hold mutably and
+        // do not touch until they are done, and a length that lies within it.
+        unsafe { std::slice::from_raw_parts(start.cast::<u8>(), len) }.to_vec()
+    }
+
+    /// Reads the first `count` messages as sendmmsg(2) does.
+    fn as_sent(sender: &mut Sender, count: usize) -> Vec<Seen> {
+        let headers = sender.aim(count);
+        let message = |slot| {
+            // SAFETY: `aim` gives `SLOTS` headers, `slot < count <= SLOTS`, each pointing to one iovec; the sender is
+            // borrowed for the whole function and not used but through these pointers.
+            let (header, iovec) = unsafe {
+                let header = &(*headers.add(slot)).msg_hdr;
+                assert_eq!(header.msg_iovlen, 1);
+                (header, *header.msg_iov)
+            };
+            let control = copied(header.msg_control, header.msg_controllen);
+            (copied(iovec.iov_base, iovec.iov_len), control, copied(header.msg_name, header.msg_namelen as usize))
+        };
+        (0..count).map(message).collect()
+    }
+
+    #[test]
+    fn the_kernel_finds_payload_control_and_name_of_every_message() {
+        let mut sender = Sender::new();
+        let bytes: Vec<u8> = (0..=255).cycle().take(10_000).collect();
+        // Twice: the second time every slot was used before, by messages of the other kind.
+        for connected in [false, true] {
+            let messages: Vec<Message> = (0..SLOTS)
+                .map(|n| {
+                    let local = (n % 2 == 0).then_some([198, 51, 100, n as u8].into());
+                    let path = Path { local, ifindex: 7, ..path(n as u16 + 1) };
+                    Message { start: n * 100, len: 90 + n, segment: 30, count: 1 + n % 3, path }
+                })
+                .collect();
+            for (slot, message) in messages.iter().enumerate() {
+                sender.fill(slot, (!connected).then_some(message.path.remote), message, &bytes);
+            }
+            for (message, (payload, control, name)) in messages.iter().zip(as_sent(&mut sender, SLOTS)) {
+                assert_eq!(payload, bytes[message.start..message.start + message.len]);
+                let mut expected = Control::default();
+                let local = message.path.local.filter(|_| !connected).map(|local| (local, 7));
+                let len = expected.write((message.count > 1).then_some(30), local);
+                assert_eq!(control, expected.as_mut_bytes()[..len]);
+                assert_eq!(name::read(&name), (!connected).then_some(message.path.remote));
+            }
+        }
+    }
+
+    #[test]
+    fn singles_of_a_run_are_its_packets_and_no_more() {
+        let run = Message { start: 10, len: 250, segment: 100, count: 3, path: path(1) };
+        let singles: Vec<_> = (0..4).map_while(|n| run.single(n)).map(|m| (m.start, m.len, m.count)).collect();
+        assert_eq!(singles, [(10, 100, 1), (110, 100, 1), (210, 50, 1)]);
+        assert!(run.single(usize::MAX).is_none());
+    }
+
+    /// The address that datagram `slot` asked. Of an IPv4 one the kernel writes another field than it reads.
+    fn local(slot: usize) -> std::net::IpAddr {
+        [0x2001, 0xdb8, 0, 0, 0, 0, 0, slot as u16].into()
+    }
+
+    /// Writes a datagram as recvmmsg(2) does; as many as there are slots.
+    fn receive(receiver: &mut Receiver, named: bool, payload: impl Fn(usize) -> Vec<u8>) {
+        receiver.clear();
+        let headers = receiver.aim(named);
+        for slot in 0..RECEIVES {
+            let bytes = payload(slot);
+            let mut control = Control::default();
+            let control_len = control.write(None, Some((local(slot), 3)));
+            let mut name = Name::default();
+            let name_len = name.write(([192, 0, 2, 1], slot as u16 + 1).into());
+            // SAFETY: `aim` gives RECEIVES headers, `slot` is one of them; each points to one iovec of DATAGRAM bytes, a
+            // control buffer of CONTROL bytes and a name of NAME bytes or null, as their lengths (asserted) say, all in
+            // the receiver, which is borrowed for the whole function and not used but through these pointers.
+            unsafe {
+                let header = &mut *headers.add(slot);
+                let iovec = *header.msg_hdr.msg_iov;
+                assert_eq!((iovec.iov_len, header.msg_hdr.msg_controllen), (DATAGRAM, CONTROL));
+                std::ptr::copy_nonoverlapping(bytes.as_ptr(), iovec.iov_base.cast(), bytes.len());
+                let source = control.as_mut_bytes().as_ptr();
+                std::ptr::copy_nonoverlapping(source, header.msg_hdr.msg_control.cast(), control_len);
+                if named {
+                    assert_eq!(header.msg_hdr.msg_namelen as usize, NAME);
+                    let source = name.as_mut_bytes().as_ptr();
+                    std::ptr::copy_nonoverlapping(source, header.msg_hdr.msg_name.cast(), name_len);
+                }
+                header.msg_len = bytes.len() as u32;
+                header.msg_hdr.msg_controllen = control_len as _;
+                header.msg_hdr.msg_namelen = if named { name_len as _ } else { 0 };
+                header.msg_hdr.msg_flags = if slot == 3 { libc::MSG_TRUNC } else { 0 };
+            }
+        }
+        receiver.filled = RECEIVES;
+    }
+
+    #[test]
+    fn what_the_kernel_wrote_is_handed_out_slot_by_slot() {
+        let mut receiver = Receiver::new();
+        for (round, named) in [true, false, true].into_iter().enumerate() {
+            let payload = |slot: usize| vec![(slot + round) as u8; if slot == 5 { MAX_UDP_PAYLOAD } else { slot }];
+            receive(&mut receiver, named, payload);
+            for slot in 0..RECEIVES {
+                let arrived = receiver.next().unwrap();
+                assert_eq!(arrived.bytes, payload(slot));
+                // The pipeline opens in place.
+                arrived.bytes.fill(0xff);
+                assert_eq!(cmsg::read(arrived.control).local, Some(local(slot)));
+                assert_eq!(arrived.remote, named.then(|| ([192, 0, 2, 1], slot as u16 + 1).into()));
+                assert_eq!(arrived.truncated, slot == 3);
+            }
+            assert!(receiver.next().is_none() && !receiver.has_more());
+        }
     }
 }

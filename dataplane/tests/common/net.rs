@@ -1,5 +1,5 @@
 //! Network namespaces for tests, each a thread of its own that lives in it, and a TUN in each with a worker behind it.
-#![allow(unreachable_pub)] // a module of test programs
+#![allow(dead_code, unreachable_pub)] // a module of test programs, each of which uses its part
 
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
