@@ -1,0 +1,208 @@
+//! The generator: fills the worker's source from a thread of its own. Sealed datagrams get fresh packet ids every time.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use dataplane::datachannel::aead::SealingKey;
+use dataplane::datachannel::header::SendHeader;
+use dataplane::drop_reason::DropReason;
+use dataplane::networkio::gso::WireBatch;
+use dataplane::sys::bell::Bell;
+use dataplane::sys::syscall::SyscallEngine;
+use dataplane::sys::{Engine, Observer, Trouble, affinity};
+use dataplane::tun::checksum::{Sum, pseudo_header};
+use dataplane::tun::ip::{TCP, UDP};
+use link::message::{Cipher, Path};
+
+use crate::lab::Lab;
+use crate::rows::{Inner, Row, Traffic};
+use crate::subject::{Aead, OPEN, WIRE_PEER, direction};
+
+/// What stands before every inner packet on the wire: P_DATA_V2 header, packet id and tag.
+const OVERHEAD: usize = 24;
+
+/// A running generator; it ends with this value.
+pub struct Generator {
+    orders: Option<Sender<Aead>>,
+    done: Receiver<Result<(), String>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Generator {
+    /// Starts its thread on this CPU.
+    pub fn start(lab: &Lab, row: &'static Row, aeads: &[Aead], cpu: usize) -> io::Result<Self> {
+        let socket = if row.seals() { lab.generator_to_tun()? } else { lab.generator_to_worker()? };
+        let keys = keys(aeads).ok_or_else(|| io::Error::other("a backend refused the key"))?;
+        let mut source = Source::new(row, socket.1, keys);
+        let (orders, todo) = channel();
+        let (tell, done) = channel();
+        let thread = std::thread::Builder::new().name("generator".into()).spawn(move || {
+            affinity::pin("generator", cpu);
+            // The engine belongs to the thread that uses it.
+            let mut engine = SyscallEngine::new(Bell::new()?, "the generator's".into())?;
+            engine.attach_socket(socket.0, socket.1)?;
+            for aead in todo {
+                if tell.send(source.fill(&mut engine, aead)).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self { orders: Some(orders), done, thread: Some(thread) })
+    }
+
+    /// Fills the queue with what the row wants, and waits until that is done.
+    pub fn fill(&mut self, aead: Aead) -> Result<(), String> {
+        let gone = || "the generator died".to_owned();
+        self.orders.as_ref().ok_or_else(gone)?.send(aead).map_err(|_| gone())?;
+        self.done.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        self.orders.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What runs in the thread. It sends with the product's own engine, which knows UDP_SEGMENT.
+struct Source {
+    row: &'static Row,
+    batch: WireBatch,
+    path: Path,
+    keys: Vec<(Aead, SealingKey)>,
+    packet_id: u32,
+    template: Template,
+}
+
+impl Source {
+    fn new(row: &'static Row, path: Path, keys: Vec<(Aead, SealingKey)>) -> Self {
+        let (Traffic::Seal { train } | Traffic::Open { train, .. }) = row.traffic;
+        let inner = match row.traffic {
+            Traffic::Open { inner, .. } => inner,
+            Traffic::Seal { .. } => Inner::Udp,
+        };
+        Self {
+            row,
+            batch: WireBatch::new(1 << 20, train, train > 1),
+            path,
+            keys,
+            packet_id: 0,
+            template: Template::new(inner, row.inner_len),
+        }
+    }
+
+    /// One queue full.
+    fn fill(&mut self, engine: &mut SyscallEngine, aead: Aead) -> Result<(), String> {
+        let mut losses = Losses::default();
+        for _ in 0..self.row.packets() {
+            let len = if self.row.seals() { self.row.inner_len - 28 } else { self.row.inner_len + OVERHEAD };
+            if self.batch.room() < 2 * len || self.batch.runs().len() >= 64 && self.run_is_full() {
+                engine.send(&mut losses, &mut self.batch);
+            }
+            let Some(mut room) = self.batch.reserve(len) else {
+                return Err("the generator's batch is too small".into());
+            };
+            match self.row.traffic {
+                Traffic::Seal { .. } => room.bytes().fill(0x5a),
+                Traffic::Open { .. } => {
+                    self.packet_id += 1;
+                    let inner = self.template.next();
+                    let key = self.keys.iter().find(|(name, _)| *name == aead).map(|(_, key)| key);
+                    let header = SendHeader::new(Some(WIRE_PEER), 0);
+                    if !key.is_some_and(|key| key.seal(&header, self.packet_id, inner, room.bytes())) {
+                        return Err("the generator could not seal".into());
+                    }
+                }
+            }
+            room.commit(&self.path);
+        }
+        engine.send(&mut losses, &mut self.batch);
+        match losses.0 {
+            None => Ok(()),
+            Some(what) => Err(format!("the generator could not send: {what}")),
+        }
+    }
+
+    fn run_is_full(&self) -> bool {
+        let (Traffic::Seal { train } | Traffic::Open { train, .. }) = self.row.traffic;
+        self.batch.runs().last().is_none_or(|run| run.count == train)
+    }
+}
+
+/// The generator's key with every backend.
+fn keys(aeads: &[Aead]) -> Option<Vec<(Aead, SealingKey)>> {
+    let key = |&aead: &Aead| Some((aead, aead.sealing_key(Cipher::Aes256Gcm, &direction(&OPEN))?));
+    aeads.iter().map(key).collect()
+}
+
+/// The first thing that went wrong while sending.
+#[derive(Default)]
+struct Losses(Option<String>);
+
+impl Observer for Losses {
+    fn dropped(&mut self, reason: DropReason, packets: u64) {
+        self.0.get_or_insert_with(|| format!("{packets} packets: {}", reason.name()));
+    }
+    fn sent(&mut self, _segments: u64, _bytes: u64) {}
+    fn written(&mut self, _packets: u64) {}
+    fn trouble(&mut self, trouble: Trouble) {
+        self.0.get_or_insert_with(|| format!("{trouble:?}"));
+    }
+}
+
+/// The inner packets of sealed datagrams, each continuing its flow.
+struct Template {
+    packet: Vec<u8>,
+    inner: Inner,
+    id: u16,
+    sequence: u32,
+}
+
+const IP_HEADER: usize = 20;
+
+impl Template {
+    fn new(inner: Inner, len: usize) -> Self {
+        let protocol = if inner == Inner::Tcp { TCP } else { UDP };
+        // DF; to an address that nobody routes, from one that is nobody's.
+        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 88, 0, 1, 10, 99, 0, 1];
+        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        packet.extend([0x0f, 0xa0, 0x13, 0x88]); // ports 4000 and 5000
+        match inner {
+            // Sequence, acknowledgement, 5 words, ACK, window, checksum, urgent.
+            Inner::Tcp => packet.extend([0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]),
+            _ => {
+                packet.extend(((len - IP_HEADER) as u16).to_be_bytes());
+                packet.extend([0, 0]);
+            }
+        }
+        packet.resize(len, 0x5a);
+        Self { packet, inner, id: 0, sequence: 0 }
+    }
+
+    fn next(&mut self) -> &[u8] {
+        self.id = self.id.wrapping_add(1);
+        self.packet[4..6].copy_from_slice(&self.id.to_be_bytes());
+        self.packet[10..12].fill(0);
+        let sum = Sum::default().bytes(&self.packet[..IP_HEADER]).checksum();
+        self.packet[10..12].copy_from_slice(&sum);
+        let checksum_at = match self.inner {
+            Inner::Tcp => {
+                self.packet[IP_HEADER + 4..IP_HEADER + 8].copy_from_slice(&self.sequence.to_be_bytes());
+                self.sequence = self.sequence.wrapping_add((self.packet.len() - IP_HEADER - 20) as u32);
+                IP_HEADER + 16
+            }
+            Inner::Udp => IP_HEADER + 6,
+            Inner::UdpUnsummed => return &self.packet,
+        };
+        self.packet[checksum_at..checksum_at + 2].fill(0);
+        let (ip, transport) = self.packet.split_at(IP_HEADER);
+        let sum = pseudo_header(&ip[12..20], ip[9], transport.len()).bytes(transport).checksum();
+        self.packet[checksum_at..checksum_at + 2].copy_from_slice(&sum);
+        &self.packet
+    }
+}
