@@ -26,8 +26,8 @@ const LO_GENERATOR: &str = "127.0.0.1:1195";
 #[derive(Debug)]
 pub struct Lab {
     tun: TunQueue,
-    to_drop: WireSocket,
-    from_lo: WireSocket,
+    departures: WireSocket,
+    arrivals: WireSocket,
 }
 
 impl Lab {
@@ -41,7 +41,8 @@ impl Lab {
         sysctl("net/ipv4/ip_forward", "0")?;
         sysctl("net/ipv4/conf/all/rp_filter", "0")?;
         sysctl("net/ipv4/conf/default/rp_filter", "0")?;
-        sysctl("net/ipv6/conf/default/disable_ipv6", "1").or_else(|_| Ok::<_, io::Error>(()))?;
+        // Where the kernel has no IPv6 there is nothing to silence.
+        let _ = sysctl("net/ipv6/conf/default/disable_ipv6", "1");
         ip("link set lo up")?;
         let tun = TunQueue::open(&TunOptions { name: "tun0".into(), multi_queue: false, offload: true })?;
         ip(&format!("addr add {TUN_HOST}/24 dev tun0"))?;
@@ -49,9 +50,9 @@ impl Lab {
         ip("link add drop0 type ifb")?;
         ip("addr add 198.51.100.1/24 dev drop0")?;
         ip("link set drop0 up")?;
-        let to_drop = socket(DROP_LOCAL, DROP_REMOTE)?;
-        let from_lo = socket(LO_WORKER, LO_GENERATOR)?;
-        Ok(Self { tun, to_drop, from_lo })
+        let departures = socket(DROP_LOCAL, DROP_REMOTE)?;
+        let arrivals = socket(LO_WORKER, LO_GENERATOR)?;
+        Ok(Self { tun, departures, arrivals })
     }
 
     /// The TUN, for a worker.
@@ -60,13 +61,13 @@ impl Lab {
     }
 
     /// The socket whose packets are dropped, for a worker that seals, and its path.
-    pub fn to_drop(&self) -> io::Result<(WireSocket, Path)> {
-        Ok((WireSocket::adopt(self.to_drop.as_fd().try_clone_to_owned()?)?, path(DROP_REMOTE)))
+    pub fn departures(&self) -> io::Result<(WireSocket, Path)> {
+        Ok((WireSocket::adopt(self.departures.as_fd().try_clone_to_owned()?)?, path(DROP_REMOTE)))
     }
 
     /// The socket that [`Self::generator_to_worker`] fills, for a worker that opens, and its path.
-    pub fn from_lo(&self) -> io::Result<(WireSocket, Path)> {
-        Ok((WireSocket::adopt(self.from_lo.as_fd().try_clone_to_owned()?)?, path(LO_GENERATOR)))
+    pub fn arrivals(&self) -> io::Result<(WireSocket, Path)> {
+        Ok((WireSocket::adopt(self.arrivals.as_fd().try_clone_to_owned()?)?, path(LO_GENERATOR)))
     }
 
     /// A socket whose datagrams are routed into the TUN.
@@ -74,7 +75,7 @@ impl Lab {
         Ok((socket(&format!("{TUN_HOST}:4000"), TUN_PEER)?, path(TUN_PEER)))
     }
 
-    /// The other end of [`Self::from_lo`].
+    /// The other end of [`Self::arrivals`].
     pub fn generator_to_worker(&self) -> io::Result<(WireSocket, Path)> {
         Ok((socket(LO_GENERATOR, LO_WORKER)?, path(LO_WORKER)))
     }

@@ -71,6 +71,14 @@ pub fn table(results: &[Series]) {
             reached,
             any.grouping(),
         );
+        println!(
+            "overhead {:?}",
+            [syscall, uring].map(|s| s.map(|s| s
+                .figures
+                .iter()
+                .map(|f| (f.overhead * any.row.packets() as f64) as u32)
+                .collect::<Vec<_>>()))
+        );
     }
     println!("\n`!`: the engines do not tie (95 % interval above {TIE}). group: packets per send or TUN write.");
 }

@@ -1,5 +1,7 @@
 //! What is measured: one row of the table each, with its target.
 
+use benches::packets::Inner;
+
 /// What the generator puts into the worker's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Traffic {
@@ -7,17 +9,6 @@ pub enum Traffic {
     Seal { train: usize },
     /// Sealed datagrams to the socket, as many in one GRO train; 1: single datagrams.
     Open { train: usize, inner: Inner },
-}
-
-/// What is inside sealed datagrams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Inner {
-    /// Consecutive segments of one TCP flow.
-    Tcp,
-    /// Datagrams of one UDP flow.
-    Udp,
-    /// The same without checksums: such packets may not be joined.
-    UdpUnsummed,
 }
 
 /// One row.
@@ -48,7 +39,8 @@ impl Row {
     /// Inner packets in the queue.
     pub fn packets(&self) -> u64 {
         let (Traffic::Seal { train } | Traffic::Open { train, .. }) = self.traffic;
-        (self.queue * train) as u64
+        let q = std::env::var("Q").ok().and_then(|q| q.parse().ok()).unwrap_or(self.queue);
+        (q * train) as u64
     }
 }
 

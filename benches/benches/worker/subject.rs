@@ -133,7 +133,7 @@ impl Subject {
             other => eprintln!("\nthe worker says: {other:?}"),
         })?;
         let thread = Thread(told.recv()?);
-        let (socket, path) = if row.seals() { lab.to_drop()? } else { lab.from_lo()? };
+        let (socket, path) = if row.seals() { lab.departures()? } else { lab.arrivals()? };
         worker.send(WorkerOrder::AddPeer(Box::new(peer(path))))?;
         if row.seals() {
             worker.send(WorkerOrder::AttachSocket { socket, path })?;
@@ -184,7 +184,7 @@ impl Subject {
         if self.row.seals() {
             self.worker.send(WorkerOrder::AttachTun(lab.tun()?))?;
         } else {
-            let (socket, path) = lab.from_lo()?;
+            let (socket, path) = lab.arrivals()?;
             self.worker.send(WorkerOrder::AttachSocket { socket, path })?;
         }
         let deadline = Instant::now() + PATIENCE;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use benches::packets::{Flow, Inner};
 use dataplane::datachannel::aead::SealingKey;
 use dataplane::datachannel::header::SendHeader;
 use dataplane::drop_reason::DropReason;
@@ -11,12 +12,10 @@ use dataplane::networkio::gso::WireBatch;
 use dataplane::sys::bell::Bell;
 use dataplane::sys::syscall::SyscallEngine;
 use dataplane::sys::{Engine, Observer, Trouble, affinity};
-use dataplane::tun::checksum::{Sum, pseudo_header};
-use dataplane::tun::ip::{TCP, UDP};
 use link::message::{Cipher, Path};
 
 use crate::lab::Lab;
-use crate::rows::{Inner, Row, Traffic};
+use crate::rows::{Row, Traffic};
 use crate::subject::{Aead, OPEN, WIRE_PEER, direction};
 
 /// What stands before every inner packet on the wire: P_DATA_V2 header, packet id and tag.
@@ -76,7 +75,7 @@ struct Source {
     path: Path,
     keys: Vec<(Aead, SealingKey)>,
     packet_id: u32,
-    template: Template,
+    flow: Flow,
 }
 
 impl Source {
@@ -92,7 +91,7 @@ impl Source {
             path,
             keys,
             packet_id: 0,
-            template: Template::new(inner, row.inner_len),
+            flow: Flow::new(inner, row.inner_len, 4_000),
         }
     }
 
@@ -111,7 +110,7 @@ impl Source {
                 Traffic::Seal { .. } => room.bytes().fill(0x5a),
                 Traffic::Open { .. } => {
                     self.packet_id += 1;
-                    let inner = self.template.next();
+                    let inner = self.flow.next();
                     let key = self.keys.iter().find(|(name, _)| *name == aead).map(|(_, key)| key);
                     let header = SendHeader::new(Some(WIRE_PEER), 0);
                     if !key.is_some_and(|key| key.seal(&header, self.packet_id, inner, room.bytes())) {
@@ -152,57 +151,5 @@ impl Observer for Losses {
     fn written(&mut self, _packets: u64) {}
     fn trouble(&mut self, trouble: Trouble) {
         self.0.get_or_insert_with(|| format!("{trouble:?}"));
-    }
-}
-
-/// The inner packets of sealed datagrams, each continuing its flow.
-struct Template {
-    packet: Vec<u8>,
-    inner: Inner,
-    id: u16,
-    sequence: u32,
-}
-
-const IP_HEADER: usize = 20;
-
-impl Template {
-    fn new(inner: Inner, len: usize) -> Self {
-        let protocol = if inner == Inner::Tcp { TCP } else { UDP };
-        // DF; to an address that nobody routes, from one that is nobody's.
-        let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 88, 0, 1, 10, 99, 0, 1];
-        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        packet.extend([0x0f, 0xa0, 0x13, 0x88]); // ports 4000 and 5000
-        match inner {
-            // Sequence, acknowledgement, 5 words, ACK, window, checksum, urgent.
-            Inner::Tcp => packet.extend([0, 0, 0, 0, 0, 0, 0, 1, 0x50, 0x10, 0x10, 0, 0, 0, 0, 0]),
-            _ => {
-                packet.extend(((len - IP_HEADER) as u16).to_be_bytes());
-                packet.extend([0, 0]);
-            }
-        }
-        packet.resize(len, 0x5a);
-        Self { packet, inner, id: 0, sequence: 0 }
-    }
-
-    fn next(&mut self) -> &[u8] {
-        self.id = self.id.wrapping_add(1);
-        self.packet[4..6].copy_from_slice(&self.id.to_be_bytes());
-        self.packet[10..12].fill(0);
-        let sum = Sum::default().bytes(&self.packet[..IP_HEADER]).checksum();
-        self.packet[10..12].copy_from_slice(&sum);
-        let checksum_at = match self.inner {
-            Inner::Tcp => {
-                self.packet[IP_HEADER + 4..IP_HEADER + 8].copy_from_slice(&self.sequence.to_be_bytes());
-                self.sequence = self.sequence.wrapping_add((self.packet.len() - IP_HEADER - 20) as u32);
-                IP_HEADER + 16
-            }
-            Inner::Udp => IP_HEADER + 6,
-            Inner::UdpUnsummed => return &self.packet,
-        };
-        self.packet[checksum_at..checksum_at + 2].fill(0);
-        let (ip, transport) = self.packet.split_at(IP_HEADER);
-        let sum = pseudo_header(&ip[12..20], ip[9], transport.len()).bytes(transport).checksum();
-        self.packet[checksum_at..checksum_at + 2].copy_from_slice(&sum);
-        &self.packet
     }
 }
