@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use dataplane::datachannel::aead::{BACKEND, OpeningKey, SealingKey};
+use dataplane::datachannel::aead::{Aead, AeadChoice, OpeningKey, SealingKey};
 use dataplane::datachannel::header::{DataHeader, SendHeader};
 use link::message::{Cipher, DirectionKey, Secret};
 
@@ -21,10 +21,10 @@ fn aead(criterion: &mut Criterion) {
 fn seal(criterion: &mut Criterion, cipher: Cipher) {
     let mut group = criterion.benchmark_group(format!("aead/seal/{}", cipher.name()));
     let header = SendHeader::new(Some(5), 0);
-    for len in SIZES {
+    for (aead, len) in backends(cipher) {
         group.throughput(Throughput::Bytes(len as u64));
-        group.bench_function(BenchmarkId::new(BACKEND, len), |bencher| {
-            let key = SealingKey::new(cipher, &key(cipher)).expect("a good key");
+        group.bench_function(BenchmarkId::new(aead.info().name, len), |bencher| {
+            let mut key = SealingKey::new(&aead, cipher, &key(cipher)).expect("a good key");
             let (plaintext, mut out) = (vec![7; len], vec![0; len + header.overhead()]);
             let mut packet_id = 0u32;
             bencher.iter(|| {
@@ -39,13 +39,13 @@ fn seal(criterion: &mut Criterion, cipher: Cipher) {
 fn open(criterion: &mut Criterion, cipher: Cipher) {
     let mut group = criterion.benchmark_group(format!("aead/open/{}", cipher.name()));
     let header = SendHeader::new(Some(5), 0);
-    for len in SIZES {
+    for (aead, len) in backends(cipher) {
         group.throughput(Throughput::Bytes(len as u64));
-        group.bench_function(BenchmarkId::new(BACKEND, len), |bencher| {
+        group.bench_function(BenchmarkId::new(aead.info().name, len), |bencher| {
             let mut sealed = vec![0; len + header.overhead()];
-            let sealing = SealingKey::new(cipher, &key(cipher)).expect("a good key");
+            let mut sealing = SealingKey::new(&aead, cipher, &key(cipher)).expect("a good key");
             assert!(sealing.seal(&header, 9, &vec![7; len], &mut sealed));
-            let key = OpeningKey::new(cipher, &key(cipher)).expect("a good key");
+            let mut key = OpeningKey::new(&aead, cipher, &key(cipher)).expect("a good key");
             let mut out = vec![0; len];
             bencher.iter(|| {
                 let (header, parts) = DataHeader::parse(black_box(&sealed)).expect("a data packet");
@@ -54,6 +54,17 @@ fn open(criterion: &mut Criterion, cipher: Cipher) {
         });
     }
     group.finish();
+}
+
+/// Every backend with every size. ipsec-mb leaves ChaCha20-Poly1305 to the library.
+fn backends(cipher: Cipher) -> Vec<(Aead, usize)> {
+    let mut backends = vec![Aead::default()];
+    if cipher != Cipher::ChaCha20Poly1305 {
+        backends.extend(Aead::resolve(AeadChoice::IpsecMb));
+    }
+    #[cfg(feature = "no-crypto")]
+    backends.push(Aead::none());
+    backends.iter().flat_map(|aead| SIZES.map(|len| (aead.clone(), len))).collect()
 }
 
 fn key(cipher: Cipher) -> DirectionKey {

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use crate::rows::{ROWS, Row};
-use crate::subject::{Aead, Engine};
+use crate::subject::{Backend, Engine};
 
 /// What to measure, and how often.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub struct Args {
     /// Which engines; both by default.
     pub engines: Vec<Engine>,
     /// Which AEAD backends; by default all that are there.
-    pub aeads: Vec<Aead>,
+    pub aeads: Vec<Backend>,
     /// Figures per row, engine and AEAD.
     pub reps: usize,
     /// Queues drained for one figure.
@@ -45,7 +45,7 @@ impl Args {
         let mut args = Self {
             rows: ROWS.iter().collect(),
             engines: Engine::ALL.to_vec(),
-            aeads: Aead::present(),
+            aeads: Backend::present(),
             reps: 15,
             rounds: 12,
             cpu: last,
@@ -60,7 +60,7 @@ impl Args {
                 "--bench" => {}
                 "--rows" => args.rows = rows(&value()?)?,
                 "--engines" => args.engines = named(&value()?, &Engine::ALL, |engine| engine.name())?,
-                "--aead" => args.aeads = named(&value()?, &Aead::present(), |aead| aead.name())?,
+                "--aead" => args.aeads = named(&value()?, &Backend::present(), |aead| aead.name())?,
                 "--reps" => args.reps = value()?.parse::<usize>()?.max(1),
                 "--rounds" => args.rounds = value()?.parse::<usize>()?.max(1),
                 "--cpu" => args.cpu = value()?.parse()?,

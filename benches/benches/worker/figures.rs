@@ -1,7 +1,7 @@
 //! Figures and what they come to: medians, quartiles, ratios with an interval.
 
 use crate::rows::Row;
-use crate::subject::{Aead, Engine};
+use crate::subject::{Backend, Engine};
 
 /// What one repetition came to.
 #[derive(Clone, Copy, Debug)]
@@ -22,14 +22,14 @@ pub struct Series {
     /// The engine.
     pub engine: Engine,
     /// The AEAD.
-    pub aead: Aead,
+    pub aead: Backend,
     /// In the order of measuring.
     pub figures: Vec<Figure>,
 }
 
 impl Series {
     /// An empty one.
-    pub fn new(row: &'static Row, engine: Engine, aead: Aead) -> Self {
+    pub fn new(row: &'static Row, engine: Engine, aead: Backend) -> Self {
         Self { row, engine, aead, figures: Vec::new() }
     }
 

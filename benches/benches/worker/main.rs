@@ -32,6 +32,7 @@
 mod args;
 mod figures;
 mod lab;
+mod machine;
 mod report;
 mod rows;
 mod subject;
@@ -42,6 +43,7 @@ use std::error::Error;
 use args::Args;
 use figures::Series;
 use lab::Lab;
+use machine::Machine;
 use rows::Row;
 use subject::Subject;
 use traffic::Generator;
@@ -50,7 +52,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::read()?;
     // Before any thread: all of them are to live in the same namespace.
     let lab = Lab::new()?;
-    report::preamble(&args, &lab);
+    let machine = Machine::look(&args.aeads);
+    report::preamble(&args, &lab, &machine);
     let mut results = Vec::new();
     for (number, row) in args.rows.iter().enumerate() {
         report::progress(&format!("{} ({} of {})", row.name, number + 1, args.rows.len()));
@@ -59,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     report::progress("");
     report::table(&results);
     if let Some(file) = &args.json {
-        std::fs::write(file, report::json(&args, &results))?;
+        std::fs::write(file, report::json(&args, &machine, &results))?;
     }
     Ok(())
 }

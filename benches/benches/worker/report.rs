@@ -6,14 +6,18 @@ use std::io::{IsTerminal, Write as _};
 use crate::args::Args;
 use crate::figures::Series;
 use crate::lab::Lab;
+use crate::machine::Machine;
 use crate::subject::Engine;
 
 /// The engines tie when their ratio's interval reaches down to this.
 const TIE: f64 = 1.03;
 
 /// What the figures depend on.
-pub fn preamble(args: &Args, lab: &Lab) {
-    println!("machine: {}, {} CPUs, Linux {}", cpu_model(), dataplane::sys::affinity::allowed().len(), kernel());
+pub fn preamble(args: &Args, lab: &Lab, machine: &Machine) {
+    let cpus = dataplane::sys::affinity::allowed().len();
+    println!("machine: {}, {cpus} CPUs, Linux {}", machine.cpu, machine.kernel);
+    let seals: Vec<_> = machine.seal_ns.iter().map(|(aead, ns)| format!("{} {ns:.0} ns", aead.name())).collect();
+    println!("a system call: {:.0} ns; sealing 1,400 B: {}", machine.call_ns, seals.join(", "));
     println!("worker on CPU {}, generator on CPU {}; {}", args.cpu, args.generator_cpu, lab.offload());
     if !lab.drops_whole_runs() {
         println!(
@@ -71,14 +75,6 @@ pub fn table(results: &[Series]) {
             reached,
             any.grouping(),
         );
-        println!(
-            "overhead {:?}",
-            [syscall, uring].map(|s| s.map(|s| s
-                .figures
-                .iter()
-                .map(|f| (f.overhead * any.row.packets() as f64) as u32)
-                .collect::<Vec<_>>()))
-        );
     }
     println!("\n`!`: the engines do not tie (95 % interval above {TIE}). group: packets per send or TUN write.");
 }
@@ -107,11 +103,14 @@ fn pairs(results: &[Series]) -> Vec<(Option<&Series>, Option<&Series>)> {
 }
 
 /// Every figure. The names in it are our own, without quotes or backslashes.
-pub fn json(args: &Args, results: &[Series]) -> String {
+pub fn json(args: &Args, machine: &Machine, results: &[Series]) -> String {
+    let seals: Vec<_> = machine.seal_ns.iter().map(|(aead, ns)| format!("\"{}\": {ns:.1}", aead.name())).collect();
     let mut out = format!(
-        "{{\n  \"machine\": \"{}\",\n  \"kernel\": \"{}\",\n  \"reps\": {},\n  \"rounds\": {},\n  \"cpu\": {},\n  \"generator_cpu\": {},\n  \"results\": [",
-        cpu_model(),
-        kernel(),
+        "{{\n  \"machine\": \"{}\",\n  \"kernel\": \"{}\",\n  \"call_ns\": {:.1},\n  \"seal_1400_ns\": {{{}}},\n  \"reps\": {},\n  \"rounds\": {},\n  \"cpu\": {},\n  \"generator_cpu\": {},\n  \"results\": [",
+        machine.cpu,
+        machine.kernel,
+        machine.call_ns,
+        seals.join(", "),
         args.reps,
         args.rounds,
         args.cpu,
@@ -151,21 +150,4 @@ pub fn json(args: &Args, results: &[Series]) -> String {
     }
     out.push_str("\n  ]\n}\n");
     out
-}
-
-fn cpu_model() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
-        Some(line.split_once(':')?.1.trim().replace(['"', '\\'], ""))
-    };
-    let model = field("model name").unwrap_or_else(|| std::env::consts::ARCH.into());
-    match (field("cpu family"), field("model")) {
-        (Some(family), Some(number)) => format!("{model} (family {family}, model {number})"),
-        _ => model,
-    }
-}
-
-fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().into()
 }

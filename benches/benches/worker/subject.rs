@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use dataplane::datachannel::aead::{self, SealingKey};
+use dataplane::datachannel::aead::{self, Aead, AeadChoice, AeadError};
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
 use dataplane::sys::IoChoice;
@@ -63,35 +63,59 @@ impl Engine {
 
 /// An AEAD backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aead {
+pub enum Backend {
     /// The library that this build is linked with.
-    Linked,
+    Library,
+    /// Intel's ipsec-mb, where the host has it.
+    IpsecMb,
+    /// No cryptography at all: what everything else costs.
+    #[cfg(feature = "no-crypto")]
+    None,
 }
 
-impl Aead {
+impl Backend {
+    const ALL: &[Self] = &[
+        Self::Library,
+        Self::IpsecMb,
+        #[cfg(feature = "no-crypto")]
+        Self::None,
+    ];
+
     /// Those that this build and this host have.
     pub fn present() -> Vec<Self> {
-        vec![Self::Linked]
+        Self::ALL.iter().copied().filter(|backend| backend.resolve().is_ok()).collect()
     }
 
     /// For the command line and the table.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Linked => aead::BACKEND,
+            Self::Library => aead::BACKEND,
+            Self::IpsecMb => "ipsec-mb",
+            #[cfg(feature = "no-crypto")]
+            Self::None => "none",
         }
     }
 
     /// Nanoseconds to reach in this row.
     pub fn target(self, row: &Row) -> Option<u32> {
         match self {
-            Self::Linked => row.target_aws_lc,
+            Self::Library => row.target_aws_lc,
+            Self::IpsecMb => row.target_ipsec_mb,
+            #[cfg(feature = "no-crypto")]
+            Self::None => None,
         }
     }
 
-    /// A key of the generator's.
-    pub fn sealing_key(self, cipher: Cipher, key: &DirectionKey) -> Option<SealingKey> {
+    /// What the product makes keys with.
+    ///
+    /// # Errors
+    /// The host has no such library, or it failed its vectors.
+    pub fn resolve(self) -> Result<Aead, AeadError> {
         match self {
-            Self::Linked => SealingKey::new(cipher, key),
+            Self::Library => Ok(Aead::default()),
+            Self::IpsecMb => Aead::resolve(AeadChoice::IpsecMb),
+            #[cfg(feature = "no-crypto")]
+            Self::None => Ok(Aead::none()),
         }
     }
 }
@@ -107,7 +131,7 @@ pub struct Subject {
     stats: Arc<WorkerStats>,
     thread: Thread,
     row: &'static Row,
-    aead: Aead,
+    aead: Backend,
     // The other ends of its link live as long as the worker.
     _control: link::ControlEnd<(), ()>,
     _supervisor: link::SupervisorEnd<(), ()>,
@@ -115,7 +139,13 @@ pub struct Subject {
 
 impl Subject {
     /// Starts a worker with a peer and a key.
-    pub fn start(lab: &Lab, row: &'static Row, engine: Engine, aead: Aead, cpu: usize) -> Result<Self, Box<dyn Error>> {
+    pub fn start(
+        lab: &Lab,
+        row: &'static Row,
+        engine: Engine,
+        aead: Backend,
+        cpu: usize,
+    ) -> Result<Self, Box<dyn Error>> {
         let (shared, supervisor, mut ends) = link::create::<(), ()>(1)?;
         let mut control = shared.into_control_end();
         let config = WorkerConfig {
@@ -123,7 +153,7 @@ impl Subject {
             cpu: Some(cpu),
             io: engine.choice(),
             offload: OffloadChoice::default(),
-            config: PipelineConfig { routes: RouteTable::all_to(0) },
+            config: PipelineConfig { routes: RouteTable::all_to(0), aead: aead.resolve()? },
         };
         let (tell, told) = channel();
         let worker = spawn(config, ends.remove(0), move |report| match report {

@@ -16,21 +16,21 @@ use link::message::{Cipher, Path};
 
 use crate::lab::Lab;
 use crate::rows::{Row, Traffic};
-use crate::subject::{Aead, OPEN, WIRE_PEER, direction};
+use crate::subject::{Backend, OPEN, WIRE_PEER, direction};
 
 /// What stands before every inner packet on the wire: P_DATA_V2 header, packet id and tag.
 const OVERHEAD: usize = 24;
 
 /// A running generator; it ends with this value.
 pub struct Generator {
-    orders: Option<Sender<Aead>>,
+    orders: Option<Sender<Backend>>,
     done: Receiver<Result<(), String>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Generator {
     /// Starts its thread on this CPU.
-    pub fn start(lab: &Lab, row: &'static Row, aeads: &[Aead], cpu: usize) -> io::Result<Self> {
+    pub fn start(lab: &Lab, row: &'static Row, aeads: &[Backend], cpu: usize) -> io::Result<Self> {
         let socket = if row.seals() { lab.generator_to_tun()? } else { lab.generator_to_worker()? };
         let keys = keys(aeads).ok_or_else(|| io::Error::other("a backend refused the key"))?;
         let mut source = Source::new(row, socket.1, keys);
@@ -52,7 +52,7 @@ impl Generator {
     }
 
     /// Fills the queue with what the row wants, and waits until that is done.
-    pub fn fill(&mut self, aead: Aead) -> Result<(), String> {
+    pub fn fill(&mut self, aead: Backend) -> Result<(), String> {
         let gone = || "the generator died".to_owned();
         self.orders.as_ref().ok_or_else(gone)?.send(aead).map_err(|_| gone())?;
         self.done.recv().map_err(|_| gone())?
@@ -73,13 +73,13 @@ struct Source {
     row: &'static Row,
     batch: WireBatch,
     path: Path,
-    keys: Vec<(Aead, SealingKey)>,
+    keys: Vec<(Backend, SealingKey)>,
     packet_id: u32,
     flow: Flow,
 }
 
 impl Source {
-    fn new(row: &'static Row, path: Path, keys: Vec<(Aead, SealingKey)>) -> Self {
+    fn new(row: &'static Row, path: Path, keys: Vec<(Backend, SealingKey)>) -> Self {
         let (Traffic::Seal { train } | Traffic::Open { train, .. }) = row.traffic;
         let inner = match row.traffic {
             Traffic::Open { inner, .. } => inner,
@@ -96,7 +96,7 @@ impl Source {
     }
 
     /// One queue full.
-    fn fill(&mut self, engine: &mut SyscallEngine, aead: Aead) -> Result<(), String> {
+    fn fill(&mut self, engine: &mut SyscallEngine, aead: Backend) -> Result<(), String> {
         let mut losses = Losses::default();
         for _ in 0..self.row.packets() {
             let len = if self.row.seals() { self.row.inner_len - 28 } else { self.row.inner_len + OVERHEAD };
@@ -111,7 +111,7 @@ impl Source {
                 Traffic::Open { .. } => {
                     self.packet_id += 1;
                     let inner = self.flow.next();
-                    let key = self.keys.iter().find(|(name, _)| *name == aead).map(|(_, key)| key);
+                    let key = self.keys.iter_mut().find(|(name, _)| *name == aead).map(|(_, key)| key);
                     let header = SendHeader::new(Some(WIRE_PEER), 0);
                     if !key.is_some_and(|key| key.seal(&header, self.packet_id, inner, room.bytes())) {
                         return Err("the generator could not seal".into());
@@ -134,8 +134,11 @@ impl Source {
 }
 
 /// The generator's key with every backend.
-fn keys(aeads: &[Aead]) -> Option<Vec<(Aead, SealingKey)>> {
-    let key = |&aead: &Aead| Some((aead, aead.sealing_key(Cipher::Aes256Gcm, &direction(&OPEN))?));
+fn keys(aeads: &[Backend]) -> Option<Vec<(Backend, SealingKey)>> {
+    let key = |&backend: &Backend| {
+        let key = SealingKey::new(&backend.resolve().ok()?, Cipher::Aes256Gcm, &direction(&OPEN))?;
+        Some((backend, key))
+    };
     aeads.iter().map(key).collect()
 }
 
