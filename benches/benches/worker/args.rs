@@ -10,7 +10,7 @@ use crate::subject::{Backend, Engine};
 #[derive(Debug)]
 pub struct Args {
     /// Which rows; all by default.
-    pub rows: Vec<&'static Row>,
+    pub rows: Vec<Row>,
     /// Which engines; both by default.
     pub engines: Vec<Engine>,
     /// Which AEAD backends; by default all that are there.
@@ -34,16 +34,18 @@ usage: cargo bench -p benches --bench worker -- [OPTIONS]
   --aead A,B,…      backends; by default all that are there
   --reps N          repetitions of every row, interleaved over engines and backends (15)
   --rounds N        queues drained for one figure (12)
+  --queue N         packets or trains in the queue when the worker starts (the row's own: 1000 packets, 64 trains)
   --cpu N           the worker's CPU (the last one)
   --generator-cpu N the generator's CPU (the worker's: what it sends is in that CPU's slabs)
   --json FILE       write every figure there";
 
 impl Args {
-    /// Reads the process's arguments.
-    pub fn read() -> Result<Self, Box<dyn Error>> {
+    /// Reads the process's arguments; `None` without `--bench`, which cargo bench says and cargo test does not.
+    pub fn read() -> Result<Option<Self>, Box<dyn Error>> {
+        let (mut benching, mut queue) = (false, None);
         let last = dataplane::sys::affinity::allowed().last().copied().unwrap_or(0);
         let mut args = Self {
-            rows: ROWS.iter().collect(),
+            rows: ROWS.to_vec(),
             engines: Engine::ALL.to_vec(),
             aeads: Backend::present(),
             reps: 15,
@@ -56,8 +58,7 @@ impl Args {
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
             match word.as_str() {
-                // What cargo bench says to every benchmark.
-                "--bench" => {}
+                "--bench" => benching = true,
                 "--rows" => args.rows = rows(&value()?)?,
                 "--engines" => args.engines = named(&value()?, &Engine::ALL, |engine| engine.name())?,
                 "--aead" => args.aeads = named(&value()?, &Backend::present(), |aead| aead.name())?,
@@ -65,6 +66,7 @@ impl Args {
                 "--rounds" => args.rounds = value()?.parse::<usize>()?.max(1),
                 "--cpu" => args.cpu = value()?.parse()?,
                 "--generator-cpu" => args.generator_cpu = value()?.parse()?,
+                "--queue" => queue = Some(value()?.parse::<usize>()?.max(1)),
                 "--json" => args.json = Some(value()?.into()),
                 "--help" | "-h" => {
                     println!("{USAGE}");
@@ -73,17 +75,20 @@ impl Args {
                 _ => return Err(format!("{word}?\n{USAGE}").into()),
             }
         }
-        Ok(args)
+        for row in &mut args.rows {
+            row.queue = queue.unwrap_or(row.queue);
+        }
+        Ok(benching.then_some(args))
     }
 }
 
 /// Rows whose name is a word of the list; where there is none, those whose name begins with it.
-fn rows(list: &str) -> Result<Vec<&'static Row>, String> {
+fn rows(list: &str) -> Result<Vec<Row>, String> {
     let mut chosen = Vec::new();
     for word in list.split(',') {
-        let exact: Vec<_> = ROWS.iter().filter(|row| row.name == word).collect();
+        let exact: Vec<_> = ROWS.into_iter().filter(|row| row.name == word).collect();
         let found =
-            if exact.is_empty() { ROWS.iter().filter(|row| row.name.starts_with(word)).collect() } else { exact };
+            if exact.is_empty() { ROWS.into_iter().filter(|row| row.name.starts_with(word)).collect() } else { exact };
         if found.is_empty() {
             let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
             return Err(format!("no row {word}; there are {}", names.join(", ")));

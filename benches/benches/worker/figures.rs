@@ -18,7 +18,7 @@ pub struct Figure {
 #[derive(Debug)]
 pub struct Series {
     /// The row.
-    pub row: &'static Row,
+    pub row: Row,
     /// The engine.
     pub engine: Engine,
     /// The AEAD.
@@ -29,7 +29,7 @@ pub struct Series {
 
 impl Series {
     /// An empty one.
-    pub fn new(row: &'static Row, engine: Engine, aead: Backend) -> Self {
+    pub fn new(row: Row, engine: Engine, aead: Backend) -> Self {
         Self { row, engine, aead, figures: Vec::new() }
     }
 

@@ -49,13 +49,16 @@ use subject::Subject;
 use traffic::Generator;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let args = Args::read()?;
+    let Some(args) = Args::read()? else {
+        println!("nothing is measured without --bench");
+        return Ok(());
+    };
     // Before any thread: all of them are to live in the same namespace.
     let lab = Lab::new()?;
     let machine = Machine::look(&args.aeads);
     report::preamble(&args, &lab, &machine);
     let mut results = Vec::new();
-    for (number, row) in args.rows.iter().enumerate() {
+    for (number, &row) in args.rows.iter().enumerate() {
         report::progress(&format!("{} ({} of {})", row.name, number + 1, args.rows.len()));
         results.extend(measure(&args, &lab, row)?);
     }
@@ -68,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One row: every AEAD on every engine, interleaved.
-fn measure(args: &Args, lab: &Lab, row: &'static Row) -> Result<Vec<Series>, Box<dyn Error>> {
+fn measure(args: &Args, lab: &Lab, row: Row) -> Result<Vec<Series>, Box<dyn Error>> {
     let mut subjects = Vec::new();
     for &aead in &args.aeads {
         for &engine in &args.engines {

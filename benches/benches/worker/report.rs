@@ -52,7 +52,7 @@ pub fn table(results: &[Series]) {
     );
     for (syscall, uring) in pairs(results) {
         let Some(any) = syscall.or(uring) else { continue };
-        let target = any.aead.target(any.row);
+        let target = any.aead.target(&any.row);
         let ratio = syscall.zip(uring).map(|(syscall, uring)| uring.over(syscall));
         let ratio = ratio.map_or(String::new(), |r| {
             let mark = if r.low <= TIE { "" } else { " !" };
@@ -120,7 +120,7 @@ pub fn json(args: &Args, machine: &Machine, results: &[Series]) -> String {
         let [p25, median, p75] = series.spread();
         let all: Vec<String> = series.figures.iter().map(|figure| format!("{:.2}", figure.ns)).collect();
         let overhead = series.figures.first().map_or(0.0, |figure| figure.overhead);
-        let target = series.aead.target(series.row).map_or("null".into(), |target| target.to_string());
+        let target = series.aead.target(&series.row).map_or("null".into(), |target| target.to_string());
         let _ = write!(
             out,
             "{}\n    {{\"row\": \"{}\", \"engine\": \"{}\", \"aead\": \"{}\", \"median_ns\": {median:.2}, \"p25_ns\": {p25:.2}, \

@@ -12,7 +12,7 @@ pub enum Traffic {
 }
 
 /// One row.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// For `--rows` and JSON.
     pub name: &'static str,
@@ -39,8 +39,7 @@ impl Row {
     /// Inner packets in the queue.
     pub fn packets(&self) -> u64 {
         let (Traffic::Seal { train } | Traffic::Open { train, .. }) = self.traffic;
-        let q = std::env::var("Q").ok().and_then(|q| q.parse().ok()).unwrap_or(self.queue);
-        (q * train) as u64
+        (self.queue * train) as u64
     }
 }
 
@@ -51,7 +50,7 @@ pub const ROWS: [Row; 10] = [
         title: "seal, 1,420 B from super-packets",
         inner_len: 1_420,
         traffic: Traffic::Seal { train: 42 },
-        queue: 128,
+        queue: 64,
         target_aws_lc: Some(265),
         target_ipsec_mb: Some(180),
     },
@@ -60,7 +59,7 @@ pub const ROWS: [Row; 10] = [
         title: "seal, 1,420 B single packets",
         inner_len: 1_420,
         traffic: Traffic::Seal { train: 1 },
-        queue: 4_000,
+        queue: 1_000,
         target_aws_lc: Some(430),
         target_ipsec_mb: Some(335),
     },
@@ -69,7 +68,7 @@ pub const ROWS: [Row; 10] = [
         title: "open, 1,420 B from GRO trains",
         inner_len: 1_420,
         traffic: Traffic::Open { train: 42, inner: Inner::Tcp },
-        queue: 128,
+        queue: 64,
         target_aws_lc: Some(260),
         target_ipsec_mb: Some(175),
     },
@@ -78,7 +77,7 @@ pub const ROWS: [Row; 10] = [
         title: "open, 1,420 B single datagrams",
         inner_len: 1_420,
         traffic: Traffic::Open { train: 1, inner: Inner::Tcp },
-        queue: 4_000,
+        queue: 1_000,
         target_aws_lc: Some(365),
         target_ipsec_mb: Some(280),
     },
@@ -87,7 +86,7 @@ pub const ROWS: [Row; 10] = [
         title: "seal, 64 B",
         inner_len: 64,
         traffic: Traffic::Seal { train: 1 },
-        queue: 4_000,
+        queue: 1_000,
         target_aws_lc: Some(265),
         target_ipsec_mb: Some(210),
     },
@@ -96,7 +95,7 @@ pub const ROWS: [Row; 10] = [
         title: "open, 64 B, not coalescible",
         inner_len: 64,
         traffic: Traffic::Open { train: 1, inner: Inner::UdpUnsummed },
-        queue: 4_000,
+        queue: 1_000,
         target_aws_lc: Some(650),
         target_ipsec_mb: Some(600),
     },
@@ -105,7 +104,7 @@ pub const ROWS: [Row; 10] = [
         title: "open, 64 B, coalescible to USO",
         inner_len: 64,
         traffic: Traffic::Open { train: 1, inner: Inner::Udp },
-        queue: 4_000,
+        queue: 1_000,
         target_aws_lc: Some(275),
         target_ipsec_mb: Some(240),
     },
@@ -114,7 +113,7 @@ pub const ROWS: [Row; 10] = [
         title: "seal, 64 B from super-packets",
         inner_len: 64,
         traffic: Traffic::Seal { train: 64 },
-        queue: 128,
+        queue: 64,
         target_aws_lc: None,
         target_ipsec_mb: None,
     },

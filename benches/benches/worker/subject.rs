@@ -130,7 +130,7 @@ pub struct Subject {
     worker: WorkerHandle,
     stats: Arc<WorkerStats>,
     thread: Thread,
-    row: &'static Row,
+    row: Row,
     aead: Backend,
     // The other ends of its link live as long as the worker.
     _control: link::ControlEnd<(), ()>,
@@ -139,13 +139,7 @@ pub struct Subject {
 
 impl Subject {
     /// Starts a worker with a peer and a key.
-    pub fn start(
-        lab: &Lab,
-        row: &'static Row,
-        engine: Engine,
-        aead: Backend,
-        cpu: usize,
-    ) -> Result<Self, Box<dyn Error>> {
+    pub fn start(lab: &Lab, row: Row, engine: Engine, aead: Backend, cpu: usize) -> Result<Self, Box<dyn Error>> {
         let (shared, supervisor, mut ends) = link::create::<(), ()>(1)?;
         let mut control = shared.into_control_end();
         let config = WorkerConfig {

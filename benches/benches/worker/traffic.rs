@@ -30,7 +30,7 @@ pub struct Generator {
 
 impl Generator {
     /// Starts its thread on this CPU.
-    pub fn start(lab: &Lab, row: &'static Row, aeads: &[Backend], cpu: usize) -> io::Result<Self> {
+    pub fn start(lab: &Lab, row: Row, aeads: &[Backend], cpu: usize) -> io::Result<Self> {
         let socket = if row.seals() { lab.generator_to_tun()? } else { lab.generator_to_worker()? };
         let keys = keys(aeads).ok_or_else(|| io::Error::other("a backend refused the key"))?;
         let mut source = Source::new(row, socket.1, keys);
@@ -70,7 +70,7 @@ impl Drop for Generator {
 
 /// What runs in the thread. It sends with the product's own engine, which knows UDP_SEGMENT.
 struct Source {
-    row: &'static Row,
+    row: Row,
     batch: WireBatch,
     path: Path,
     keys: Vec<(Backend, SealingKey)>,
@@ -79,7 +79,7 @@ struct Source {
 }
 
 impl Source {
-    fn new(row: &'static Row, path: Path, keys: Vec<(Backend, SealingKey)>) -> Self {
+    fn new(row: Row, path: Path, keys: Vec<(Backend, SealingKey)>) -> Self {
         let (Traffic::Seal { train } | Traffic::Open { train, .. }) = row.traffic;
         let inner = match row.traffic {
             Traffic::Open { inner, .. } => inner,
