@@ -1,18 +1,23 @@
 //! Nothing on the packet path allocates: every allocation that a worker's thread makes in the steady state is counted,
-//! and there may be none, on either engine.
+//! and there may be none: sealing and opening, single packets and super-packets, on either engine.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{End, addresses, config, inner, name};
 use dataplane::datachannel::aead::{Aead, AeadChoice};
 use dataplane::sys::IoChoice;
-use dataplane::tun::virtio::VNET_HDR_LEN;
-use dataplane::workers::manager::WorkerReport;
+use dataplane::sys::tundev::TunQueue;
+use dataplane::tun::checksum::{Sum, pseudo_header};
+use dataplane::tun::coalesce::TunOffload;
+use dataplane::tun::ip::{TCP, UDP};
+use dataplane::tun::virtio::{F_NEEDS_CSUM, GSO_TCPV4, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
+use dataplane::workers::manager::{WorkerOrder, WorkerReport};
 use link::message::WorkerEvent;
 
 struct Counting;
@@ -84,6 +89,75 @@ fn traffic(near: &End, far: &End, bursts: u32) {
     }
 }
 
+/// Gives the worker packets that take super-packets, as a TUN does.
+fn with_offload(mut end: End) -> End {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let all = TunOffload { csum: true, tso4: true, tso6: true, uso4: true, uso6: true };
+    let tun = TunQueue::from_packets(theirs.into(), all).unwrap();
+    end.worker.send(WorkerOrder::AttachTun(tun)).unwrap();
+    end.packets = ours;
+    end
+}
+
+/// Bytes of IPv4 and transport headers.
+fn headers(protocol: u8) -> usize {
+    if protocol == TCP { 40 } else { 28 }
+}
+
+/// A super-packet as a TUN read gives it: so many payload bytes, cut every 1,380.
+fn super_frame(protocol: u8, payload: usize, sequence: u32) -> Vec<u8> {
+    let len = headers(protocol) + payload;
+    let (gso_type, csum_offset) = if protocol == TCP { (GSO_TCPV4, 16u16) } else { (GSO_UDP_L4, 6) };
+    let mut packet = vec![0x45, 0, 0, 0, 0, 7, 0x40, 0, 64, protocol, 0, 0, 10, 8, 0, 1, 10, 8, 0, 2];
+    packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+    let sum = Sum::default().bytes(&packet).checksum();
+    packet[10..12].copy_from_slice(&sum);
+    packet.extend([0x04, 0xd2, 0x16, 0x2e]);
+    if protocol == TCP {
+        packet.extend(sequence.to_be_bytes());
+        packet.extend([0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    } else {
+        packet.extend((len as u16 - 20).to_be_bytes());
+        packet.extend([0, 0]);
+    }
+    packet.resize(len, 0x5a);
+    let at = 20 + usize::from(csum_offset);
+    packet[at..at + 2].copy_from_slice(&pseudo_header(&[10, 8, 0, 1, 10, 8, 0, 2], protocol, len - 20).partial());
+    let hdr_len = headers(protocol) as u16;
+    let header = VnetHeader { flags: F_NEEDS_CSUM, gso_type, hdr_len, gso_size: 1_380, csum_start: 20, csum_offset };
+    [&header.to_bytes()[..], &packet].concat()
+}
+
+/// Super-packets of every size, TCP and UDP, there and back; every payload byte arrives.
+fn super_traffic(near: &End, far: &End, bursts: u32) {
+    let mut frame = vec![0; 70_000];
+    for burst in 0..bursts {
+        for (from, to) in [(near, far), (far, near)] {
+            for protocol in [TCP, UDP] {
+                let payload = 1_381 + (burst as usize * 977) % 56_000;
+                from.packets.send(&super_frame(protocol, payload, burst * 60_000)).unwrap();
+                let mut arrived = 0;
+                while arrived < payload {
+                    let len = to.packets.recv(&mut frame).unwrap();
+                    assert_eq!(frame[VNET_HDR_LEN + 9], protocol);
+                    arrived += len - VNET_HDR_LEN - headers(protocol);
+                }
+                assert_eq!(arrived, payload);
+            }
+        }
+    }
+}
+
+/// Counts what the workers allocate during `work`.
+fn allocations(work: impl FnOnce()) -> u64 {
+    COUNTED.store(0, Ordering::Relaxed);
+    COUNTING.store(true, Ordering::Relaxed);
+    work();
+    COUNTING.store(false, Ordering::Relaxed);
+    COUNTED.load(Ordering::Relaxed)
+}
+
+/// One test, because the count is the process's: nothing else may run beside it.
 #[test]
 fn no_packet_costs_an_allocation() {
     for io in [IoChoice::Syscall, IoChoice::Uring] {
@@ -91,19 +165,30 @@ fn no_packet_costs_an_allocation() {
         let near = end(io, AeadChoice::Auto, (one, two), ([1; 40], [2; 40]));
         let far = end(io, OWN, (two, one), ([2; 40], [1; 40]));
         traffic(&near, &far, 120);
-        COUNTED.store(0, Ordering::Relaxed);
-        COUNTING.store(true, Ordering::Relaxed);
-        traffic(&near, &far, 300);
-        COUNTING.store(false, Ordering::Relaxed);
+        assert_eq!(allocations(|| traffic(&near, &far, 300)), 0, "{io:?}, single packets");
         let stats = near.stats().snapshot();
         assert!(stats.outbound.writes < stats.outbound.written, "runs were sent as runs");
-        assert_eq!(COUNTED.load(Ordering::Relaxed), 0, "{io:?}");
+        assert_eq!(stats.inbound.writes, stats.inbound.written, "without offloads every packet is a frame");
+
+        let (near, far) = (with_offload(near), with_offload(far));
+        super_traffic(&near, &far, 60);
+        let before = (near.stats().snapshot(), far.stats().snapshot());
+        assert_eq!(allocations(|| super_traffic(&near, &far, 300)), 0, "{io:?}, super-packets");
+        for (end, before) in [(&near, before.0), (&far, before.1)] {
+            let now = end.stats().snapshot();
+            let (read, packets) = (
+                now.outbound.batches - before.outbound.batches,
+                now.outbound.inner_packets - before.outbound.inner_packets,
+            );
+            assert!(packets > 10 * read, "super-packets were taken apart: {packets} of {read}");
+            let (writes, written) =
+                (now.inbound.writes - before.inbound.writes, now.inbound.written - before.inbound.written);
+            assert!(written > 10 * writes, "and put together again: {written} in {writes}");
+            assert_eq!(now.dropped_total(), 0);
+        }
 
         // The counter counts: an installed key is allocated.
-        COUNTING.store(true, Ordering::Relaxed);
         let mut near = near;
-        near.install(name(1));
-        COUNTING.store(false, Ordering::Relaxed);
-        assert!(COUNTED.load(Ordering::Relaxed) > 0);
+        assert!(allocations(|| drop(near.install(name(1)))) > 0);
     }
 }
