@@ -189,6 +189,7 @@ struct Template {
 }
 
 impl Template {
+    #[inline]
     fn of(packet: &[u8], plan: &Plan) -> Option<Template> {
         let mut template = Template {
             headers: [0; MAX_HEADERS],
@@ -204,6 +205,7 @@ impl Template {
         Some(template)
     }
 
+    #[inline]
     fn take_ip(&mut self, ip: &IpInfo) -> Option<()> {
         if ip.v6 {
             return Some(());
@@ -217,6 +219,7 @@ impl Template {
         Some(())
     }
 
+    #[inline]
     fn take_transport(&mut self, plan: &Plan) -> Option<()> {
         let transport = self.headers.get_mut(plan.l4..)?;
         let at = if plan.work == Work::Tcp {
