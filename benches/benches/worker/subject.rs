@@ -284,35 +284,29 @@ struct Account {
 }
 
 impl Thread {
-    /// Waits until it sleeps, and then reads its account.
+    /// Waits until it sleeps, and reads its account then.
+    ///
+    /// A thread shows as sleeping a little before it leaves its CPU, and its account is brought up to date only then: it must
+    /// look the same twice.
     fn asleep(self) -> Result<Account, Box<dyn Error>> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let account = self.account()?;
-            // The state first and the account again: it slept all the while.
-            if self.sleeps()? && self.account()? == account {
-                return Ok(account);
-            }
-            if Instant::now() > deadline {
-                return Err("the worker does not come to rest".into());
-            }
-            std::thread::sleep(LOOK);
-        }
+        self.asleep_when(|_| true)
     }
 
     /// The same, once it has run again since `before`.
     fn asleep_after(self, before: Account) -> Result<Account, Box<dyn Error>> {
+        self.asleep_when(|account| account != before)
+    }
+
+    fn asleep_when(self, enough: impl Fn(Account) -> bool) -> Result<Account, Box<dyn Error>> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
-            let account = self.asleep()?;
-            if account.turns > before.turns {
+        while Instant::now() < deadline {
+            let account = self.account()?;
+            std::thread::sleep(LOOK);
+            if self.sleeps()? && self.account()? == account && enough(account) {
                 return Ok(account);
             }
-            if Instant::now() > deadline {
-                return Err("the worker did not wake up".into());
-            }
-            std::thread::sleep(LOOK);
         }
+        Err("the worker does not come to rest, or does not wake up".into())
     }
 
     fn account(self) -> Result<Account, Box<dyn Error>> {
