@@ -22,6 +22,8 @@ pub mod cmsg;
 mod name;
 pub mod socket;
 pub mod syscall;
+#[cfg(feature = "trial")]
+pub mod trial;
 pub mod tundev;
 pub mod uring;
 mod wire;
