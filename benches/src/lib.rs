@@ -1,1 +1,3 @@
-//! benches
+//! What the benchmarks share.
+
+pub mod rounds;
