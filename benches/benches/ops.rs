@@ -31,6 +31,10 @@ const SEGMENTS: usize = 43;
 /// The same for a super-packet of the TUN: 58,800 bytes.
 const TUN_SEGMENT: u16 = 1_400;
 const TUN_SEGMENTS: usize = 42;
+/// Buffers of a multishot's buffer ring, as many as the engine has, as recvmmsg(2) has, and few.
+const BUFFERS: u16 = 64;
+const SOME: u16 = 16;
+const FEW: u16 = 8;
 /// Wake-ups per round and way.
 const WAKES: usize = 100;
 
@@ -85,6 +89,8 @@ fn measure(options: &Options) -> Result<(), Error> {
     let mut report = Report::new(options.rounds);
     println!("{}\n{}", report.machine, affinity::pin("measured thread", first));
 
+    report.note(format!("a system call that does nothing (getppid): {:.0} ns", empty_call_ns()));
+
     let tun = open_tun()?;
     let mut rows = Vec::new();
     rows.extend(tun_reads(&tun)?);
@@ -107,6 +113,18 @@ fn measure(options: &Options) -> Result<(), Error> {
         napi(&mut report)?;
     }
     report.finish(options.json.as_deref())
+}
+
+/// The median of a few runs.
+fn empty_call_ns() -> f64 {
+    let run = |_| {
+        let start = Instant::now();
+        for _ in 0..1_000 {
+            std::hint::black_box(rustix::process::getppid());
+        }
+        start.elapsed().as_nanos() as f64 / 1_000.0
+    };
+    quantile(&sorted(&(0..51).map(run).collect::<Vec<_>>()), 0.5).unwrap_or(0.0)
 }
 
 /// How an operation is done.
@@ -134,12 +152,12 @@ impl Actor {
         })
     }
 
-    fn armed(mode: Mode, fd: impl AsFd, multishot: Multishot) -> Self {
+    fn armed(mode: Mode, fd: impl AsFd, multishot: Multishot, buffers: u16) -> Self {
         Self::ring(TrialRing::new(mode, fd.as_fd()), |mut ring| {
             if multishot == Multishot::ReadFixedFile {
                 ring.register()?;
             }
-            ring.provide_buffers()?;
+            ring.provide_buffers(buffers)?;
             Ok(Self::Armed(ring, multishot))
         })
     }
@@ -322,8 +340,11 @@ fn tun_reads(tun: &Rc<TunQueue>) -> Result<Vec<Row>, Error> {
                 way("read(2), one buffer", Actor::Calls(read_calls(tun, false))),
                 way("READ", Actor::batch(Mode::Deferred, &**tun, Op::Read, &[], None)),
                 way("READ_FIXED, fixed file", Actor::batch(Mode::Deferred, &**tun, Op::ReadFixed, &[], None)),
-                way("READ_MULTISHOT, buffer ring", Actor::armed(Mode::Deferred, &**tun, Multishot::Read)),
-                way("READ_MULTISHOT, fixed file", Actor::armed(Mode::Deferred, &**tun, Multishot::ReadFixedFile)),
+                way("READ_MULTISHOT, 64 buffers", Actor::armed(Mode::Deferred, &**tun, Multishot::Read, BUFFERS)),
+                way(
+                    "READ_MULTISHOT, fixed file",
+                    Actor::armed(Mode::Deferred, &**tun, Multishot::ReadFixedFile, BUFFERS),
+                ),
             ],
         });
     }
@@ -340,7 +361,8 @@ fn tun_reads(tun: &Rc<TunQueue>) -> Result<Vec<Row>, Error> {
                 ways: vec![
                     way("poll(2), read(2)", Actor::Calls(calls)),
                     way("multishot poll, read(2)", Actor::polled(&**tun, read_calls(tun, true))),
-                    way("READ_MULTISHOT, buffer ring", Actor::armed(Mode::Deferred, &**tun, Multishot::Read)),
+                    way("READ_MULTISHOT, 64 buffers", Actor::armed(Mode::Deferred, &**tun, Multishot::Read, BUFFERS)),
+                    way("READ_MULTISHOT, 8 buffers", Actor::armed(Mode::Deferred, &**tun, Multishot::Read, FEW)),
                 ],
             });
         }
@@ -352,15 +374,15 @@ fn tun_writes(tun: &Rc<TunQueue>) -> Result<Vec<Row>, Error> {
     let frames =
         [("64 B", single(64), 60), ("1,420 B", single(1_420), 60), ("60 KB TCP GSO", tcp_super_packet(60_000), 20)];
     let mut rows = Vec::new();
-    for (name, frame, turns) in frames {
+    for (together, (name, frame, turns)) in [BATCH, 4, 1].into_iter().flat_map(|n| frames.clone().map(|f| (n, f))) {
         let (file, frames) = (Rc::clone(tun), vec![frame.clone(); BATCH]);
         let write =
             move |count| frames.iter().take(count).try_for_each(|frame| rustix::io::write(&*file, frame).map(drop));
         let ring = |op| Actor::batch(Mode::Deferred, &**tun, op, &frame, None);
         rows.push(Row {
-            object: format!("TUN write, {name}, 32 together"),
-            together: BATCH,
-            turns,
+            object: format!("TUN write, {name}, {together} together"),
+            together,
+            turns: turns * if together == BATCH { 1 } else { 4 },
             fill: Box::new(|_| Ok(())),
             fill_is_timed: false,
             clear: drain_tun(tun),
@@ -450,22 +472,30 @@ fn receives() -> Result<Vec<Row>, Error> {
         ("61 KB GRO trains", usize::from(SEGMENT) * SEGMENTS, SEGMENT, 32, 20),
         ("1,420 B", 1_420, 0, 1, 400),
         ("61 KB GRO trains", usize::from(SEGMENT) * SEGMENTS, SEGMENT, 1, 200),
+        ("1,420 B", 1_420, 0, 4, 200),
+        ("61 KB GRO trains", usize::from(SEGMENT) * SEGMENTS, SEGMENT, 4, 60),
     ];
     let mut rows = Vec::new();
     for (name, payload, segment, together, turns) in kinds {
         let (near, far) = lo_pair()?;
         let mut ways = match together {
-            1 => {
+            1 | 4 => {
                 let calls = after_poll(far.as_fd().try_clone_to_owned()?, receive_calls(&far)?)?;
-                vec![way("poll(2), recvmmsg(2)", Actor::Calls(calls))]
+                vec![
+                    way("poll(2), recvmmsg(2)", Actor::Calls(calls)),
+                    way("multishot poll, recvmmsg(2)", Actor::polled(&far, receive_calls(&far)?)),
+                ]
             }
             _ => vec![way("recvmmsg(2), 16 a call", Actor::Calls(receive_calls(&far)?))],
         };
-        ways.push(way("RECVMSG multishot, buffer ring", Actor::armed(Mode::Deferred, &far, Multishot::ReceiveMessage)));
+        let armed = |buffers| Actor::armed(Mode::Deferred, &far, Multishot::ReceiveMessage, buffers);
+        ways.push(way("RECVMSG multishot, 64 buffers", armed(BUFFERS)));
+        ways.push(way("RECVMSG multishot, 16 buffers", armed(SOME)));
+        ways.push(way("RECVMSG multishot, 8 buffers", armed(FEW)));
         ways.push(way("RECVMSG", Actor::batch(Mode::Deferred, &far, Op::ReceiveMessage, &[], None)));
         rows.push(Row {
             object: match together {
-                1 => format!("UDP wake and receive, {name}, 1 there"),
+                1 | 4 => format!("UDP wake and receive, {name}, {together} there"),
                 _ => format!("UDP receive, {name}, 32 together"),
             },
             together,
@@ -526,7 +556,7 @@ fn modes(tun: &Rc<TunQueue>) -> Result<Vec<Row>, Error> {
     let mut loops = vec![way("recvmmsg(2)", Actor::Calls(receive_calls(&far)?))];
     let mut reads = vec![way("read(2)", Actor::Calls(read_calls(tun, false)))];
     for (name, mode) in named {
-        loops.push(way(name, Actor::armed(mode, &far, Multishot::ReceiveMessage)));
+        loops.push(way(name, Actor::armed(mode, &far, Multishot::ReceiveMessage, BUFFERS)));
         reads.push(way(name, Actor::batch(mode, &**tun, Op::Read, &[], None)));
     }
     Ok(vec![

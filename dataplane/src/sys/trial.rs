@@ -25,8 +25,6 @@ pub mod doorbell;
 pub const BATCH: usize = 32;
 /// Bytes of a slot: the longest frame or datagram, and `struct io_uring_recvmsg_out` with its control messages.
 const SLOT: usize = 66_560;
-/// Buffers of a multishot's buffer ring; as many as the engine has.
-const BUFFERS: u16 = 64;
 /// Submission and completion entries.
 const ENTRIES: u32 = 64;
 const COMPLETIONS: u32 = 256;
@@ -191,12 +189,13 @@ impl TrialRing {
         unsafe { submitter.register_buffers(&regions) }
     }
 
-    /// Registers a buffer ring, as a multishot read or receive needs it.
+    /// Registers a buffer ring of `count` buffers (a power of two), each for the longest train or frame, as a multishot
+    /// read or receive needs it. The kernel goes round all of them, however few are in use.
     ///
     /// # Errors
     /// What io_uring_register(2) answers.
-    pub fn provide_buffers(&mut self) -> io::Result<()> {
-        let mut buffers = BufferRing::new(BUFFERS, SLOT, 0)?;
+    pub fn provide_buffers(&mut self, count: u16) -> io::Result<()> {
+        let mut buffers = BufferRing::new(count, SLOT, 0)?;
         buffers.register(&self.ring.submitter())?;
         self.buffers = Some(buffers);
         Ok(())
@@ -556,7 +555,7 @@ mod tests {
         for multishot in [Multishot::ReceiveMessage, Multishot::Poll] {
             let (near, far) = pair();
             let mut ring = TrialRing::new(Mode::Deferred, near.as_fd()).unwrap();
-            ring.provide_buffers().unwrap();
+            ring.provide_buffers(64).unwrap();
             ring.arm(multishot).unwrap();
             ring.submit().unwrap();
             for _ in 0..3 {
@@ -590,7 +589,7 @@ mod tests {
     fn a_completion_that_does_not_come_is_a_timeout() {
         let (near, _far) = pair();
         let mut ring = TrialRing::new(Mode::Deferred, near.as_fd()).unwrap();
-        ring.provide_buffers().unwrap();
+        ring.provide_buffers(64).unwrap();
         ring.arm(Multishot::ReceiveMessage).unwrap();
         assert_eq!(ring.take(1), Err(Errno::TIME));
     }
