@@ -3,3 +3,4 @@
 //! How to run and how to read: README.md beside this package's Cargo.toml.
 
 pub mod packets;
+pub mod rounds;

@@ -28,6 +28,8 @@ mod resplit;
 pub mod simd;
 pub mod socket;
 pub mod syscall;
+#[cfg(feature = "trial")]
+pub mod trial;
 pub mod tundev;
 pub mod uring;
 mod wire;

@@ -287,7 +287,7 @@ pub(super) fn forbid_checksums(socket: &WireSocket) -> io::Result<()> {
     set_int(socket.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)
 }
 
-fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<i32>()` bytes from the pointer, which is that of a live i32; the descriptor is
     // open because it is borrowed.
     let answer = unsafe {
@@ -296,7 +296,7 @@ fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
+pub(super) fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
     let mut value = 0i32;
     let mut len = size_of::<i32>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes, which is the size of `value`, and then the length it wrote into
