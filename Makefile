@@ -25,7 +25,9 @@ test-long: unit licences namespace-tests ## everything, complete: 1,000 seeds, t
 # The ring backend first: the executable that it leaves is replaced by the default one's.
 # loom recompiles everything under its own cfg, hence a directory of its own; three preemptions find what there is to find,
 # and without a bound the models take hours.
+# ipsec-mb is loaded by the tests of the data plane, hence ensure-tools.
 unit: ## unit tests with both cryptography backends, and the model of the ring
+	scripts/ensure-tools
 	$(CARGO) test -p controlplane -p dataplane -p minivpn --no-default-features --features ring
 	$(CARGO) test --workspace --exclude tests
 	$(CARGO) test -p tests --lib

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use dataplane::datachannel::aead::AeadChoice;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::observe::log::{Format, Level};
@@ -58,6 +60,10 @@ pub struct Connect {
     /// How the data plane reads and writes
     #[arg(long, value_enum, default_value = "auto")]
     pub io: Io,
+    /// What encrypts: `aws-lc` or `ring` (whichever this build has), `ipsec-mb` (AES-GCM of Intel's libIPSec_MB.so.1), or
+    /// `auto` (ipsec-mb where the host has it)
+    #[arg(long, value_name = "auto|aws-lc|ring|ipsec-mb", default_value = "auto")]
+    pub aead: AeadChoice,
     /// The processor that the worker is pinned to: a number, `none`, or `auto` (one that this process may run on)
     #[arg(long, value_name = "CPU", default_value = "auto", value_parser = pinning)]
     pub cpu: Pinning,
@@ -148,6 +154,23 @@ mod tests {
         assert_eq!(pinning("none"), Ok(Pinning::None));
         assert_eq!(pinning("auto"), Ok(Pinning::Auto));
         assert!(pinning("all").is_err());
+    }
+
+    #[test]
+    fn the_aead_is_one_of_four_words() {
+        let aead = |word: &str| match Cli::try_parse_from(["minivpn", "connect", "x.ovpn", "--aead", word]) {
+            Ok(Cli { command: Command::Connect(options), .. }) => Some(options.aead),
+            _ => None,
+        };
+        for choice in AeadChoice::ALL {
+            assert_eq!(aead(choice.name()), Some(choice));
+        }
+        assert_eq!(aead("none"), None, "there is always cryptography");
+        let Ok(Cli { command: Command::Connect(options), .. }) = Cli::try_parse_from(["minivpn", "connect", "x.ovpn"])
+        else {
+            panic!("the shortest command line");
+        };
+        assert_eq!(options.aead, AeadChoice::Auto);
     }
 
     #[test]

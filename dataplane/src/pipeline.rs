@@ -7,6 +7,7 @@
 //! 3. MSS of a SYN is clamped ([`mssfix`](crate::datachannel::mssfix))
 //! 4. one reservation of packet ids for all of them ([`keyring`](crate::datachannel::keyring))
 //! 5. per packet: headers and checksum ([`split`](crate::tun::split)), then sealed straight into the outgoing batch
+//!    ([`aead`](crate::datachannel::aead))
 //!
 //! Stages inbound (network → TUN), one train of datagrams at a time:
 //! 1. first byte → data, control or drop ([`packetmuxer`](crate::packetmuxer))
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use link::message::{InstallKey, KeyName, KeyRefusal, MAX_DATAGRAM, Path, WorkerEvent};
 
+use crate::datachannel::aead::Aead;
 use crate::datachannel::header::{DataHeader, Parts};
 use crate::datachannel::keyring::Usage;
 use crate::datachannel::mssfix::{self, MssLimits};
@@ -107,6 +109,8 @@ pub struct PeerSetup {
 pub struct PipelineConfig {
     /// Which inner destination belongs to which peer; a client's is [`RouteTable::all_to`].
     pub routes: RouteTable,
+    /// What its keys are made with.
+    pub aead: Aead,
 }
 
 /// [`Pipeline::outbound`] did nothing: send what is in the batch, clear it, and call again with the same frame.
@@ -119,6 +123,7 @@ pub struct Pipeline {
     /// The peers.
     pub peers: PeerTable,
     routes: RouteTable,
+    aead: Aead,
     stats: Arc<WorkerStats>,
     /// Something changed that only [`tick`](Self::tick) can tell or act on.
     wants_tick: bool,
@@ -131,7 +136,8 @@ const RETRY_NS: u64 = 1_000_000;
 impl Pipeline {
     /// A pipeline without peers.
     pub fn new(stats: Arc<WorkerStats>, config: PipelineConfig) -> Self {
-        Pipeline { peers: PeerTable::default(), routes: config.routes, stats, wants_tick: false }
+        let PipelineConfig { routes, aead } = config;
+        Pipeline { peers: PeerTable::default(), routes, aead, stats, wants_tick: false }
     }
 
     /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
@@ -176,15 +182,7 @@ impl Pipeline {
         }
 
         let mut sealer = peer.keys.reserve(usage).map_err(stop)?;
-        let mut segments = plan.segments(frame);
-        while let Some(packet) = segments.next() {
-            let Some(mut room) = out.reserve(packet.len() + overhead) else {
-                break;
-            };
-            if sealer.seal(packet, room.bytes()) {
-                room.commit(&peer.setup.path);
-            }
-        }
+        sealer.seal_all(&mut plan.segments(frame), &peer.setup.path, out);
         peer.last_sent_ns = now_ns;
         self.wants_tick |= peer.keys.has_events();
         let stats = &self.stats.outbound;
@@ -365,7 +363,7 @@ impl Pipeline {
     /// Installs a key and says what came of it: [`WorkerEvent::KeyInstalled`] or [`WorkerEvent::KeyRefused`].
     pub fn install_key(&mut self, now_ns: u64, key: InstallKey, up: &mut dyn Up) {
         let installed = match self.peers.get_mut(key.name.peer) {
-            Some(peer) => peer.keys.install(now_ns, &key),
+            Some(peer) => peer.keys.install(&self.aead, now_ns, &key),
             None => Err(KeyRefusal::UnknownPeer),
         };
         match installed {
@@ -643,7 +641,7 @@ pub(crate) mod tests {
 
         fn without_key(setup: PeerSetup, routes: RouteTable) -> Self {
             let stats = Arc::new(WorkerStats::default());
-            let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes });
+            let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes, ..PipelineConfig::default() });
             pipeline.add_peer(0, setup);
             let out = WireBatch::new(256 * 1024, 64, true);
             End { pipeline, stats, out, tun: TunBatch::new(ALL), heard: Heard::default() }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dataplane::datachannel::aead::SealingKey;
+use dataplane::datachannel::aead::{Aead, SealingKey};
 use dataplane::datachannel::header::SendHeader;
 use dataplane::datachannel::mssfix::{MssFix, Transport, mss_limits};
 use dataplane::datachannel::ping;
@@ -116,7 +116,7 @@ impl Up for Heard {
 
 /// A pipeline with one peer and one key.
 pub(crate) fn pipeline(settings: u8, stats: &Arc<WorkerStats>) -> Pipeline {
-    let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes: RouteTable::all_to(0) });
+    let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes: RouteTable::all_to(0), ..PipelineConfig::default() });
     pipeline.add_peer(0, peer(settings));
     let mut heard = Heard::default();
     pipeline.install_key(0, key(settings, settings & 32 != 0), &mut heard);
@@ -143,7 +143,7 @@ impl End {
     fn new(settings: u8) -> End {
         let stats = Arc::new(WorkerStats::default());
         let all = settings & 64 == 0;
-        let Some(sealing) = SealingKey::new(Cipher::Aes256Gcm, &direction()) else {
+        let Some(sealing) = SealingKey::new(&Aead::default(), Cipher::Aes256Gcm, &direction()) else {
             unreachable!("a good key");
         };
         End {

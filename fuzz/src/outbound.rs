@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use dataplane::datachannel::aead::OpeningKey;
+use dataplane::datachannel::aead::{Aead, OpeningKey};
 use dataplane::datachannel::header::DataHeader;
 use dataplane::networkio::gso::WireBatch;
 use dataplane::pipeline::{BatchFull, Pipeline};
@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let stats = Arc::new(WorkerStats::default());
-    let Some(opening) = OpeningKey::new(Cipher::Aes256Gcm, &direction()) else {
+    let Some(opening) = OpeningKey::new(&Aead::default(), Cipher::Aes256Gcm, &direction()) else {
         unreachable!("a good key");
     };
     let mut out = WireBatch::new(0, 64, settings & 64 == 0);
@@ -113,7 +113,7 @@ impl End {
             let datagrams = self.out.bytes()[run.start..end].chunks(run.segment);
             assert_eq!(datagrams.len(), run.count);
             for datagram in datagrams {
-                self.last_id = open(&self.opening, datagram, self.wire_peer, self.last_id);
+                self.last_id = open(&mut self.opening, datagram, self.wire_peer, self.last_id);
                 self.sent += 1;
             }
         }
@@ -123,7 +123,7 @@ impl End {
 }
 
 /// Opens one wire packet; its packet id.
-fn open(key: &OpeningKey, datagram: &[u8], wire_peer: Option<u32>, last_id: u32) -> u32 {
+fn open(key: &mut OpeningKey, datagram: &[u8], wire_peer: Option<u32>, last_id: u32) -> u32 {
     let (header, parts) = DataHeader::parse(datagram).unwrap_or_else(|reason| panic!("{reason:?}"));
     assert!(header.packet_id > last_id && header.peer_id == wire_peer, "{header:?} after {last_id}");
     let mut inner = vec![0; parts.ciphertext.len()];

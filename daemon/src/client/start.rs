@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use controlplane::SystemRandom;
+use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
 use dataplane::sys::tundev::TunQueue;
@@ -49,10 +50,12 @@ fn prepare_and_run(options: Connect, format: Format, quiet: bool) -> Result<(), 
     let console = Console::new(format, quiet);
     privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
     let cpu = processor(options.cpu)?;
+    let aead = Aead::resolve(options.aead)
+        .map_err(|error| Fatal::new(Exit::Config, format!("--aead {}: {error}", options.aead)))?;
     let wallet = Wallet::open(&profile.credentials)?;
     let device = drop_privileges(&profile, &options)?;
     let ran = supervisor::block_on(async move {
-        let client = assemble(profile, options, console, wallet, device, cpu).await?;
+        let client = assemble(profile, options, console, wallet, device, Worker { cpu, aead }).await?;
         client.run().await
     });
     ran.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?
@@ -84,19 +87,25 @@ fn load(file: &Path) -> Result<ClientProfile, Fatal> {
     }
 }
 
+/// What of the worker was settled before anything was started.
+struct Worker {
+    cpu: Option<usize>,
+    aead: Aead,
+}
+
 async fn assemble(
     profile: ClientProfile,
     options: Connect,
     console: Console,
     wallet: Wallet,
     device: Option<TunQueue>,
-    cpu: Option<usize>,
+    worker: Worker,
 ) -> Result<Client, Fatal> {
     let side = host_side(&options).await?;
     let mut setup = profile.client_setup();
     setup.iv_proto_mask = options.iv_proto_mask;
     let (control, link) = Control::start(setup)?;
-    let (worker, reports) = start_worker(&options, cpu, link)?;
+    let (worker, reports) = start_worker(&options, worker, link)?;
     let other = |what: &str, error: &dyn std::fmt::Display| Fatal::new(Exit::Other, format!("{what}: {error}"));
     let mut rng = SystemRandom;
     Ok(Client {
@@ -195,10 +204,12 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<
 
 fn start_worker(
     options: &Connect,
-    cpu: Option<usize>,
+    worker: Worker,
     link: link::WorkerEnd,
 ) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
     let (reports, incoming) = mpsc::channel(REPORTS);
+    let Worker { cpu, aead } = worker;
+    tracing::info!("{}", aead.info());
     let config = WorkerConfig {
         index: 0,
         cpu,
@@ -212,7 +223,7 @@ fn start_worker(
             udp_gso: options.udp_gso.is_on(),
             udp_gro: options.udp_gro.is_on(),
         },
-        config: PipelineConfig { routes: RouteTable::all_to(PEER) },
+        config: PipelineConfig { routes: RouteTable::all_to(PEER), aead },
     };
     let handle = manager::spawn(config, link, move |report| {
         // The supervisor is behind by hundreds of reports: it knows that something is wrong.

@@ -9,12 +9,14 @@
 //!
 //! What the control process has to hear is collected and read with [`Keyring::poll_event`].
 
-use link::message::{InstallKey, KeyLimits, KeyName, KeyRefusal, UsageReason, WorkerEvent};
+use link::message::{InstallKey, KeyLimits, KeyName, KeyRefusal, Path, UsageReason, WorkerEvent};
 
-use super::aead::{OpeningKey, SealingKey};
+use super::aead::{Aead, OpeningKey, PacketIds, SealingKey};
 use super::header::{DataHeader, Parts, SendHeader};
 use super::replay::ReplayWindow;
 use crate::drop_reason::DropReason;
+use crate::networkio::gso::WireBatch;
+use crate::tun::split::Segments;
 
 /// How many keys open at a time.
 pub const RECEIVE_SLOTS: usize = 3;
@@ -101,24 +103,22 @@ enum Asks {
 /// Packet ids that are reserved, and the key that goes with them. An id that is not used is lost, never reused.
 #[derive(Debug)]
 pub struct Sealer<'a> {
-    key: &'a SealingKey,
-    header: SendHeader,
-    next_id: u64,
-    end: u64,
+    key: &'a mut SealingKey,
+    header: &'a SendHeader,
+    ids: PacketIds,
 }
 
 impl Sealer<'_> {
     /// Seals with the next reserved id; see [`SealingKey::seal`]. False also when no reserved id is left.
     #[inline]
     pub fn seal(&mut self, plaintext: &[u8], out: &mut [u8]) -> bool {
-        if self.next_id >= self.end {
-            return false;
-        }
-        let Ok(id) = u32::try_from(self.next_id) else {
-            return false;
-        };
-        self.next_id += 1;
-        self.key.seal(&self.header, id, plaintext, out)
+        self.ids.take().is_some_and(|id| self.key.seal(self.header, id, plaintext, out))
+    }
+
+    /// Seals every packet into the batch with consecutive ids; see [`SealingKey::seal_all`]. How many it sealed.
+    #[inline]
+    pub fn seal_all(&mut self, packets: &mut Segments<'_>, path: &Path, out: &mut WireBatch) -> usize {
+        self.key.seal_all(self.header, &mut self.ids, packets, path, out)
     }
 }
 
@@ -162,16 +162,16 @@ impl Keyring {
         self.sending_slot().map(|slot| slot.header.overhead())
     }
 
-    /// Installs a key. The caller tells the control process what came of it, before it polls events.
+    /// Installs a key, to be used with this AEAD. The caller tells the control process what came of it, before it polls events.
     ///
     /// # Errors
     /// [`KeyRefusal::NotNewer`], [`KeyRefusal::BadKey`].
-    pub fn install(&mut self, now_ns: u64, key: &InstallKey) -> Result<(), KeyRefusal> {
+    pub fn install(&mut self, aead: &Aead, now_ns: u64, key: &InstallKey) -> Result<(), KeyRefusal> {
         let name = (key.name.generation, key.name.negotiation);
         if self.last.is_some_and(|last| name <= last) {
             return Err(KeyRefusal::NotNewer);
         }
-        let slot = Slot::new(key, self.replay_window, self.replay_time_s).ok_or(KeyRefusal::BadKey)?;
+        let slot = Slot::new(aead, key, self.replay_window, self.replay_time_s).ok_or(KeyRefusal::BadKey)?;
         self.last = Some(name);
         for older in self.slots.iter_mut().filter(|older| older.name.generation == key.name.generation) {
             older.expires_ns = older.expires_ns.min(key.retire_previous_ns);
@@ -259,11 +259,12 @@ impl Keyring {
             self.has_events |= slot.ask(reason, true);
             return Err(DropReason::KeyExhausted);
         }
+        let ids = PacketIds::new(first, usage.packets).ok_or(DropReason::KeyExhausted)?;
         slot.next_id = end;
         slot.sent.add(usage);
         self.has_events |= slot.ask(UsageReason::PacketId, end > u64::from(slot.limits.soft_packet_id));
         self.has_events |= slot.ask_if_used(slot.sent);
-        Ok(Sealer { key: &slot.seal, header: slot.header, next_id: first, end })
+        Ok(Sealer { key: &mut slot.seal, header: &slot.header, ids })
     }
 
     /// Moves the replay windows' time on. Call it once per batch, before [`open`](Self::open).
@@ -334,15 +335,15 @@ impl Keyring {
 }
 
 impl Slot {
-    fn new(key: &InstallKey, replay_window: u32, replay_time_s: u32) -> Option<Self> {
+    fn new(aead: &Aead, key: &InstallKey, replay_window: u32, replay_time_s: u32) -> Option<Self> {
         if key.name.key_id > 7 || key.wire_peer_id.is_some_and(|id| id > 0x00ff_ffff) {
             return None;
         }
         Some(Slot {
             name: key.name,
             header: SendHeader::new(key.wire_peer_id, key.name.key_id),
-            seal: SealingKey::new(key.cipher, &key.seal)?,
-            open: OpeningKey::new(key.cipher, &key.open)?,
+            seal: SealingKey::new(aead, key.cipher, &key.seal)?,
+            open: OpeningKey::new(aead, key.cipher, &key.open)?,
             replay: ReplayWindow::new(replay_window, replay_time_s),
             limits: key.limits,
             next_id: 1,
@@ -431,7 +432,7 @@ pub(crate) mod tests {
     fn with(keys: &[InstallKey]) -> Keyring {
         let mut ring = ring();
         for key in keys {
-            ring.install(0, key).unwrap();
+            ring.install(&Aead::default(), 0, key).unwrap();
         }
         while ring.poll_event().is_some() {}
         ring
@@ -471,7 +472,7 @@ pub(crate) mod tests {
     #[test]
     fn the_first_key_sends_at_once_and_counts_its_packets_from_1() {
         let mut ring = ring();
-        ring.install(0, &key(0, 0)).unwrap();
+        ring.install(&Aead::default(), 0, &key(0, 0)).unwrap();
         assert!(ring.has_events());
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 0).name)]);
         assert!(!ring.has_events());
@@ -485,17 +486,17 @@ pub(crate) mod tests {
     #[test]
     fn a_name_that_is_not_newer_is_refused() {
         let mut ring = ring();
-        ring.install(0, &key(1, 2)).unwrap();
+        ring.install(&Aead::default(), 0, &key(1, 2)).unwrap();
         for (generation, negotiation) in [(1, 2), (1, 1), (0, 9), (0, 0)] {
-            assert_eq!(ring.install(0, &key(generation, negotiation)), Err(KeyRefusal::NotNewer));
+            assert_eq!(ring.install(&Aead::default(), 0, &key(generation, negotiation)), Err(KeyRefusal::NotNewer));
         }
-        assert_eq!(ring.install(0, &key(1, 3)), Ok(()));
-        assert_eq!(ring.install(0, &key(2, 0)), Ok(()));
+        assert_eq!(ring.install(&Aead::default(), 0, &key(1, 3)), Ok(()));
+        assert_eq!(ring.install(&Aead::default(), 0, &key(2, 0)), Ok(()));
         ring.drop_keys(2);
-        assert_eq!(ring.install(0, &key(2, 0)), Err(KeyRefusal::NotNewer), "not even after it was dropped");
+        assert_eq!(ring.install(&Aead::default(), 0, &key(2, 0)), Err(KeyRefusal::NotNewer), "not even after it was dropped");
         let mut later = Keyring::new(64, 15, ring.last_name());
-        assert_eq!(later.install(0, &key(2, 0)), Err(KeyRefusal::NotNewer), "nor by a peer of the same handle");
-        assert_eq!(later.install(0, &key(2, 1)), Ok(()));
+        assert_eq!(later.install(&Aead::default(), 0, &key(2, 0)), Err(KeyRefusal::NotNewer), "nor by a peer of the same handle");
+        assert_eq!(later.install(&Aead::default(), 0, &key(2, 1)), Ok(()));
     }
 
     #[test]
@@ -509,9 +510,9 @@ pub(crate) mod tests {
             InstallKey { wire_peer_id: Some(1 << 24), ..good.clone() },
             InstallKey { name: KeyName { key_id: 8, ..good.name }, ..good.clone() },
         ] {
-            assert_eq!(ring.install(0, &bad), Err(KeyRefusal::BadKey));
+            assert_eq!(ring.install(&Aead::default(), 0, &bad), Err(KeyRefusal::BadKey));
         }
-        assert_eq!(ring.install(0, &good), Ok(()));
+        assert_eq!(ring.install(&Aead::default(), 0, &good), Ok(()));
     }
 
     #[test]
@@ -540,7 +541,7 @@ pub(crate) mod tests {
         assert_eq!(ring.next_deadline(), u64::MAX);
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
         let late = InstallKey { send_from_ns: 5 * SECOND, ..key(0, 2) };
-        ring.install(10 * SECOND, &late).unwrap();
+        ring.install(&Aead::default(), 10 * SECOND, &late).unwrap();
         assert_eq!(ring.sending(), Some(key(0, 2).name), "the instant has passed already");
     }
 
@@ -601,7 +602,7 @@ pub(crate) mod tests {
         let mut ring = with(&[key(0, 0), key(0, 1), key(0, 2)]);
         assert_eq!(ring.sending(), Some(key(0, 0).name));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Ok(true));
-        ring.install(0, &key(0, 3)).unwrap();
+        ring.install(&Aead::default(), 0, &key(0, 3)).unwrap();
         assert_eq!(ring.names().map(|name| name.negotiation).collect::<Vec<_>>(), [3, 2, 1]);
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Err(DropReason::UnknownKey));
         // The key that sent is gone: a packet must still find one.

@@ -162,6 +162,7 @@ impl PeerTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datachannel::aead::Aead;
     use crate::datachannel::keyring::tests::key;
     use crate::pipeline::tests::{path, setup};
     use link::message::KeyRefusal;
@@ -221,14 +222,14 @@ mod tests {
     fn a_handle_that_is_used_again_never_sees_a_key_again() {
         let mut table = PeerTable::default();
         table.insert(0, setup());
-        table.get_mut(0).unwrap().keys.install(0, &key(1, 1)).unwrap();
+        table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 1)).unwrap();
         table.insert(0, setup());
         assert_eq!(table.get(0).unwrap().keys.names().count(), 0);
-        assert_eq!(table.get_mut(0).unwrap().keys.install(0, &key(1, 1)), Err(KeyRefusal::NotNewer));
+        assert_eq!(table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 1)), Err(KeyRefusal::NotNewer));
         table.remove(0);
         table.insert(0, setup());
-        assert_eq!(table.get_mut(0).unwrap().keys.install(0, &key(1, 1)), Err(KeyRefusal::NotNewer));
-        assert_eq!(table.get_mut(0).unwrap().keys.install(0, &key(1, 2)), Ok(()));
+        assert_eq!(table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 1)), Err(KeyRefusal::NotNewer));
+        assert_eq!(table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 2)), Ok(()));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod arena;
 pub mod bell;
 pub mod clock;
 pub mod cmsg;
+pub mod ipsec_mb;
 mod name;
 pub mod socket;
 pub mod syscall;

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use link::WorkerEnd;
 use link::message::Path;
 
+use crate::datachannel::aead::AeadInfo;
 use crate::peers::routes::RouteTable;
 use crate::pipeline::{PeerReport, PeerSetup, PipelineConfig};
 use crate::sys::affinity;
@@ -56,7 +57,7 @@ pub struct WorkerConfig {
     pub io: IoChoice,
     /// Which offloads may be used.
     pub offload: OffloadChoice,
-    /// The pipeline's settings.
+    /// The pipeline's settings, with the AEAD that its keys are made with.
     pub config: PipelineConfig,
 }
 
@@ -163,6 +164,7 @@ pub struct WorkerHandle {
     bell: Bell,
     stats: Arc<WorkerStats>,
     engine: EngineInfo,
+    aead: AeadInfo,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -182,6 +184,11 @@ impl WorkerHandle {
     /// The engine that runs, and why.
     pub fn engine(&self) -> &EngineInfo {
         &self.engine
+    }
+
+    /// The AEAD that its keys are made with, and why.
+    pub fn aead(&self) -> &AeadInfo {
+        &self.aead
     }
 
     /// Ends the thread and waits for it. Its sockets and its TUN queue are closed, its keys are wiped.
@@ -217,6 +224,7 @@ pub fn spawn(
 ) -> io::Result<WorkerHandle> {
     let stats = Arc::new(WorkerStats::default());
     let bell = Bell::new()?;
+    let aead = config.config.aead.info().clone();
     let (orders, queue) = sync_channel(ORDERS);
     let (started, starting) = sync_channel(1);
     let start = Start {
@@ -230,7 +238,7 @@ pub fn spawn(
     };
     let thread = std::thread::Builder::new().name(start.name.clone()).spawn(move || run(start, &started))?;
     let engine = starting.recv().map_err(|_| io::Error::other("the worker ended while it started"))??;
-    Ok(WorkerHandle { orders, bell, stats, engine, thread: Some(thread) })
+    Ok(WorkerHandle { orders, bell, stats, engine, aead, thread: Some(thread) })
 }
 
 /// What the new thread takes with it.

@@ -112,7 +112,7 @@ pub fn config(io: IoChoice) -> WorkerConfig {
         cpu: None,
         io,
         offload: OffloadChoice::default(),
-        config: PipelineConfig { routes: RouteTable::all_to(0) },
+        config: PipelineConfig { routes: RouteTable::all_to(0), ..PipelineConfig::default() },
     }
 }
 
