@@ -2,6 +2,7 @@
 //!
 //! | module | what belongs in it |
 //! |---|---|
+//! | `bench` | `minivpn bench`: measuring and the report |
 //! | `cli`, `exit` | the command line and the process status |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
@@ -14,6 +15,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod clock;
