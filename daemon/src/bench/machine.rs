@@ -12,12 +12,12 @@ pub(super) fn describe() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let unknown = || "unknown".to_owned();
-    let kernel = rustix::system::uname();
+    let kernel = |name: &str| read(&format!("/proc/sys/kernel/{name}"));
     Machine {
         cpu: field(&cpuinfo, "model name").or_else(|| field(&cpuinfo, "Model")).unwrap_or_else(unknown),
         cores: affinity::allowed().len(),
         memory_bytes: memory(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
-        kernel: format!("{} {}", kernel.release().to_string_lossy(), kernel.version().to_string_lossy()),
+        kernel: format!("{} {}", kernel("osrelease").trim(), kernel("version").trim()),
         os: os_name(&read("/etc/os-release")).unwrap_or_else(unknown),
         virtualization: virtualization(&cpuinfo),
     }

@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_key_is_cut_into_cipher_key_and_nonce_and_other_lengths_are_refused() {
         let key = direction(&Secret((0..40).collect())).unwrap();
-        assert_eq!((key.key.0.len(), key.implicit_iv.0), (32, (32..40).collect()));
+        assert_eq!((key.key.0.len(), key.implicit_iv.0.clone()), (32, (32..40).collect()));
         assert!(direction(&Secret(vec![1; 39])).is_err());
         assert!(direction(&Secret(vec![1; 41])).is_err());
         assert!(direction(&Secret(Vec::new())).is_err());
