@@ -228,7 +228,8 @@ pub enum LoadError {
 }
 
 impl Results {
-    /// Reads a results.json. At most [`MAX_FILE`] bytes are read, whatever the file is.
+    /// Reads a results.json. At most [`MAX_FILE`] bytes are read, whatever the file is. Fractions come back but for their
+    /// last bit; what was no number (`null`) comes back as NaN.
     pub fn load(path: impl AsRef<Path>) -> Result<Results, LoadError> {
         let path = path.as_ref();
         let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
