@@ -226,13 +226,7 @@ pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     // SAFETY: the kernel writes at most `len` bytes to `info`, which has that size and lives through the call; the
     // descriptor is open because it is borrowed.
     let answer = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
     };
     match answer {
         0 => Ok(TcpInfo { retransmits: info.tcpi_total_retrans.into(), segment: info.tcpi_snd_mss.into() }),

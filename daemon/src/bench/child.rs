@@ -74,7 +74,8 @@ impl Child {
         let start = Instant::now();
         loop {
             let ended = self.ended();
-            if let Some(found) = self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(|l| wanted(l)) {
+            if let Some(found) = self.log.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(|l| wanted(l))
+            {
                 return Ok(found);
             }
             if stop.load(Ordering::Relaxed) {

@@ -43,7 +43,8 @@ fn memory(meminfo: &str, name: &str) -> Option<u64> {
 
 /// PRETTY_NAME of os-release(5).
 fn os_name(text: &str) -> Option<String> {
-    text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=").map(|name| name.trim_matches(['"', '\'']).to_owned()))
+    text.lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME=").map(|name| name.trim_matches(['"', '\'']).to_owned()))
 }
 
 fn virtualization(cpuinfo: &str) -> String {
@@ -51,7 +52,11 @@ fn virtualization(cpuinfo: &str) -> String {
     if field(cpuinfo, "flags").is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")) {
         let dmi = |name: &str| std::fs::read_to_string(format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
         let vendor = format!("{} {}", dmi("sys_vendor").trim(), dmi("product_name").trim()).trim().to_owned();
-        found.push(if vendor.is_empty() { "virtual machine".to_owned() } else { format!("virtual machine ({vendor})") });
+        found.push(if vendor.is_empty() {
+            "virtual machine".to_owned()
+        } else {
+            format!("virtual machine ({vendor})")
+        });
     }
     let container = ["/run/.containerenv", "/.dockerenv", "/run/systemd/container"];
     if container.iter().any(|file| Path::new(file).exists()) {

@@ -181,8 +181,7 @@ impl Net {
     pub(super) fn add_wireguard(&self, device: &str) -> io::Result<()> {
         let name = device.to_owned();
         self.netlink(async move |host: Host| {
-            let message =
-                LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Wireguard).name(name).build();
+            let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Wireguard).name(name).build();
             host.netlink.link().add(message).execute().await.map_err(io_error)
         })
     }

@@ -412,7 +412,9 @@ mod tests {
             let mut results = blank();
             let step = Step { round: 0, link: Link::Offloaded, test: plan::TESTS[0].1, contender: 0 };
             let series = series_of(&mut results, "veth", "", &step);
-            series.samples.extend(rounds.iter().map(|round| super::super::results::Sample { round: *round, ..Default::default() }));
+            series.samples.extend(
+                rounds.iter().map(|round| super::super::results::Sample { round: *round, ..Default::default() }),
+            );
             keep_rounds_below(round, &mut results);
             results.series.first().map_or(0, |series| series.samples.len())
         };

@@ -190,7 +190,10 @@ impl Pair {
     #[cfg(not(feature = "aws-lc"))]
     fn new() -> io::Result<Pair> {
         let wg = super::find("wg").ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "wg, which makes its keys, is not installed (package wireguard-tools)")
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "wg, which makes its keys, is not installed (package wireguard-tools)",
+            )
         })?;
         let ask = |word: &str, input: &str| {
             let mut command = Command::new(&wg);

@@ -129,7 +129,8 @@ fn take_answers(socket: &UdpSocket, until: Instant, sent_at: &[Instant], times: 
     let mut buffer = [0; SIZE];
     loop {
         while let Ok(len) = socket.recv(&mut buffer) {
-            let number = buffer.get(..len).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes));
+            let number =
+                buffer.get(..len).and_then(|bytes| bytes.first_chunk()).map(|bytes| u64::from_be_bytes(*bytes));
             let sent = number.and_then(|number| sent_at.get(usize::try_from(number).ok()?));
             if let Some(sent) = sent {
                 times.saturating_record(u64::try_from(sent.elapsed().as_nanos()).unwrap_or(LONGEST).max(1));
@@ -185,7 +186,9 @@ mod tests {
 
     #[test]
     fn an_edge_has_two_digits_and_is_not_below() {
-        for (us, expected) in [(0, 0), (1, 1), (99, 99), (100, 100), (101, 110), (999, 1_000), (1_001, 1_100), (12_345, 13_000)] {
+        for (us, expected) in
+            [(0, 0), (1, 1), (99, 99), (100, 100), (101, 110), (999, 1_000), (1_001, 1_100), (12_345, 13_000)]
+        {
             assert_eq!(edge(us), expected, "{us}");
         }
     }
