@@ -209,7 +209,7 @@ impl Pair {
 
 #[cfg(any(test, not(feature = "aws-lc")))]
 fn unbase64(text: &str) -> Option<[u8; 32]> {
-    let mut bits = text.trim().trim_end_matches('=').bytes().map(|byte| match byte {
+    let bits = text.trim().trim_end_matches('=').bytes().map(|byte| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
         b'a'..=b'z' => Some(byte - b'a' + 26),
         b'0'..=b'9' => Some(byte - b'0' + 52),
@@ -218,7 +218,7 @@ fn unbase64(text: &str) -> Option<[u8; 32]> {
         _ => None,
     });
     let (mut bytes, mut number, mut have) = (Vec::new(), 0u32, 0);
-    while let Some(digit) = bits.next() {
+    for digit in bits {
         number = number << 6 | u32::from(digit?);
         have += 6;
         if have >= 8 {
