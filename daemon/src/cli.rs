@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use dataplane::datachannel::aead::AeadChoice;
-
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dataplane::datachannel::aead::AeadChoice;
 
 use crate::bench::Engine;
 use crate::observe::log::{Format, Level};

@@ -8,6 +8,7 @@ use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 
 use common::{Dice, ENGINES, End, addresses, config, inner, name, pair, pair_without_keys, path_to, recv, start};
+use dataplane::datachannel::aead::{Aead, AeadChoice};
 use dataplane::drop_reason::DropReason;
 use dataplane::pipeline::PeerReport;
 use dataplane::sys::IoChoice;
@@ -61,6 +62,30 @@ fn packets_of_random_sizes_cross_both_ways_and_every_sum_agrees() {
         assert_sums(&near, &far, 20_000);
         assert_sums(&far, &near, 20_000);
         assert_eq!((near.dropped_total(), far.dropped_total()), (0, 0), "{near:?} {far:?}");
+    }
+}
+
+#[test]
+fn workers_with_different_aeads_understand_each_other() {
+    let own = Aead::default();
+    let best = Aead::resolve(AeadChoice::Auto).unwrap();
+    // On x86-64 it must be installed: scripts/ensure-tools does.
+    assert_eq!(own.info().name != best.info().name, cfg!(target_arch = "x86_64"), "{}", best.info());
+    for (near_io, far_io) in ENGINES {
+        let (one, two) = addresses();
+        let end = |io, aead: &Aead, from, to, seal, open| {
+            let mut config = config(io);
+            config.config.aead = aead.clone();
+            let mut end = End::with(config, from, to, seal, open, |_| ());
+            assert_eq!(end.worker.aead(), aead.info());
+            assert_eq!(end.install(name(0)), WorkerEvent::KeyInstalled(name(0)));
+            end
+        };
+        let near = end(near_io, &own, one, two, [1; 40], [2; 40]);
+        let far = end(far_io, &best, two, one, [2; 40], [1; 40]);
+        for (from, to) in [(&near, &far), (&far, &near)] {
+            flow(&from.packets, &to.packets, 1_000, 7);
+        }
     }
 }
 

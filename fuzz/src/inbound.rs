@@ -116,7 +116,8 @@ impl Up for Heard {
 
 /// A pipeline with one peer and one key.
 pub(crate) fn pipeline(settings: u8, stats: &Arc<WorkerStats>) -> Pipeline {
-    let mut pipeline = Pipeline::new(stats.clone(), PipelineConfig { routes: RouteTable::all_to(0), ..PipelineConfig::default() });
+    let mut pipeline =
+        Pipeline::new(stats.clone(), PipelineConfig { routes: RouteTable::all_to(0), ..PipelineConfig::default() });
     pipeline.add_peer(0, peer(settings));
     let mut heard = Heard::default();
     pipeline.install_key(0, key(settings, settings & 32 != 0), &mut heard);

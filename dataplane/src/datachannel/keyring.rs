@@ -493,9 +493,17 @@ pub(crate) mod tests {
         assert_eq!(ring.install(&Aead::default(), 0, &key(1, 3)), Ok(()));
         assert_eq!(ring.install(&Aead::default(), 0, &key(2, 0)), Ok(()));
         ring.drop_keys(2);
-        assert_eq!(ring.install(&Aead::default(), 0, &key(2, 0)), Err(KeyRefusal::NotNewer), "not even after it was dropped");
+        assert_eq!(
+            ring.install(&Aead::default(), 0, &key(2, 0)),
+            Err(KeyRefusal::NotNewer),
+            "not even after it was dropped"
+        );
         let mut later = Keyring::new(64, 15, ring.last_name());
-        assert_eq!(later.install(&Aead::default(), 0, &key(2, 0)), Err(KeyRefusal::NotNewer), "nor by a peer of the same handle");
+        assert_eq!(
+            later.install(&Aead::default(), 0, &key(2, 0)),
+            Err(KeyRefusal::NotNewer),
+            "nor by a peer of the same handle"
+        );
         assert_eq!(later.install(&Aead::default(), 0, &key(2, 1)), Ok(()));
     }
 

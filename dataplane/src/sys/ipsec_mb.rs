@@ -164,7 +164,8 @@ impl IpsecMb {
         let level = level.filter(|level| level.is_supported()).ok_or(Unusable::Processor)?;
         let symbols = open()?;
         // SAFETY: the name has had this prototype since the library has versions (0.51).
-        let get_version = unsafe { std::mem::transmute::<*const c_void, GetVersion>(find(&symbols, "imb_get_version")?) };
+        let get_version =
+            unsafe { std::mem::transmute::<*const c_void, GetVersion>(find(&symbols, "imb_get_version")?) };
         // SAFETY: it takes nothing and reads a constant.
         let version = Version(unsafe { get_version() });
         if version.0 >> 16 != 1 {
@@ -494,7 +495,8 @@ const KNOWN_ANSWERS: [KnownAnswer; 3] = [
     },
 ];
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests {
     use super::*;
 

@@ -1,5 +1,6 @@
 //! The kernel's edge, and the only room of this crate where `unsafe` is allowed: sockets, TUN, the two I/O engines,
-//! the buffers they share with the kernel, pinning, the clock. Nothing here knows what a packet means.
+//! the buffers they share with the kernel, pinning, the clock; and the one library that is loaded at run time. Nothing here
+//! knows what a packet means.
 
 use std::fmt;
 use std::io;

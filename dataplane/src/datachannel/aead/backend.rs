@@ -62,7 +62,7 @@ pub enum AeadError {
     #[error("this build has {name}, not {0}", name = library::NAME)]
     NotInThisBuild(AeadChoice),
     /// ipsec-mb cannot be used.
-    #[error("ipsec-mb: {0}")]
+    #[error("ipsec-mb cannot be used: {0}")]
     IpsecMb(#[from] Unusable),
 }
 
@@ -108,10 +108,7 @@ impl Aead {
         Aead::resolve_with(choice, IpsecMb::load)
     }
 
-    fn resolve_with(
-        choice: AeadChoice,
-        load: impl FnOnce() -> Result<IpsecMb, Unusable>,
-    ) -> Result<Aead, AeadError> {
+    fn resolve_with(choice: AeadChoice, load: impl FnOnce() -> Result<IpsecMb, Unusable>) -> Result<Aead, AeadError> {
         match choice {
             AeadChoice::AwsLc | AeadChoice::Ring if choice.name() == library::NAME => Ok(Aead::library("asked for")),
             AeadChoice::AwsLc | AeadChoice::Ring => Err(AeadError::NotInThisBuild(choice)),

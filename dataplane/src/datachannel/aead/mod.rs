@@ -11,8 +11,8 @@ mod library;
 use link::message::{Cipher, DirectionKey, Path};
 use zeroize::Zeroize;
 
-pub use self::backend::{Aead, AeadChoice, AeadError, AeadInfo, UnknownAead};
 use self::backend::Backend;
+pub use self::backend::{Aead, AeadChoice, AeadError, AeadInfo, UnknownAead};
 use super::header::{Parts, SendHeader, TAG_LEN};
 use crate::networkio::gso::WireBatch;
 use crate::sys::ipsec_mb::{GcmKey, PaddedNonce};
