@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataplane::datachannel::aead::AeadChoice;
-
 use dataplane::sys::affinity;
 
+use crate::bench::Engine;
 use crate::observe::log::{Format, Level};
 
 /// An OpenVPN-compatible VPN daemon for Linux.
@@ -41,6 +41,75 @@ pub enum Command {
         #[command(subcommand)]
         command: Config,
     },
+    /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
+    Bench(Bench),
+}
+
+/// `minivpn bench …`
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Bench {
+    /// Only a part of it
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
+    /// Where the report goes [default: minivpn-bench-DATE]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Repetitions of everything, in turns [default: 5, with --quick 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rounds: Option<u32>,
+    /// Seconds of each measurement, warm-up not included [default: 3, with --quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub seconds: Option<u32>,
+    /// Measure only these: veth, minivpn, minivpn/uring/ipsec-mb, openvpn, wireguard-go, boringtun, wireguard, ovpn
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// I/O engines of minivpn [default: uring,syscall]
+    #[arg(long, value_name = "ENGINE,…", value_enum, value_delimiter = ',')]
+    pub engines: Vec<Engine>,
+    /// What seals and opens in minivpn: aws-lc, ring, ipsec-mb, auto [default: this build's library, and ipsec-mb]
+    #[arg(long, value_name = "AEAD,…", value_delimiter = ',')]
+    pub aead: Vec<AeadChoice>,
+    /// Links: offloaded (trains of datagrams cross whole), segmented (each alone) [default: both, with --quick offloaded]
+    #[arg(long, value_name = "LINK,…", value_delimiter = ',')]
+    pub links: Vec<String>,
+    /// Tests: tcp-up, tcp-down, parallel-up, parallel-down, udp-64, udp-512, udp-1300, latency-idle, latency-loaded, or what
+    /// stands before the dash [default: all, with --quick tcp, udp-64, latency-idle]
+    #[arg(long, value_name = "TEST,…", value_delimiter = ',')]
+    pub tests: Vec<String>,
+    /// Datagrams a second that the UDP tests offer; 0 is as many as the sender can
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub udp_rate: u64,
+    /// Compare with the results.json of an earlier run
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// A first impression in a minute or two
+    #[arg(long)]
+    pub quick: bool,
+}
+
+/// `minivpn bench …`, a part of it.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// What sealing and opening a packet costs, without any tunnel (needs no root)
+    Crypto(BenchCrypto),
+}
+
+/// `minivpn bench crypto …`
+#[derive(Clone, Debug, Args)]
+pub struct BenchCrypto {
+    /// Where the report goes [default: minivpn-bench-DATE]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Only these: aws-lc, ring, ipsec-mb [default: this build's library, and ipsec-mb]
+    #[arg(long, value_name = "AEAD,…", value_delimiter = ',')]
+    pub aead: Vec<AeadChoice>,
+    /// Compare with the results.json of an earlier run
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// A first impression
+    #[arg(long)]
+    pub quick: bool,
 }
 
 /// `minivpn config …`
@@ -178,7 +247,7 @@ mod tests {
         let words = [&["minivpn", "connect", "x.ovpn"], words].concat();
         Cli::try_parse_from(words).map(|cli| match cli.command {
             Command::Connect(connect) => connect,
-            Command::Config { .. } => unreachable!(),
+            other => unreachable!("{other:?}"),
         })
     }
 

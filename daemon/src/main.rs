@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use minivpn::cli::{Cli, Command, Config};
 use minivpn::exit::Exit;
-use minivpn::{client, config, control_process, observe, sandbox};
+use minivpn::{bench, client, config, control_process, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,6 +14,10 @@ fn main() -> ExitCode {
     // The supervisor starts this executable again, with one word that no user types, as its control process.
     if std::env::args_os().nth(1).is_some_and(|word| word == sandbox::CONTROL_PROCESS) {
         return control_process::main();
+    }
+    // And the benchmark starts it as one end of a tunnel.
+    if std::env::args_os().nth(1).is_some_and(|word| word == bench::BENCH_PEER) {
+        return bench::peer_main();
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -26,6 +30,7 @@ fn main() -> ExitCode {
     observe::log::init(cli.log_format, level);
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
+        Command::Bench(options) => bench::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }
     .into()

@@ -3,7 +3,10 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::thread::UnshareFlags;
@@ -165,6 +168,244 @@ fn look_up<T>(mut ask: impl FnMut(&mut [u8]) -> (libc::c_int, Option<T>)) -> io:
     }
 }
 
+/// Has the kernel kill a child when the *thread* that starts it ends (PR_SET_PDEATHSIG in prctl(2)).
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes one system call with two integers: it takes no lock, allocates
+    // nothing, and touches no memory of other threads.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_stop(_signal: libc::c_int) {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+/// A flag that becomes true at the first SIGINT, SIGTERM or SIGHUP. A second signal of the same kind has its default
+/// action: it ends the process.
+///
+/// # Errors
+/// What sigaction(2) answers.
+pub fn stop_flag() -> io::Result<&'static AtomicBool> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: all zeroes is a valid `sigaction`: no handler, an empty mask, no flags.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = note_stop as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
+        // SAFETY: the handler has the signature of a handler without SA_SIGINFO and only stores to an atomic, which is
+        // async-signal-safe; `action` lives through the call, and the old action is not asked for.
+        if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(&STOP)
+}
+
+/// Some of what the kernel knows of a TCP connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Segments sent again since the connection began.
+    pub retransmits: u64,
+    /// The largest payload of a segment that is sent, in bytes.
+    pub segment: u64,
+}
+
+/// Asks the kernel about a TCP connection (TCP_INFO in tcp(7)).
+///
+/// # Errors
+/// ENOPROTOOPT or EOPNOTSUPP for what is no TCP socket.
+pub fn tcp_info(socket: BorrowedFd<'_>) -> io::Result<TcpInfo> {
+    // SAFETY: all zeroes is a valid `tcp_info`: integers alone.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `info`, which has that size and lives through the call; the
+    // descriptor is open because it is borrowed.
+    let answer = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut len)
+    };
+    match answer {
+        0 => Ok(TcpInfo { retransmits: info.tcpi_total_retrans.into(), segment: info.tcpi_snd_mss.into() }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Datagrams that one call sends or takes at most.
+pub const MANY: usize = 64;
+
+/// Sends the first [`MANY`] of these datagrams on a connected socket in one call (sendmmsg(2)); returns how many went.
+///
+/// # Errors
+/// What the kernel answers to the first of them.
+pub fn send_many(socket: BorrowedFd<'_>, datagrams: &[Vec<u8>]) -> io::Result<usize> {
+    // SAFETY: all zeroes is a valid `iovec`, `msghdr` and `mmsghdr`: integers and null pointers.
+    let (mut parts, mut messages): ([libc::iovec; MANY], [libc::mmsghdr; MANY]) = unsafe { std::mem::zeroed() };
+    let count = datagrams.len().min(MANY);
+    for ((message, part), datagram) in messages.iter_mut().zip(&mut parts).zip(datagrams) {
+        *part = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the first `count` messages each name one part, and each part the bytes of one datagram; `parts`, `messages`
+    // and `datagrams` live through the call, and sendmmsg only reads the bytes. No address and no control data is named.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Room for control data that holds one UDP_GRO message, aligned as `cmsghdr` asks.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct ControlRoom([u8; 64]);
+
+/// Waits for one datagram (as long as SO_RCVTIMEO says) and takes what else is there, into the first [`MANY`] buffers, in
+/// one call (recvmmsg(2)). Calls `each` with the bytes and the size of the segments that the kernel joined (UDP_GRO),
+/// which is the length where it joined none. Returns the number of calls.
+///
+/// # Errors
+/// EAGAIN when nothing came in time; what else the kernel answers.
+pub fn receive_many(
+    socket: BorrowedFd<'_>,
+    buffers: &mut [Vec<u8>],
+    mut each: impl FnMut(&[u8], usize),
+) -> io::Result<usize> {
+    // SAFETY: as in `send_many`.
+    let (mut parts, mut messages): ([libc::iovec; MANY], [libc::mmsghdr; MANY]) = unsafe { std::mem::zeroed() };
+    let mut controls = [ControlRoom([0; 64]); MANY];
+    let count = buffers.len().min(MANY);
+    for (((message, part), buffer), control) in
+        messages.iter_mut().zip(&mut parts).zip(buffers.iter_mut()).zip(&mut controls)
+    {
+        *part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        message.msg_hdr.msg_iov = part;
+        message.msg_hdr.msg_iovlen = 1;
+        message.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+        message.msg_hdr.msg_controllen = size_of::<ControlRoom>() as _;
+    }
+    // SAFETY: the first `count` messages each name one part (a buffer, exclusively borrowed, with its length) and one
+    // control room with its size; all of them live through the call. A null timeout means none.
+    let taken = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            messages.as_mut_ptr(),
+            count as libc::c_uint,
+            libc::MSG_WAITFORONE as _,
+            std::ptr::null_mut(),
+        )
+    };
+    let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
+    for (message, buffer) in messages.iter().take(taken).zip(buffers.iter()) {
+        let bytes = buffer.get(..message.msg_len as usize).unwrap_or_default();
+        each(bytes, segment_size(&message.msg_hdr).unwrap_or(bytes.len()));
+    }
+    Ok(taken)
+}
+
+/// The segment size in a message's control data, if UDP_GRO put one there. The header must be one that the kernel has
+/// just filled, with its control room still alive.
+fn segment_size(header: &libc::msghdr) -> Option<usize> {
+    // SAFETY: CMSG_FIRSTHDR reads the header's control pointer and length; only `receive_many` calls this, whose control
+    // rooms are alive, and the length is what the kernel wrote, no more than the room.
+    let control = unsafe { libc::CMSG_FIRSTHDR(header) };
+    if control.is_null() {
+        return None;
+    }
+    // SAFETY: CMSG_FIRSTHDR answers null unless a whole `cmsghdr` lies in the room, which is aligned for it.
+    let (level, kind) = unsafe { ((*control).cmsg_level, (*control).cmsg_type) };
+    if (level, kind) != (libc::SOL_UDP, libc::UDP_GRO) {
+        return None;
+    }
+    // SAFETY: the data of a UDP_GRO message is one int (udp(7)), within the 64-byte room; it is read without alignment.
+    let size = unsafe { libc::CMSG_DATA(control).cast::<libc::c_int>().read_unaligned() };
+    usize::try_from(size).ok().filter(|size| *size > 0)
+}
+
+/// Lets a UDP socket take whole trains (UDP_GRO) and gives it a receive buffer of this many bytes, beyond the system's
+/// limit where allowed. What the kernel does not grant is left as it was.
+pub fn widen_receiver(socket: BorrowedFd<'_>, bytes: i32) {
+    let set = |level, name, value: i32| {
+        // SAFETY: the kernel reads the bytes of one int, which lives through the call; the descriptor is open because
+        // it is borrowed.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                level,
+                name,
+                (&raw const value).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            ) == 0
+        }
+    };
+    set(libc::SOL_UDP, libc::UDP_GRO, 1);
+    let _ = set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes) || set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
+}
+
+/// Commands and sizes of linux/ethtool.h.
+const ETHTOOL_GSTRINGS: u32 = 0x1b;
+const ETHTOOL_GSSET_INFO: u32 = 0x37;
+const ETHTOOL_SFEATURES: u32 = 0x3b;
+const ETH_SS_FEATURES: u32 = 4;
+const ETH_GSTRING_LEN: usize = 32;
+/// More features than any kernel has: what is above was not a feature list.
+const MOST_FEATURES: usize = 1_024;
+
+/// Switches a feature of a network interface on or off, by the name that ethtool(8) shows (`tx-udp-segmentation`).
+///
+/// # Errors
+/// `NotFound` when the kernel has no such feature; EPERM without CAP_NET_ADMIN; ENODEV without such an interface.
+pub fn set_device_feature(interface: &str, feature: &str, on: bool) -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // struct ethtool_sset_info: command, reserved, 64-bit mask, one count for the one bit that is set.
+    let mask = (1u64 << ETH_SS_FEATURES).to_ne_bytes();
+    let word = |at: usize| mask.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    let mut info = [ETHTOOL_GSSET_INFO, 0, word(0), word(4), 0];
+    ethtool(&socket, interface, &mut info)?;
+    let count = usize::try_from(info[4]).unwrap_or(0);
+    if count == 0 || count > MOST_FEATURES {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the kernel lists no device features"));
+    }
+    // struct ethtool_gstrings: command, set, count, 32 bytes for each.
+    let mut names = vec![0u32; 3 + MOST_FEATURES * ETH_GSTRING_LEN / 4];
+    names[..3].copy_from_slice(&[ETHTOOL_GSTRINGS, ETH_SS_FEATURES, info[4]]);
+    ethtool(&socket, interface, &mut names)?;
+    let text: Vec<u8> = names.iter().skip(3).flat_map(|word| word.to_ne_bytes()).collect();
+    let is = |name: &[u8]| name.split(|byte| *byte == 0).next() == Some(feature.as_bytes());
+    let at = text.chunks(ETH_GSTRING_LEN).take(count).position(is);
+    let at = at.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("there is no feature {feature}")))?;
+    // struct ethtool_sfeatures: command, blocks, and for each block which bits are meant and what they shall be.
+    let blocks = count.div_ceil(32);
+    let mut change = vec![0u32; 2 + 2 * blocks];
+    change[..2].copy_from_slice(&[ETHTOOL_SFEATURES, blocks as u32]);
+    let bit = 1u32 << (at % 32);
+    change[2 + 2 * (at / 32)] = bit;
+    change[3 + 2 * (at / 32)] = if on { bit } else { 0 };
+    ethtool(&socket, interface, &mut change)
+}
+
+/// One request to a network driver. `request` must be the structure of the command that it begins with, with room for
+/// the largest answer.
+fn ethtool(socket: &OwnedFd, interface: &str, request: &mut [u32]) -> io::Result<()> {
+    if interface.is_empty() || interface.len() >= libc::IFNAMSIZ {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: all zeroes is a valid `ifreq`: integers, addresses and a pointer in a union.
+    let mut envelope: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in envelope.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    envelope.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
+    // SAFETY: SIOCETHTOOL reads and writes the structure that `ifru_data` names. The one caller gives it whole: five
+    // words for one counted set; strings for more features than it lets the kernel have; two words a block. It is
+    // borrowed exclusively and lives through the call, as does the envelope.
+    match unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut envelope) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -236,5 +477,49 @@ pub(crate) mod tests {
     fn open_is_told_from_closed() {
         assert!(is_open(2));
         assert!(!is_open(-1));
+    }
+
+    #[test]
+    fn datagrams_sent_together_arrive_one_by_one_or_joined() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        widen_receiver(receiver.as_fd(), 1 << 20);
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let datagrams: Vec<Vec<u8>> = (0..5u8).map(|number| vec![number; 100]).collect();
+        assert_eq!(send_many(sender.as_fd(), &datagrams).unwrap(), 5);
+        let mut buffers = vec![vec![0; 65_536]; 4];
+        let mut seen = Vec::new();
+        while seen.len() < 5 {
+            let taken = receive_many(receiver.as_fd(), &mut buffers, |bytes, size| {
+                seen.extend(bytes.chunks(size).map(|chunk| (chunk[0], chunk.len())));
+            });
+            assert!(taken.unwrap() > 0);
+        }
+        assert_eq!(seen, (0..5u8).map(|number| (number, 100)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_tcp_connection_tells_its_segment_size_and_a_datagram_socket_does_not() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let info = tcp_info(stream.as_fd()).unwrap();
+        assert!(info.segment > 500);
+        assert_eq!(info.retransmits, 0);
+        assert!(tcp_info(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().as_fd()).is_err());
+    }
+
+    #[test]
+    fn a_feature_or_an_interface_that_does_not_exist_is_refused() {
+        let unknown = set_device_feature("lo", "no-such-feature", true).unwrap_err();
+        assert_eq!(unknown.kind(), io::ErrorKind::NotFound);
+        assert!(set_device_feature("no-such-if", "tx-udp-segmentation", true).is_err());
+        assert!(set_device_feature("a-name-too-long-for-one", "tx-udp-segmentation", true).is_err());
+    }
+
+    #[test]
+    fn a_child_can_be_told_to_die_with_its_parent_and_still_starts() {
+        let mut command = Command::new("/bin/true");
+        die_with_parent(&mut command);
+        assert!(command.status().unwrap().success());
     }
 }

@@ -49,9 +49,12 @@ pub enum DropReason {
     KeyExhausted,
     /// The sealed packet would not fit a UDP datagram, or the super-packet an empty batch.
     TooLarge,
+    /// Longer than the path carries, where it may not be fragmented, or than the tunnel's MTU: known before it was sealed.
+    /// The first of a burst is answered by ICMP.
+    TooBig,
     /// The kernel's send queue was full.
     SocketFull,
-    /// Longer than the path carries, where it may not be fragmented, or than the tunnel's MTU: found by us or by the kernel.
+    /// Longer than the path carries, where it may not be fragmented: the kernel said so (EMSGSIZE).
     MessageTooLong,
     /// Any other error of a send.
     SocketError,
@@ -66,7 +69,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of its counter.
-    pub const ALL: [DropReason; 27] = [
+    pub const ALL: [DropReason; 28] = [
         DropReason::Empty,
         DropReason::UnknownOpcode,
         DropReason::TooShort,
@@ -89,6 +92,7 @@ impl DropReason {
         DropReason::NoKey,
         DropReason::KeyExhausted,
         DropReason::TooLarge,
+        DropReason::TooBig,
         DropReason::SocketFull,
         DropReason::MessageTooLong,
         DropReason::SocketError,
@@ -126,6 +130,7 @@ impl DropReason {
             DropReason::NoKey => "no_key",
             DropReason::KeyExhausted => "key_exhausted",
             DropReason::TooLarge => "too_large",
+            DropReason::TooBig => "too_big",
             DropReason::SocketFull => "socket_full",
             DropReason::MessageTooLong => "message_too_long",
             DropReason::SocketError => "socket_error",

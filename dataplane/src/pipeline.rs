@@ -513,7 +513,7 @@ fn refuse(now_ns: u64, too_big: &mut TooBig, plan: split::Plan, frame: &mut [u8]
             too_big.prepare(packet, &ip, too_big.longest(overhead));
         }
     }
-    Stop::Drop(DropReason::MessageTooLong, packets)
+    Stop::Drop(DropReason::TooBig, packets)
 }
 
 /// Whose packets a train carries.

@@ -7,7 +7,6 @@
 #[path = "common/flows.rs"]
 mod flows;
 #[path = "common/net.rs"]
-#[allow(dead_code)] // its own TUN is another one
 mod net;
 
 use std::time::Duration;

@@ -200,7 +200,7 @@ fn senders_learn_the_smaller_mtu_of_the_path() {
         assert!(told.contains("Packet too big: mtu=1348"), "{told}");
         let stats = tunnel.near.stats();
         assert_eq!(stats.too_big_answers.get(), 2);
-        assert_eq!(stats.dropped(DropReason::MessageTooLong), 2);
+        assert_eq!(stats.dropped(DropReason::TooBig), 2);
         let learned = tunnel.near_net.run(|| Command::new("ip").args(["route", "get", "10.77.0.2"]).output().unwrap());
         let learned = String::from_utf8_lossy(&learned.stdout).into_owned();
         assert!(learned.contains("mtu 1348"), "{learned}");

@@ -34,6 +34,6 @@ fn options_are_said_and_statistics_shown() {
     net.client.attempt(&format!("kill -USR2 {pid}"));
     client.process.expect_log(&["worker 0: engine "], second);
     client.process.expect_log(&["too long, answered by ICMP 1"], second);
-    client.process.expect_log(&["dropped: message_too_long 1"], second);
+    client.process.expect_log(&["dropped: too_big 1"], second);
     assert_eq!(client.stop(), Some(0));
 }

@@ -9,7 +9,9 @@ use dataplane::datachannel::aead::{self, Aead, AeadChoice, AeadError};
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
 use dataplane::sys::IoChoice;
-use dataplane::workers::manager::{OffloadChoice, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn};
+use dataplane::workers::manager::{
+    OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
+};
 use dataplane::workers::stats::WorkerStats;
 use link::message::{Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Secret, WorkerCommand, WorkerEvent};
 
@@ -143,6 +145,7 @@ impl Subject {
         let (shared, supervisor, mut ends) = link::create::<(), ()>(1)?;
         let mut control = shared.into_control_end();
         let config = WorkerConfig {
+            tuning: Tuning::default(),
             index: 0,
             cpu: Some(cpu),
             io: engine.choice(),
@@ -153,7 +156,7 @@ impl Subject {
         let worker = spawn(config, ends.remove(0), move |report| match report {
             // This runs on the worker's thread.
             WorkerReport::EngineChosen(_) => drop(tell.send(rustix::thread::gettid().as_raw_nonzero().get())),
-            WorkerReport::Pinned(_) => {}
+            WorkerReport::Pinned(_) | WorkerReport::Offloads(_) => {}
             other => eprintln!("\nthe worker says: {other:?}"),
         })?;
         let thread = Thread(told.recv()?);

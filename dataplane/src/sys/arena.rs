@@ -174,12 +174,6 @@ impl BufferRing {
         self.held[usize::from(id)] = true;
         self.tail = self.tail.wrapping_add(1);
     }
-
-    /// How many buffers the kernel does not hold.
-    #[cfg(any(test, feature = "faults"))]
-    pub(super) fn lent(&self) -> usize {
-        self.held.iter().filter(|&&held| !held).count()
-    }
 }
 
 #[cfg(test)]
@@ -187,6 +181,13 @@ mod tests {
     //! All of it runs under Miri too (`cargo +nightly miri test -p dataplane --lib arena`), where no kernel is needed.
 
     use super::*;
+
+    impl BufferRing {
+        /// How many buffers the kernel does not hold.
+        fn lent(&self) -> usize {
+            self.held.iter().filter(|&&held| !held).count()
+        }
+    }
 
     /// A ring whose buffers were all handed over, though no kernel has heard of it.
     fn ring() -> BufferRing {

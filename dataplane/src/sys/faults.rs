@@ -6,7 +6,7 @@
 //! packet's fate is known to the engine, and whatever does not add up afterwards is the engine's fault.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rustix::io::Errno;
 
@@ -32,11 +32,9 @@ pub enum Fault {
     SendInterrupted,
     /// sendmmsg: the first few messages only.
     SendShort,
-    /// recvmmsg: EAGAIN, ECONNREFUSED, ENOBUFS, EIO or EINTR, nothing taken.
+    /// recvmmsg: ECONNREFUSED, ENOBUFS, EIO or EINTR, nothing taken.
     Receive,
-    /// io_uring: the multishot receive ends with ENOBUFS, ECONNREFUSED or EIO.
-    ReceiveEnds,
-    /// io_uring: the multishot poll of the TUN ends.
+    /// io_uring: the multishot poll of the socket or of the TUN ends.
     PollEnds,
     /// TUN read: interrupted (EINTR).
     ReadInterrupted,
@@ -51,7 +49,7 @@ pub enum Fault {
 }
 
 /// How many kinds there are.
-const KINDS: usize = 17;
+const KINDS: usize = 16;
 /// `Io` and `GsoRefused` are rarer: after the latter a worker forms no more runs.
 const SEND: [Fault; 16] = [
     Fault::SendAgain,
@@ -72,8 +70,8 @@ const SEND: [Fault; 16] = [
     Fault::SendIo,
 ];
 const WRITE: [Fault; 4] = [Fault::WriteFull, Fault::WriteDown, Fault::WriteShort, Fault::WriteInterrupted];
-const RECEIVE: [Errno; 5] = [Errno::AGAIN, Errno::CONNREFUSED, Errno::NOBUFS, Errno::IO, Errno::INTR];
-const ENDS: [Errno; 3] = [Errno::NOBUFS, Errno::CONNREFUSED, Errno::IO];
+/// No EAGAIN: after one, an edge-triggered poll may rightly wait for the next datagram.
+const RECEIVE: [Errno; 4] = [Errno::CONNREFUSED, Errno::NOBUFS, Errno::IO, Errno::INTR];
 /// Of how many calls [`start`]'s rate counts.
 const SCALE: u64 = 10_000;
 
@@ -81,14 +79,11 @@ static RATE: AtomicU64 = AtomicU64::new(0);
 static SEED: AtomicU64 = AtomicU64::new(0);
 static THREADS: AtomicU64 = AtomicU64::new(0);
 static COUNTS: [AtomicU64; KINDS] = [const { AtomicU64::new(0) }; KINDS];
-static RESTS: AtomicU64 = AtomicU64::new(0);
-static UNRETURNED: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static DICE: Cell<u64> = const { Cell::new(0) };
     /// A send that failed fails again so many times: what the engine tries next is tried too.
     static BURST: Cell<Option<(Fault, u32)>> = const { Cell::new(None) };
-    static ENDING: Cell<Option<Errno>> = const { Cell::new(None) };
 }
 
 /// From now on, on average `per_10_000` of 10,000 calls fail, drawn from this seed and the thread's place.
@@ -105,16 +100,6 @@ pub fn stop() {
 /// How often this happened since the process began.
 pub fn count(fault: Fault) -> u64 {
     COUNTS[fault as usize].load(Relaxed)
-}
-
-/// How often an io_uring engine went to sleep with nothing received waiting, since the process began.
-pub fn rests() -> u64 {
-    RESTS.load(Relaxed)
-}
-
-/// The most provided buffers that were missing from the kernel when an engine went to sleep like that: 0, or some leaked.
-pub fn unreturned() -> usize {
-    UNRETURNED.load(Relaxed)
 }
 
 /// sendmmsg of `count` messages, the first of which is `segmented`: how many are to be sent, or what is answered.
@@ -172,30 +157,9 @@ pub(super) fn write_tun(len: usize) -> Option<Result<usize, Errno>> {
     })
 }
 
-/// Whether the engine is to cancel its multishot receive now. What the cancellation answers goes through [`ended`].
-pub(super) fn ends_receive() -> bool {
-    let Some(roll) = roll() else { return false };
-    ENDING.set(Some(ENDS[(roll % ENDS.len() as u64) as usize]));
-    true
-}
-
-/// The result of a receive's completion: the errno on order where a cancellation on order completes.
-pub(super) fn ended(result: i32) -> i32 {
-    if result != -libc::ECANCELED {
-        return result;
-    }
-    ENDING.take().map_or(result, |errno| -noted(Fault::ReceiveEnds, errno).raw_os_error())
-}
-
-/// Whether the engine is to cancel its poll of the TUN now.
+/// Whether the engine is to cancel a poll now.
 pub(super) fn ends_poll() -> bool {
     roll().map(|_| noted(Fault::PollEnds, ())).is_some()
-}
-
-/// The engine goes to sleep, nothing is pending, and so many provided buffers are not at the kernel.
-pub(super) fn rest(lent: usize) {
-    RESTS.fetch_add(1, Relaxed);
-    UNRETURNED.fetch_max(lent, Relaxed);
 }
 
 fn noted<T>(fault: Fault, outcome: T) -> T {

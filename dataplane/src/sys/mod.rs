@@ -16,6 +16,7 @@ use crate::sys::tundev::TunQueue;
 use crate::tun::coalesce::TunBatch;
 
 pub mod affinity;
+#[cfg(feature = "trial")]
 pub mod arena;
 pub mod bell;
 pub mod clock;

@@ -10,18 +10,14 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
 use crate::networkio::gso::WireBatch;
 use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
-use crate::sys::wire::{Arrived, Receiver, Sender, TunPort, Why};
-use crate::sys::{Engine, EngineInfo, Observer, Step, Trouble, clock, cmsg};
+use crate::sys::wire::{Receiver, Sender, TunPort, Why};
+use crate::sys::{Engine, EngineInfo, Observer, Step, clock};
 use crate::tun::coalesce::TunBatch;
-
-/// Trains in one turn: enough to amortise the rest of the loop, few enough to keep the TUN waiting shortly.
-const TRAINS: usize = 64;
 
 /// See the module's text.
 pub struct SyscallEngine {
@@ -123,29 +119,7 @@ impl Engine for SyscallEngine {
         let Some((socket, path)) = &self.socket else {
             return 0;
         };
-        for count in 0..TRAINS {
-            if !self.receiver.has_more() {
-                // The last call found less than it could have taken: there is no more.
-                if count > 0 && !self.receiver.was_full() {
-                    return count;
-                }
-                match self.receiver.fill(socket) {
-                    Ok(0) | Err(rustix::io::Errno::AGAIN) => return count,
-                    Ok(_) => {}
-                    Err(rustix::io::Errno::INTR) => continue,
-                    Err(error) => {
-                        observer.trouble(Trouble::Socket(error.raw_os_error()));
-                        return count;
-                    }
-                }
-            }
-            if let Some(arrived) = self.receiver.next()
-                && hand_out(arrived, path, observer, each) != Step::More
-            {
-                return count + 1;
-            }
-        }
-        TRAINS
+        self.receiver.receive(socket, path, observer, each).0
     }
 
     fn read_tun(&mut self, observer: &mut dyn Observer, each: &mut dyn FnMut(&mut [u8]) -> Step) -> usize {
@@ -184,28 +158,6 @@ impl Engine for SyscallEngine {
         self.timer.arm(until_ns);
         self.wait();
     }
-}
-
-/// Gives one received train to the pipeline, with its path.
-pub(super) fn hand_out(
-    arrived: Arrived<'_>,
-    path: &Path,
-    observer: &mut dyn Observer,
-    each: &mut dyn FnMut(Train<'_>) -> Step,
-) -> Step {
-    if arrived.truncated {
-        observer.dropped(DropReason::Truncated, 1);
-        return Step::More;
-    }
-    let beside = cmsg::read(arrived.control);
-    let mut path = *path;
-    if let Some(remote) = arrived.remote {
-        path.remote = remote;
-        path.local = beside.local;
-        path.ifindex = beside.ifindex;
-    }
-    let segment = beside.segment.unwrap_or(arrived.bytes.len());
-    each(Train { bytes: arrived.bytes, segment, path })
 }
 
 /// A timer on CLOCK_BOOTTIME that is set only when it would fire too late: deadlines mostly move away, and to set one

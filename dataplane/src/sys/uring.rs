@@ -1,6 +1,8 @@
-//! The io_uring engine: multishot receive into a ring of provided buffers, multishot polls for the TUN and the bells,
-//! timers, all completed in one place; direct non-blocking calls where a ring entry would complete inline anyway
-//! (TUN read and write, sendmmsg), because a system call costs no more than an entry and its completion.
+//! The io_uring engine: multishot polls for the socket, the TUN and the bells, and a timer, all completed in one place,
+//! where one call waits for all of them; direct non-blocking calls where a ring entry would complete inline anyway
+//! (recvmmsg, sendmmsg, TUN reads and single TUN writes), because a system call costs no more than an entry and its
+//! completion; ring entries again where many small frames go to the TUN at once. What was measured is in
+//! docs/decisions/0007-io-uring-operations.md.
 //!
 //! Completions are collected first and acted upon second. What is armed stays armed: in the steady state nothing is
 //! submitted but the wish to wait.
@@ -9,46 +11,30 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::types::{Fd, SubmitArgs, TimeoutFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use link::message::Path;
 
-use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
 use crate::networkio::gso::WireBatch;
-use crate::sys::arena::{BufferRing, Lease};
 use crate::sys::bell::Bell;
-use crate::sys::cmsg::CONTROL;
-use crate::sys::name::{self, NAME};
 use crate::sys::socket::WireSocket;
-use crate::sys::syscall::hand_out;
 use crate::sys::tundev::TunQueue;
-use crate::sys::wire::{Arrived, DATAGRAM, Sender, TunPort, Why};
-use crate::sys::{Engine, EngineInfo, Observer, Step, Trouble, clock};
+use crate::sys::wire::{Receiver, Sender, TunPort, Why};
+use crate::sys::{Engine, EngineInfo, Observer, Step, clock};
 use crate::tun::coalesce::TunBatch;
 
-/// Buffers for receiving: what may arrive between two turns before the kernel's socket queue has to hold it.
-const BUFFERS: u16 = 64;
-/// `struct io_uring_recvmsg_out` before every received message: lengths of name, control and payload, and flags.
-const OUT_HEADER: usize = 16;
-/// A buffer: the header, a name, control messages and the longest train.
-const BUFFER: usize = OUT_HEADER + name_room() + CONTROL + DATAGRAM;
 /// Submission entries; never more than a handful are used between two submissions.
 const ENTRIES: u32 = 32;
-/// Completion entries: every buffer, and every poll and timer.
+/// Completion entries: every poll, the timer, and a batch of TUN writes.
 const COMPLETIONS: u32 = 256;
-
-/// The name's room, padded so that control messages stay aligned.
-const fn name_room() -> usize {
-    NAME.next_multiple_of(8)
-}
 
 /// What a completion belongs to. The generation tells the present descriptor's from its predecessor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 enum Kind {
     Ignore = 0,
-    Receive = 1,
+    Socket = 1,
     Tun = 2,
     Orders = 3,
     Link = 4,
@@ -62,7 +48,7 @@ impl Kind {
 
     fn of(tag: u64) -> (Self, u64) {
         let kind = match tag & 7 {
-            1 => Kind::Receive,
+            1 => Kind::Socket,
             2 => Kind::Tun,
             3 => Kind::Orders,
             4 => Kind::Link,
@@ -80,92 +66,56 @@ struct Armed {
     live: bool,
 }
 
-/// Messages received and not handed out yet, oldest first. As many as there are buffers fit, so it is never full.
-#[derive(Debug)]
-struct Pending {
-    items: Box<[Option<Lease>]>,
-    head: usize,
-    len: usize,
-}
-
-impl Pending {
-    fn new() -> Self {
-        Self { items: (0..BUFFERS).map(|_| None).collect(), head: 0, len: 0 }
-    }
-
-    fn push(&mut self, lease: Lease) {
-        debug_assert!(self.len < self.items.len());
-        let at = (self.head + self.len) % self.items.len();
-        self.items[at] = Some(lease);
-        self.len += 1;
-    }
-
-    fn pop(&mut self) -> Option<Lease> {
-        let lease = self.items.get_mut(self.head)?.take()?;
-        self.head = (self.head + 1) % self.items.len();
-        self.len -= 1;
-        Some(lease)
-    }
-}
-
 /// See the module's text.
 pub struct UringEngine {
     info: EngineInfo,
-    // The ring stands before the buffers, so that it is closed before they are unmapped.
+    // The ring stands before what its entries point to, so that it is closed first.
     ring: IoUring,
-    /// `None` only while dropping.
-    buffers: Option<BufferRing>,
-    /// What a multishot receive asks for: lengths of name and control. Boxed: the kernel may read it while it is armed.
-    request: Box<libc::msghdr>,
     deadline: Box<Timespec>,
     socket: Option<(WireSocket, Path)>,
     tun: Option<TunQueue>,
     orders: Bell,
     link: Option<Bell>,
-    pending: Pending,
-    receive: Armed,
+    socket_poll: Armed,
     tun_poll: Armed,
     orders_poll: Armed,
     link_poll: Armed,
     timeout: Armed,
     armed_ns: u64,
-    /// The poll said that the TUN has something, and no read has found it empty since.
+    /// The poll said that the socket has something, and no receive has found it empty since.
+    socket_ready: bool,
+    /// The same of the TUN.
     tun_ready: bool,
-    /// An error that ended the receive; told at the next call that may tell.
-    error: Option<i32>,
     sender: Sender,
+    receiver: Receiver,
     port: TunPort,
 }
 
 impl UringEngine {
-    /// Sets up the ring and tries everything out that the engine needs, a multishot receive included.
+    /// Sets up the ring and tries out the newest thing that the engine needs, a multishot poll.
     ///
     /// # Errors
-    /// io_uring is refused (ENOSYS, EPERM), or the kernel is too old (before 6.0).
+    /// io_uring is refused (ENOSYS, EPERM), or the kernel is too old (before 5.19).
     pub fn new(orders: &Bell) -> io::Result<Self> {
         let (ring, mode) = build_ring()?;
-        let mut buffers = BufferRing::new(BUFFERS, BUFFER, 0)?;
-        buffers.register(&ring.submitter())?;
         let mut engine = Self {
-            info: EngineInfo { name: "io_uring", why: format!("multishot receive and polls, {mode}") },
+            info: EngineInfo { name: "io_uring", why: format!("multishot polls, {mode}") },
             ring,
-            buffers: Some(buffers),
-            request: Box::new(request()),
             deadline: Box::new(Timespec::new()),
             socket: None,
             tun: None,
             orders: orders.try_clone()?,
             link: None,
-            pending: Pending::new(),
-            receive: Armed::default(),
+            socket_poll: Armed::default(),
             tun_poll: Armed::default(),
             orders_poll: Armed::default(),
             link_poll: Armed::default(),
             timeout: Armed::default(),
             armed_ns: u64::MAX,
+            socket_ready: false,
             tun_ready: false,
-            error: None,
             sender: Sender::new(),
+            receiver: Receiver::new(),
             port: TunPort::new(),
         };
         engine.try_out()?;
@@ -174,24 +124,16 @@ impl UringEngine {
         Ok(engine)
     }
 
-    /// Receives one datagram from ourselves: a kernel without multishot receive says so now, not later.
+    /// Polls a socket of our own that has something: a kernel without multishot polls says so now, not later.
     fn try_out(&mut self) -> io::Result<()> {
         let (near, far) = std::os::unix::net::UnixDatagram::pair()?;
         far.send(b"?")?;
-        self.arm_receive(near.as_raw_fd());
+        self.socket_poll = self.arm_poll(near.as_raw_fd(), Kind::Socket, self.socket_poll);
         self.ring.submit_and_wait(1)?;
         self.collect();
-        let heard = self.pending.pop();
-        self.cancel_receive();
-        let outcome = match heard {
-            Some(lease) => {
-                self.give_back(lease);
-                Ok(())
-            }
-            None => Err(io::Error::from_raw_os_error(self.error.take().unwrap_or(libc::EOPNOTSUPP))),
-        };
-        self.error = None;
-        outcome
+        let heard = self.socket_ready && self.socket_poll.live;
+        self.cancel_socket();
+        if heard { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)) }
     }
 
     /// Takes in what completed, without waiting. Nearly free when nothing did.
@@ -215,7 +157,10 @@ impl UringEngine {
             let (kind, generation) = Kind::of(entry.user_data());
             let more = cqueue::more(entry.flags());
             match kind {
-                Kind::Receive => self.received(&entry, generation, more),
+                Kind::Socket if generation == self.socket_poll.generation => {
+                    self.socket_ready = true;
+                    self.socket_poll.live &= more;
+                }
                 Kind::Tun if generation == self.tun_poll.generation => {
                     self.tun_ready = true;
                     self.tun_poll.live &= more;
@@ -231,83 +176,32 @@ impl UringEngine {
     /// Ends, on order, what is armed; true when something was.
     #[cfg(feature = "faults")]
     fn disturb(&mut self) -> bool {
-        use crate::sys::faults;
-        let (receive, tun) = (self.receive, self.tun_poll);
-        let ends_receive = receive.live && faults::ends_receive();
-        if ends_receive {
-            self.cancel(Kind::Receive, &receive);
+        let mut any = false;
+        for (kind, poll) in [(Kind::Socket, self.socket_poll), (Kind::Tun, self.tun_poll)] {
+            if poll.live && crate::sys::faults::ends_poll() {
+                self.cancel(kind, &poll);
+                any = true;
+            }
         }
-        let ends_poll = tun.live && faults::ends_poll();
-        if ends_poll {
-            self.cancel(Kind::Tun, &tun);
-        }
-        ends_receive || ends_poll
+        any
     }
 
     fn next_completion(&mut self) -> Option<cqueue::Entry> {
         self.ring.completion().next()
     }
 
-    fn received(&mut self, entry: &cqueue::Entry, generation: u64, more: bool) {
-        let current = generation == self.receive.generation;
-        if current {
-            self.receive.live &= more;
-        }
-        let result = entry.result();
-        #[cfg(feature = "faults")]
-        let result = if current { crate::sys::faults::ended(result) } else { result };
-        // A buffer may come with an error too: it is ours then, and empty.
-        if let (Some(id), Some(buffers)) = (cqueue::buffer_select(entry.flags()), self.buffers.as_mut())
-            && let Some(lease) = buffers.take(id, usize::try_from(result).unwrap_or(0))
-        {
-            match current && result >= 0 {
-                true => self.pending.push(lease),
-                false => self.give_back(lease),
-            }
-        }
-        let errno = result.checked_neg().filter(|&errno| errno > 0);
-        // No buffer left is no error: the datagrams wait in the socket.
-        if current && let Some(errno) = errno.filter(|&errno| errno != libc::ENOBUFS && errno != libc::ECANCELED) {
-            self.error = Some(errno);
-        }
-    }
-
-    fn give_back(&mut self, lease: Lease) {
-        if let Some(buffers) = self.buffers.as_mut() {
-            buffers.give_back(lease);
-            buffers.publish();
-        }
-    }
-
     /// Queues an entry for the next submission.
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: what an entry points to must live until it was submitted, or completed where the kernel asks so. The
-        // entries made in this file point to nothing but `request` and `deadline`: boxed, never replaced, and declared
-        // behind the ring, so that they are freed after it is closed. The kernel copies both when it takes the entry
-        // (io_recvmsg_prep_setup, io_timeout_prep), within a system call of this thread, so writing `deadline` between
-        // two calls races with nothing. The provided buffers are named by their group only; for those see `Drop`.
-        // Descriptors may close earlier: the kernel has its own reference.
+        // entries made in this file point to nothing but `deadline` and, in `write_entries`, the frames of a batch.
+        // `deadline` is boxed, never replaced, and declared behind the ring, so that it is freed after it is closed; the
+        // kernel copies it when it takes the entry (io_timeout_prep), within a system call of this thread, so writing it
+        // between two calls races with nothing. For the frames see there. Descriptors may close earlier: the kernel has
+        // its own reference.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             if self.ring.submit().is_err() {
                 std::thread::yield_now();
             }
-        }
-    }
-
-    fn arm_receive(&mut self, fd: RawFd) {
-        let group = self.buffers.as_ref().map_or(0, BufferRing::group);
-        self.receive = Armed { generation: self.receive.generation + 1, live: true };
-        let entry = opcode::RecvMsgMulti::new(Fd(fd), &raw const *self.request, group).build();
-        self.push(&entry.user_data(Kind::Receive.tag(self.receive.generation)));
-    }
-
-    /// Arms the receive when it has ended: out of buffers, or by an error.
-    fn keep_receiving(&mut self) {
-        if let Some(fd) = self.socket.as_ref().map(|(socket, _)| socket.as_fd().as_raw_fd())
-            && !self.receive.live
-            && self.pending.len < usize::from(BUFFERS)
-        {
-            self.arm_receive(fd);
         }
     }
 
@@ -320,6 +214,11 @@ impl UringEngine {
             && !self.link_poll.live
         {
             self.link_poll = self.arm_poll(fd, Kind::Link, self.link_poll);
+        }
+        if let Some(fd) = self.socket.as_ref().map(|(socket, _)| socket.as_fd().as_raw_fd())
+            && !self.socket_poll.live
+        {
+            self.socket_poll = self.arm_poll(fd, Kind::Socket, self.socket_poll);
         }
         if let Some(fd) = self.tun.as_ref().map(|tun| tun.as_fd().as_raw_fd())
             && !self.tun_poll.live
@@ -342,14 +241,11 @@ impl UringEngine {
         }
     }
 
-    /// Ends the receive; what it still brings is of an older generation and goes back unseen.
-    fn cancel_receive(&mut self) {
-        let armed = self.receive;
-        self.cancel(Kind::Receive, &armed);
-        self.receive = Armed { generation: armed.generation + 1, live: false };
-        while let Some(lease) = self.pending.pop() {
-            self.give_back(lease);
-        }
+    fn cancel_socket(&mut self) {
+        let armed = self.socket_poll;
+        self.cancel(Kind::Socket, &armed);
+        self.socket_poll = Armed { generation: armed.generation + 1, live: false };
+        self.socket_ready = false;
         self.settle();
     }
 
@@ -386,12 +282,6 @@ impl UringEngine {
         let entry = opcode::Timeout::new(&raw const *self.deadline).flags(TimeoutFlags::ABS | TimeoutFlags::BOOTTIME);
         self.push(&entry.build().user_data(Kind::Timeout.tag(self.timeout.generation)));
     }
-
-    fn tell_error(&mut self, observer: &mut dyn Observer) {
-        if let Some(errno) = self.error.take() {
-            observer.trouble(Trouble::Socket(errno));
-        }
-    }
 }
 
 impl Engine for UringEngine {
@@ -401,15 +291,16 @@ impl Engine for UringEngine {
 
     fn attach_socket(&mut self, socket: WireSocket, path: Path) -> io::Result<()> {
         self.detach_socket();
-        self.arm_receive(socket.as_fd().as_raw_fd());
         self.socket = Some((socket, path));
+        self.arm_polls();
         self.ring.submit()?;
         Ok(())
     }
 
     fn detach_socket(&mut self) {
         if self.socket.is_some() {
-            self.cancel_receive();
+            self.receiver.clear();
+            self.cancel_socket();
             self.socket = None;
         }
     }
@@ -442,34 +333,13 @@ impl Engine for UringEngine {
 
     fn receive(&mut self, observer: &mut dyn Observer, each: &mut dyn FnMut(Train<'_>) -> Step) -> usize {
         self.poll_ring();
-        self.tell_error(observer);
-        let Some((socket, path)) = &self.socket else {
+        let Some((socket, path)) = self.socket.as_ref().filter(|_| self.socket_ready || self.receiver.has_more())
+        else {
             return 0;
         };
-        let Some(buffers) = self.buffers.as_mut() else {
-            return 0;
-        };
-        let named = socket.remote().is_none();
-        let mut count = 0;
-        while let Some(mut lease) = self.pending.pop() {
-            count += 1;
-            let step = match arrived(buffers.bytes(&mut lease), named) {
-                Some(arrived) => hand_out(arrived, path, observer, each),
-                // The kernel writes at least the header; what lacks even that is no datagram that anybody can read.
-                None => {
-                    observer.dropped(DropReason::Truncated, 1);
-                    Step::More
-                }
-            };
-            buffers.give_back(lease);
-            if step != Step::More {
-                break;
-            }
-        }
-        if count > 0 {
-            buffers.publish();
-        }
-        self.keep_receiving();
+        let (count, why) = self.receiver.receive(socket, path, observer, each);
+        // The poll is edge-triggered: whatever comes after this moment is told again.
+        self.socket_ready = why != Why::Empty;
         count
     }
 
@@ -510,59 +380,14 @@ impl Engine for UringEngine {
     fn sleep(&mut self, until_ns: u64) {
         self.collect();
         self.arm_polls();
-        self.keep_receiving();
-        if self.pending.len > 0 || self.tun_ready || self.port.has_kept() || self.error.is_some() {
+        if self.socket_ready || self.tun_ready || self.receiver.has_more() || self.port.has_kept() {
             return;
         }
-        #[cfg(feature = "faults")]
-        crate::sys::faults::rest(self.buffers.as_ref().map_or(0, BufferRing::lent));
         self.arm_timeout(until_ns);
         // A signal is a reason to look.
         let _ = self.ring.submit_and_wait(1);
         self.collect();
     }
-}
-
-impl Drop for UringEngine {
-    /// The kernel must be done with the buffers before they are unmapped.
-    fn drop(&mut self) {
-        let done = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
-        let live = self.receive.live && self.socket.is_some();
-        if live {
-            self.cancel_receive();
-        }
-        // A receive that was cancelled earlier may still be under way too: only the kernel knows that there is none.
-        if done.is_err()
-            && let Some(buffers) = self.buffers.take()
-        {
-            // A few megabytes are lost at the end of a worker; freed memory would be written into.
-            std::mem::forget(buffers);
-        }
-    }
-}
-
-/// The multishot receive's request: room for a name and control messages before the payload.
-fn request() -> libc::msghdr {
-    // SAFETY: msghdr is lengths and pointers; zero bytes are null pointers and zero lengths.
-    let mut request: libc::msghdr = unsafe { std::mem::zeroed() };
-    request.msg_namelen = name_room() as libc::socklen_t;
-    request.msg_controllen = CONTROL as _;
-    request
-}
-
-/// Takes a filled buffer apart: header, name, control, payload (io_uring_prep_recvmsg_multishot(3)).
-fn arrived(buffer: &mut [u8], named: bool) -> Option<Arrived<'_>> {
-    let (header, rest) = buffer.split_at_mut_checked(OUT_HEADER)?;
-    let word = |at: usize| Some(u32::from_ne_bytes(header.get(at..at + 4)?.try_into().ok()?));
-    let (name_len, control_len, flags) = (word(0)? as usize, word(4)? as usize, word(12)?);
-    let (name, rest) = rest.split_at_mut_checked(name_room())?;
-    let (control, bytes) = rest.split_at_mut_checked(CONTROL)?;
-    Some(Arrived {
-        remote: if named { name::read(&name[..name_len.min(NAME)]) } else { None },
-        control: &control[..control_len.min(CONTROL)],
-        truncated: flags & libc::MSG_TRUNC as u32 != 0,
-        bytes,
-    })
 }
 
 /// Whether this process may use io_uring: containers and `kernel.io_uring_disabled` can forbid it.

@@ -11,8 +11,9 @@ use link::message::Path;
 use rustix::io::Errno;
 
 use crate::drop_reason::DropReason;
+use crate::networkio::gro::Train;
 use crate::networkio::gso::{Run, WireBatch};
-use crate::sys::cmsg::{CONTROL, Control};
+use crate::sys::cmsg::{self, CONTROL, Control};
 #[cfg(feature = "faults")]
 use crate::sys::faults;
 use crate::sys::name::{self, NAME, Name};
@@ -357,10 +358,22 @@ pub(super) struct Receiver {
     buffers: Box<[u8]>,
     next: usize,
     filled: usize,
+    /// How many the last call asked for.
+    asked: usize,
+    /// How many the next one will ask for.
+    width: usize,
 }
 
-/// Datagrams (or trains) in one recvmmsg.
+/// Datagrams in one recvmmsg.
 const RECEIVES: usize = 16;
+/// Trains in one recvmmsg: 256 KiB, which are still in the second-level cache when the last of them is opened.
+const TRAINS: usize = 4;
+/// From so many bytes on, on average, what comes is trains.
+const TRAIN_BYTES: usize = 8192;
+/// Datagrams or trains in one turn: enough to amortise the rest of the loop, few enough to keep the TUN waiting shortly.
+const TURN: usize = 64;
+/// From one buffer to the next: not a power of two, which would put the beginnings of all into the same cache sets.
+const STRIDE: usize = DATAGRAM + 33 * 64;
 /// Bytes for one datagram or train: the longest that UDP carries.
 pub(super) const DATAGRAM: usize = 65_536;
 
@@ -373,9 +386,11 @@ impl Receiver {
             iovecs: vec![iovec; RECEIVES].into(),
             controls: vec![Control::default(); RECEIVES].into(),
             names: vec![Name::default(); RECEIVES].into(),
-            buffers: vec![0; RECEIVES * DATAGRAM].into(),
+            buffers: vec![0; RECEIVES * STRIDE].into(),
             next: 0,
             filled: 0,
+            asked: 0,
+            width: TRAINS,
         }
     }
 
@@ -392,7 +407,42 @@ impl Receiver {
 
     /// Whether the last call filled every buffer, so that more may be there.
     pub(super) fn was_full(&self) -> bool {
-        self.filled == RECEIVES
+        self.filled == self.asked
+    }
+
+    /// Hands out what there is, at most a turn's worth: how many, and why no more.
+    pub(super) fn receive(
+        &mut self,
+        socket: &WireSocket,
+        path: &Path,
+        observer: &mut dyn Observer,
+        each: &mut dyn FnMut(Train<'_>) -> Step,
+    ) -> (usize, Why) {
+        let mut filled = false;
+        for count in 0..TURN {
+            if !self.has_more() {
+                // This turn's last call found less than it could have taken: there was no more at that moment.
+                if filled && !self.was_full() {
+                    return (count, Why::Empty);
+                }
+                match self.fill(socket) {
+                    Ok(0) | Err(Errno::AGAIN) => return (count, Why::Empty),
+                    Ok(_) => filled = true,
+                    Err(Errno::INTR) => continue,
+                    // Often what ICMP said of an earlier datagram; behind it there may be more.
+                    Err(error) => {
+                        observer.trouble(Trouble::Socket(error.raw_os_error()));
+                        return (count, Why::Enough);
+                    }
+                }
+            }
+            if let Some(arrived) = self.next()
+                && hand_out(arrived, path, observer, each) != Step::More
+            {
+                return (count + 1, Why::Enough);
+            }
+        }
+        (TURN, Why::Enough)
     }
 
     /// The next datagram that was received, as bytes, control, name and whether it was cut.
@@ -407,7 +457,7 @@ impl Receiver {
         let control = header.msg_hdr.msg_controllen.min(CONTROL);
         let name_len = (header.msg_hdr.msg_namelen as usize).min(NAME);
         Some(Arrived {
-            bytes: &mut self.buffers[slot * DATAGRAM..slot * DATAGRAM + len],
+            bytes: &mut self.buffers[slot * STRIDE..slot * STRIDE + len],
             control: &self.controls[slot].as_mut_bytes()[..control],
             remote: name::read(&self.names[slot].as_mut_bytes()[..name_len]),
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
@@ -418,19 +468,22 @@ impl Receiver {
     pub(super) fn fill(&mut self, socket: &WireSocket) -> Result<usize, Errno> {
         debug_assert!(!self.has_more());
         self.clear();
+        self.asked = self.width;
         #[cfg(feature = "faults")]
         faults::receive()?;
         let headers = self.aim(socket.remote().is_none());
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: `headers` points to RECEIVES headers, each of which `aim` has just pointed to its own iovec over its
+        // SAFETY: `asked` is at most RECEIVES, and `headers` points to RECEIVES headers, each of which `aim` has just pointed to its own iovec over its
         // own DATAGRAM bytes of `buffers`, to its own control buffer of CONTROL bytes and, when named, to its own name
         // of NAME bytes (`Control` and `Name` begin with their only field), with these lengths. All are boxed in
         // `self`, which stays mutably borrowed, and nothing of them is lent out (`Arrived` borrows `self`). Whatever
         // bytes the kernel writes there are valid: they are integers. The null pointer means: no timeout.
         let count = unsafe {
-            libc::recvmmsg(fd, headers, RECEIVES as _, libc::MSG_DONTWAIT as _, null::<libc::timespec>().cast_mut())
+            libc::recvmmsg(fd, headers, self.asked as _, libc::MSG_DONTWAIT as _, null::<libc::timespec>().cast_mut())
         };
         self.filled = usize::try_from(count).map_err(|_| last_errno())?;
+        let bytes: usize = self.headers.iter().take(self.filled).map(|header| header.msg_len as usize).sum();
+        self.width = if bytes >= self.filled * TRAIN_BYTES { TRAINS } else { RECEIVES };
         Ok(self.filled)
     }
 
@@ -439,7 +492,7 @@ impl Receiver {
         let (controls, names) = (self.controls.as_mut_ptr(), self.names.as_mut_ptr());
         let buffers = self.buffers.as_mut_ptr();
         for (slot, iovec) in self.iovecs.iter_mut().enumerate() {
-            let iov_base = buffers.wrapping_add(slot * DATAGRAM).cast();
+            let iov_base = buffers.wrapping_add(slot * STRIDE).cast();
             *iovec = libc::iovec { iov_base, iov_len: DATAGRAM };
         }
         let iovecs = self.iovecs.as_mut_ptr();
@@ -466,7 +519,29 @@ pub(super) struct Arrived<'a> {
     pub(super) truncated: bool,
 }
 
-/// Why no more frames were handed out.
+/// Gives one received train to the pipeline, with its path.
+fn hand_out(
+    arrived: Arrived<'_>,
+    path: &Path,
+    observer: &mut dyn Observer,
+    each: &mut dyn FnMut(Train<'_>) -> Step,
+) -> Step {
+    if arrived.truncated {
+        observer.dropped(DropReason::Truncated, 1);
+        return Step::More;
+    }
+    let beside = cmsg::read(arrived.control);
+    let mut path = *path;
+    if let Some(remote) = arrived.remote {
+        path.remote = remote;
+        path.local = beside.local;
+        path.ifindex = beside.ifindex;
+    }
+    let segment = beside.segment.unwrap_or(arrived.bytes.len());
+    each(Train { bytes: arrived.bytes, segment, path })
+}
+
+/// Why no more was handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// There was none.
@@ -556,7 +631,9 @@ impl TunPort {
                     Err(Errno::AGAIN | Errno::NOBUFS) => observer.dropped(DropReason::TunFull, packets),
                     // Not the packets, but their being joined may be what this kernel does not take.
                     Err(error @ (Errno::INVAL | Errno::IO)) if packets > 1 => {
-                        resplit::write_singly(frame, packets, error, observer, &mut |single| rustix::io::write(tun, single));
+                        resplit::write_singly(frame, packets, error, observer, &mut |single| {
+                            rustix::io::write(tun, single)
+                        });
                     }
                     Err(error) => {
                         observer.dropped(DropReason::TunError, packets);
