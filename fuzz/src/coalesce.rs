@@ -100,7 +100,7 @@ impl Joiner {
         if let Some(room) = self.batch.land(len) {
             room.fill(0xdd);
         }
-        if len % 2 == 0 {
+        if len.is_multiple_of(2) {
             self.batch.discard();
         }
     }

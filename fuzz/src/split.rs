@@ -72,7 +72,7 @@ fn any(frame: &[u8]) -> Option<Vec<Vec<u8>>> {
     }
     assert!(segments.next().is_none());
     assert_eq!((packets.len(), packets.len() as u64), (count, usage.packets));
-    assert_eq!(usage.bytes, packets.iter().map(|packet| packet.len() as u64).sum());
+    assert_eq!(usage.bytes, packets.iter().map(|packet| packet.len() as u64).sum::<u64>());
     Some(packets)
 }
 
