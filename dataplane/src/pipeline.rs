@@ -186,15 +186,19 @@ impl Pipeline {
         }
 
         let mut sealer = peer.keys.reserve(usage).map_err(stop)?;
-        sealer.seal_all(&mut plan.segments(frame), &peer.setup.path, out);
+        let sealed = sealer.seal_all(&mut plan.segments(frame), &peer.setup.path, out) as u64;
         peer.last_sent_ns = now_ns;
         self.wants_tick |= peer.keys.has_events();
         let stats = &self.stats.outbound;
         stats.batches.add(1);
-        stats.inner_packets.add(packets);
+        stats.inner_packets.add(sealed);
         stats.inner_bytes.add(usage.bytes);
-        stats.wire_packets.add(packets);
+        stats.wire_packets.add(sealed);
         stats.wire_bytes.add(wire_bytes as u64);
+        if sealed < packets {
+            // Ids and room were reserved, so this does not happen; if it did, nothing may be missing from the sums.
+            self.stats.drop_many(DropReason::KeyExhausted, packets - sealed);
+        }
         Ok(())
     }
 
