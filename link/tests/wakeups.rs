@@ -99,14 +99,14 @@ fn a_producer_that_sleeps_with_a_full_queue_goes_on_when_there_is_room() {
         for round in 0..events {
             worker.send_event(&WorkerEvent::KeySending(key(round))).unwrap();
         }
-        // From now on only the bell can tell this thread that there is room.
-        while !worker.flush().unwrap() {
-            worker.wait(None);
-        }
+        // From now on only the bell can tell this thread that there is room: falling asleep, it moves what fits. What it waits
+        // for comes only after all of that arrived.
+        worker_command(&mut worker)
     });
     for round in 0..events {
         assert_eq!(control_event(&mut control, 0), WorkerEvent::KeySending(key(round)));
     }
+    control.send_command(0, &WorkerCommand::SendWith(key(0))).unwrap();
     thread.join().unwrap();
 }
 

@@ -205,3 +205,17 @@ fn a_process_that_slept_longer_than_ping_restart_goes_on() {
     tunnel.client.process.signal(rustix::process::Signal::CONT);
     tunnel.expect_answer(Duration::from_secs(4) + SOON);
 }
+
+#[test]
+fn a_fixed_local_port_is_bound_again_for_the_next_session() {
+    let mut setup = Setup::new().client("lport 5000");
+    setup.keepalive = (1, 4);
+    let mut tunnel = Tunnel::up(setup);
+    let _stream = tunnel.stream();
+    for _ in 0..2 {
+        tunnel.kill_server();
+        thread::sleep(Duration::from_secs(1));
+        tunnel.start_server();
+        tunnel.expect_answer(SOON);
+    }
+}

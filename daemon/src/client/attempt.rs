@@ -1,6 +1,8 @@
 //! Connecting: the next address, a fresh socket, a session on it; and what follows when it fails.
 
-use std::time::Duration;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
@@ -20,6 +22,8 @@ use crate::observe::console::State;
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
 /// A name that is not resolved by then is passed over in this round.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
+/// How long a fixed local port may stay taken by the session before.
+const PORT_FREE_WITHIN: Duration = Duration::from_millis(100);
 /// Addresses named in the sentence of exit code 4.
 const TRIED_SHOWN: usize = 8;
 
@@ -38,12 +42,33 @@ impl Client {
                     if let Some(tunnel) = &mut self.tunnel {
                         tunnel.lead_to(address.ip(), &mut self.host).await;
                     }
-                    match transport::open(&self.profile, &remote, address, self.options.busy_poll) {
+                    match self.open_socket(&remote, address) {
                         Ok(transport) => return self.begin(remote, transport),
                         Err(error) => self.note_failure(Failure::NoWay(address, error.to_string())),
                     }
                 }
                 Next::RoundOver(rounds) => return self.round_over(rounds),
+            }
+        }
+    }
+
+    /// A socket for a session. A fixed local port (`lport`) is free only once the worker has let go of the socket before.
+    ///
+    /// # Errors
+    /// As [`transport::open`].
+    pub(super) fn open_socket(&mut self, remote: &Remote, address: SocketAddr) -> io::Result<transport::Transport> {
+        if remote.bind.port.is_some() {
+            self.losses.release();
+            self.order(WorkerOrder::DetachSocket);
+        }
+        let patience = Instant::now() + PORT_FREE_WITHIN;
+        loop {
+            match transport::open(&self.profile, remote, address, self.options.busy_poll) {
+                // The worker takes microseconds; nothing else here is in a hurry meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                opened => return opened,
             }
         }
     }

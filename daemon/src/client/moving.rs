@@ -9,7 +9,6 @@ use dataplane::workers::manager::WorkerOrder;
 
 use super::endings::Failure;
 use super::run::{Client, PEER, Phase, Session};
-use super::transport;
 use crate::clock;
 use crate::host::watch::HostEvent;
 use crate::messages::ToControl;
@@ -53,18 +52,16 @@ impl Client {
     }
 
     fn move_session(&mut self) {
-        let Some(session) = &mut self.session else { return };
+        let Some(session) = &self.session else { return };
         if !matches!(session.phase, Phase::Up(_)) {
             return self.start_over("our address changed while connecting");
         }
-        let opened = transport::open(&self.profile, &session.remote, session.address, self.options.busy_poll);
-        let transport = match opened {
+        let (remote, address) = (session.remote.clone(), session.address);
+        let transport = match self.open_socket(&remote, address) {
             Ok(transport) => transport,
-            Err(error) => {
-                let why = format!("no socket towards {}: {error}", session.address);
-                return self.start_over(&why);
-            }
+            Err(error) => return self.start_over(&format!("no socket towards {address}: {error}")),
         };
+        let Some(session) = &mut self.session else { return };
         (session.path, session.local) = (transport.path, transport.local);
         let (generation, path) = (session.generation, session.path);
         self.losses.watch(&transport.socket);

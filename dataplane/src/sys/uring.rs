@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
-use io_uring::types::{Fd, SubmitArgs, TimeoutFlags, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use link::message::Path;
 
@@ -387,6 +387,16 @@ impl Engine for UringEngine {
         // A signal is a reason to look.
         let _ = self.ring.submit_and_wait(1);
         self.collect();
+    }
+}
+
+impl Drop for UringEngine {
+    /// Polls hold a reference to what they watch, and a ring that is closed ends them late: who binds the port or opens the
+    /// TUN next would find it taken. Where the kernel cannot cancel at once (before 6.0), it is late.
+    fn drop(&mut self) {
+        self.detach_socket();
+        self.detach_tun();
+        let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
     }
 }
 
