@@ -27,7 +27,7 @@ test-long: unit licences namespace-tests ## everything, complete: 1,000 seeds, t
 # loom recompiles everything under its own cfg, hence a directory of its own; three preemptions find what there is to find,
 # and without a bound the models take hours.
 # ipsec-mb is loaded by the tests of the data plane, hence ensure-tools.
-unit: ## unit tests with both cryptography backends, and the model of the ring
+unit: ## unit tests with both cryptography backends, calls that fail (feature faults), and the model of the ring
 	scripts/ensure-tools
 	$(CARGO) test -p controlplane -p dataplane -p minivpn --no-default-features --features ring
 	$(CARGO) test --workspace --exclude tests
@@ -47,7 +47,7 @@ lint: ## formatting, and clippy with both backends
 licences: ## every dependency's licence, and that one cryptography backend is linked
 	$(CARGO) test -p tests --test licences
 
-fuzz: ## every fuzz target for FUZZ_SECONDS (60); needs cargo-fuzz and a nightly toolchain
+fuzz: ## every fuzz target for FUZZ_SECONDS (60) each; needs cargo-fuzz and a nightly toolchain
 	cd fuzz && for target in $$($(CARGO) fuzz list); do \
 		$(CARGO) fuzz run --features libfuzzer "$$target" -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
 	done
