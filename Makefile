@@ -30,7 +30,9 @@ test-long: unit licences namespace-tests ## everything, complete: 1,000 seeds, t
 unit: ## unit tests with both cryptography backends, calls that fail (feature faults), and the model of the ring
 	scripts/ensure-tools
 	$(CARGO) test -p controlplane -p dataplane -p minivpn --no-default-features --features ring
-	$(CARGO) test --workspace --exclude tests
+	$(CARGO) test --workspace --exclude tests --exclude benches
+	$(CARGO) test -p benches --lib
+	$(CARGO) test -p dataplane --features trial --lib sys::
 	$(CARGO) test -p dataplane --features faults --test faults
 	$(CARGO) test -p tests --lib
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 $(CARGO) test -p link --release --test loom --target-dir $(TARGET)/loom
@@ -54,9 +56,9 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (60) each; needs cargo-fuzz and a ni
 
 # The ring backend: Miri runs none of it, and its build is shorter. What makes system calls or calls C cannot run: see MIRI_TESTS.
 # A second time with AVX2, whose loads Miri checks as well.
-MIRI_TESTS ?= tun:: sys::simd sys::arena networkio:: datachannel::replay datachannel::header datachannel::ping datachannel::mssfix packetmuxer peers::routes
+MIRI_TESTS ?= tun:: sys::simd sys::arena sys::cmsg sys::wire networkio:: datachannel::replay datachannel::header datachannel::ping datachannel::mssfix packetmuxer peers::routes
 miri: ## the pure buffer code under Miri; needs a nightly toolchain with the miri component
-	$(CARGO) +nightly miri test -p dataplane --no-default-features --features ring --lib --target-dir $(TARGET)/miri -- $(MIRI_TESTS)
+	$(CARGO) +nightly miri test -p dataplane --no-default-features --features ring,trial --lib --target-dir $(TARGET)/miri -- $(MIRI_TESTS)
 	RUSTFLAGS="-C target-feature=+avx2" $(CARGO) +nightly miri test -p dataplane --no-default-features --features ring --lib --target-dir $(TARGET)/miri-avx2 -- sys::simd
 
 clean: ## build output, and whatever a killed test left

@@ -31,7 +31,7 @@ const SEGMENTS: usize = 43;
 /// The same for a super-packet of the TUN: 58,800 bytes.
 const TUN_SEGMENT: u16 = 1_400;
 const TUN_SEGMENTS: usize = 42;
-/// Buffers of a multishot's buffer ring, as many as the engine has, as recvmmsg(2) has, and few.
+/// Buffers of a multishot's buffer ring, many, as many as recvmmsg(2) has, and few.
 const BUFFERS: u16 = 64;
 const SOME: u16 = 16;
 const FEW: u16 = 8;

@@ -130,6 +130,9 @@ impl Client {
             self.console.state(State::Connected, &detail);
         }
         self.had_success = true;
+        if self.began.is_none() {
+            self.began = Some(self.reading());
+        }
         self.console.completed();
     }
 }

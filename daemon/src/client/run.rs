@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use controlplane::{Event, Instant, ResumeRecord, SystemRandom};
-use dataplane::datachannel::aead;
 use dataplane::pipeline::PeerReport;
 use dataplane::sys::socket::WireSocket;
 use dataplane::sys::tundev::TunQueue;
@@ -66,7 +65,9 @@ pub(super) struct Client {
     pub(super) goodbyes: u32,
     pub(super) suspend: SuspendDetector,
     pub(super) losses: Losses,
-    /// When statistics were said last, or the start.
+    /// When the tunnel first came up.
+    pub(super) began: Option<Reading>,
+    /// When statistics were said last.
     pub(super) statistics: Option<Reading>,
     pub(super) buffers_said: bool,
     pub(super) ended: Option<Result<(), Fatal>>,
@@ -341,9 +342,9 @@ impl Client {
         let now = self.reading();
         let figures = Figures {
             engine: self.worker.engine().name,
-            aead: aead::BACKEND,
+            aead: self.worker.aead().name,
             now,
-            before: self.statistics.replace(now),
+            before: self.statistics.replace(now).or(self.began),
             lost: self.losses.now(),
         };
         for line in statistics::block(&figures) {
@@ -351,7 +352,8 @@ impl Client {
         }
     }
 
-    fn reading(&self) -> Reading {
+    /// The counters as they stand.
+    pub(super) fn reading(&self) -> Reading {
         Reading { at: Duration::from_nanos(clock::now().at.0), counters: self.worker.stats().snapshot() }
     }
 

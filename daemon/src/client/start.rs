@@ -135,6 +135,7 @@ async fn assemble(
         goodbyes: 0,
         suspend: SuspendDetector::new(),
         losses: Losses::default(),
+        began: None,
         statistics: None,
         buffers_said: false,
         ended: None,

@@ -1,4 +1,5 @@
-//! Buffers that the kernel fills. They belong to the engine; what the kernel holds, nobody can name: a buffer of a
+//! Buffers that the kernel fills, for the benchmark that compares io_uring's operations (feature `trial`): the engines
+//! receive with direct calls. What the kernel holds, nobody can name: a buffer of a
 //! [`BufferRing`] has no accessor until the kernel gave it back as a [`Lease`], and the lease is consumed when it goes
 //! to the kernel again.
 

@@ -1,5 +1,6 @@
-//! Sending a batch with direct calls, for both engines: one sendmmsg for all runs, UDP_SEGMENT for runs of several, and
-//! what is tried next when the kernel refuses. Also the TUN's read and write. Nothing here waits.
+//! The direct calls of both engines: one sendmmsg for all runs of a batch, UDP_SEGMENT for runs of several, and what is
+//! tried next when the kernel refuses; recvmmsg into a few buffers that stay in the cache; the TUN's read and write.
+//! Nothing here waits.
 
 use std::io;
 use std::mem::zeroed;
