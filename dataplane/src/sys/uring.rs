@@ -338,7 +338,7 @@ impl Engine for UringEngine {
             return 0;
         };
         let (count, why) = self.receiver.receive(socket, path, observer, each);
-        // The poll is edge-triggered: whatever comes after this moment is told again.
+        // The poll is edge-triggered: only what comes after the queue was seen empty is told again.
         self.socket_ready = why != Why::Empty;
         count
     }
@@ -351,7 +351,7 @@ impl Engine for UringEngine {
         match why {
             // The poll is edge-triggered: whatever comes after this moment is told again.
             Why::Empty => self.tun_ready = false,
-            Why::Enough => {}
+            Why::Enough | Why::Short => {}
             Why::Gone => self.detach_tun(),
         }
         count

@@ -406,11 +406,6 @@ impl Receiver {
         self.next < self.filled
     }
 
-    /// Whether the last call filled every buffer, so that more may be there.
-    pub(super) fn was_full(&self) -> bool {
-        self.filled == self.asked
-    }
-
     /// Hands out what there is, at most a turn's worth: how many, and why no more.
     pub(super) fn receive(
         &mut self,
@@ -419,16 +414,15 @@ impl Receiver {
         observer: &mut dyn Observer,
         each: &mut dyn FnMut(Train<'_>) -> Step,
     ) -> (usize, Why) {
-        let mut filled = false;
+        let mut short = false;
         for count in 0..TURN {
             if !self.has_more() {
-                // This turn's last call found less than it could have taken: there was no more at that moment.
-                if filled && !self.was_full() {
-                    return (count, Why::Empty);
+                if short {
+                    return (count, Why::Short);
                 }
                 match self.fill(socket) {
                     Ok(0) | Err(Errno::AGAIN) => return (count, Why::Empty),
-                    Ok(_) => filled = true,
+                    Ok(filled) => short = filled < self.asked,
                     Err(Errno::INTR) => continue,
                     // Often what ICMP said of an earlier datagram; behind it there may be more.
                     Err(error) => {
@@ -545,8 +539,11 @@ fn hand_out(
 /// Why no more was handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// There was none.
+    /// There was none, so whatever comes now wakes a poll.
     Empty,
+    /// The last call brought less than it could have taken: most likely there is no more. An error after the last datagram looks
+    /// the same, and behind it there may be some that no poll is woken for, because the queue was not empty when they came.
+    Short,
     /// The pipeline had enough, or the turn was over: there may be more.
     Enough,
     /// The interface was deleted, or the other end of the pair closed.
