@@ -241,17 +241,19 @@ pub const MANY: usize = 64;
 ///
 /// # Errors
 /// What the kernel answers to the first of them.
-pub fn send_many(socket: BorrowedFd<'_>, datagrams: &[Vec<u8>]) -> io::Result<usize> {
+pub fn send_many<'a>(socket: BorrowedFd<'_>, datagrams: impl Iterator<Item = &'a [u8]>) -> io::Result<usize> {
     // SAFETY: all zeroes is a valid `iovec`, `msghdr` and `mmsghdr`: integers and null pointers.
     let (mut parts, mut messages): ([libc::iovec; MANY], [libc::mmsghdr; MANY]) = unsafe { std::mem::zeroed() };
-    let count = datagrams.len().min(MANY);
+    let mut count = 0;
     for ((message, part), datagram) in messages.iter_mut().zip(&mut parts).zip(datagrams) {
+        count += 1;
         *part = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
         message.msg_hdr.msg_iov = part;
         message.msg_hdr.msg_iovlen = 1;
     }
-    // SAFETY: the first `count` messages each name one part, and each part the bytes of one datagram; `parts`, `messages`
-    // and `datagrams` live through the call, and sendmmsg only reads the bytes. No address and no control data is named.
+    // SAFETY: the first `count` messages each name one part, and each part the bytes of one datagram, borrowed for `'a`,
+    // which outlives this function; `parts` and `messages` live through the call, and sendmmsg only reads the bytes. No
+    // address and no control data is named.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -323,22 +325,37 @@ fn segment_size(header: &libc::msghdr) -> Option<usize> {
     usize::try_from(size).ok().filter(|size| *size > 0)
 }
 
+/// Lets the kernel cut what is sent on a UDP socket into datagrams of this many bytes (UDP_SEGMENT in udp(7)); 0 sends
+/// everything whole.
+///
+/// # Errors
+/// ENOPROTOOPT before Linux 4.18 and for what is no UDP socket.
+pub fn segment_sends(socket: BorrowedFd<'_>, size: u16) -> io::Result<()> {
+    if set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, size.into()) {
+        return Ok(());
+    }
+    Err(io::Error::last_os_error())
+}
+
+/// Sets an option of a socket whose value is an int; whether the kernel took it.
+fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> bool {
+    // SAFETY: the kernel reads the bytes of one int, which lives through the call; the descriptor is open because it is
+    // borrowed.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        ) == 0
+    }
+}
+
 /// Lets a UDP socket take whole trains (UDP_GRO) and gives it a receive buffer of this many bytes, beyond the system's
 /// limit where allowed. What the kernel does not grant is left as it was.
 pub fn widen_receiver(socket: BorrowedFd<'_>, bytes: i32) {
-    let set = |level, name, value: i32| {
-        // SAFETY: the kernel reads the bytes of one int, which lives through the call; the descriptor is open because
-        // it is borrowed.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                level,
-                name,
-                (&raw const value).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            ) == 0
-        }
-    };
+    let set = |level, name, value| set_option(socket, level, name, value);
     set(libc::SOL_UDP, libc::UDP_GRO, 1);
     let _ = set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes) || set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
 }
@@ -486,7 +503,7 @@ pub(crate) mod tests {
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
         let datagrams: Vec<Vec<u8>> = (0..5u8).map(|number| vec![number; 100]).collect();
-        assert_eq!(send_many(sender.as_fd(), &datagrams).unwrap(), 5);
+        assert_eq!(send_many(sender.as_fd(), datagrams.iter().map(Vec::as_slice)).unwrap(), 5);
         let mut buffers = vec![vec![0; 65_536]; 4];
         let mut seen = Vec::new();
         while seen.len() < 5 {
@@ -496,6 +513,23 @@ pub(crate) mod tests {
             assert!(taken.unwrap() > 0);
         }
         assert_eq!(seen, (0..5u8).map(|number| (number, 100)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_sent_is_cut_into_segments_until_it_is_not() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let lengths = |wanted: usize| {
+            assert_eq!(sender.send(&[7; 250]).unwrap(), 250);
+            (0..wanted).map(|_| receiver.recv(&mut [0; 500]).unwrap()).collect::<Vec<_>>()
+        };
+        segment_sends(sender.as_fd(), 100).unwrap();
+        assert_eq!(lengths(3), [100, 100, 50]);
+        segment_sends(sender.as_fd(), 0).unwrap();
+        assert_eq!(lengths(1), [250]);
+        let stream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(segment_sends(stream.as_fd(), 100).is_err());
     }
 
     #[test]

@@ -133,7 +133,8 @@ pub struct Sample {
     pub retransmits: u64,
     /// Round-trip times.
     pub latency_us: Option<Latency>,
-    /// Processor time of one worker per packet, in ns.
+    /// Processor time of the programs at both ends, sender and receiver together, per packet that arrived, in ns. Work that the
+    /// kernel does outside of their threads is not in it.
     pub ns_per_packet: Option<f64>,
 }
 

@@ -11,6 +11,8 @@ use super::socket::SocketOptions;
 use super::*;
 use crate::networkio::gso::WireBatch;
 use crate::tun::coalesce::TunOffload;
+use crate::tun::ip;
+use crate::tun::test_packets::Packet;
 use crate::tun::virtio::VNET_HDR_LEN;
 
 /// Writes down what an engine says.
@@ -19,6 +21,7 @@ struct Diary {
     dropped: HashMap<DropReason, u64>,
     sends: u64,
     sent: u64,
+    written: u64,
     troubles: Vec<Trouble>,
 }
 
@@ -30,7 +33,9 @@ impl Observer for Diary {
         self.sends += 1;
         self.sent += segments;
     }
-    fn written(&mut self, _packets: u64) {}
+    fn written(&mut self, packets: u64) {
+        self.written += packets;
+    }
     fn trouble(&mut self, trouble: Trouble) {
         self.troubles.push(trouble);
     }
@@ -216,6 +221,89 @@ fn a_frame_that_the_pipeline_wants_again_comes_again_unchanged() {
             }
         }
         assert_eq!(seen, [&b"first"[..], b"first", b"second"]);
+    });
+}
+
+/// This many packets, each of another length, none of which can be joined.
+fn tun_packets(count: usize) -> (TunBatch, Vec<Vec<u8>>) {
+    let mut batch = TunBatch::new(TunOffload::default());
+    let packets: Vec<_> =
+        (0..count).map(|n| Packet { udp: true, payload: vec![n as u8; 8 + n], ..Packet::default() }.bytes()).collect();
+    for packet in &packets {
+        batch.land(packet.len()).unwrap().copy_from_slice(packet);
+        assert!(batch.accept(&ip::parse(packet).unwrap()));
+    }
+    (batch, packets)
+}
+
+/// Gives an engine a TUN that is a socket, with room for so many bytes; the other end, which does not wait.
+fn with_tun(engine: &mut dyn Engine, room: usize) -> UnixDatagram {
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    socket2::SockRef::from(&ours).set_send_buffer_size(room).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    engine.attach_tun(TunQueue::from_packets(ours.into(), TunOffload::default()).unwrap()).unwrap();
+    theirs
+}
+
+/// The packets of the frames that wait there.
+fn written_to(theirs: &UnixDatagram) -> Vec<Vec<u8>> {
+    let mut frame = [0; 2000];
+    std::iter::from_fn(|| theirs.recv(&mut frame).ok().map(|len| frame[VNET_HDR_LEN..len].to_vec())).collect()
+}
+
+#[test]
+fn frames_few_and_many_reach_the_tun_once_each_and_in_order() {
+    on_both(|mut engine, _bell| {
+        let theirs = with_tun(&mut *engine, 200_000);
+        let mut diary = Diary::default();
+        for count in [0, 1, 11, 12, 13, 31, 32, 33, 43, 44, 64, 100, 12] {
+            let (mut batch, packets) = tun_packets(count);
+            theirs.send(b"meanwhile").unwrap();
+            diary.written = 0;
+            engine.write_tun(&mut diary, &mut batch);
+            assert_eq!((diary.written, batch.is_empty()), (count as u64, true));
+            assert_eq!(written_to(&theirs), packets);
+            // What else completed while the writes were waited for is not lost.
+            let mut read = 0;
+            while read == 0 {
+                engine.sleep(u64::MAX);
+                read = engine.read_tun(&mut diary, &mut |_| Step::More);
+            }
+        }
+        assert!(diary.dropped.is_empty() && diary.troubles.is_empty());
+    });
+}
+
+#[test]
+fn frames_that_a_full_tun_does_not_take_are_counted_and_the_others_written() {
+    on_both(|mut engine, _bell| {
+        let theirs = with_tun(&mut *engine, 8_000);
+        let mut diary = Diary::default();
+        let (mut batch, packets) = tun_packets(100);
+        engine.write_tun(&mut diary, &mut batch);
+        let arrived = written_to(&theirs);
+        assert!((1..100).contains(&arrived.len()), "{}", arrived.len());
+        assert_eq!(arrived, packets[..arrived.len()]);
+        assert_eq!(diary.written, arrived.len() as u64);
+        assert_eq!(diary.dropped, HashMap::from([(DropReason::TunFull, 100 - diary.written)]));
+        assert!(diary.troubles.is_empty());
+    });
+}
+
+#[test]
+fn frames_for_an_interface_that_is_down_or_gone_are_counted() {
+    in_namespace(&[], || {
+        on_both(|mut engine, _bell| {
+            let options = tundev::TunOptions { name: "t2".into(), ..Default::default() };
+            let mut diary = Diary::default();
+            engine.write_tun(&mut diary, &mut tun_packets(40).0);
+            assert_eq!(diary.dropped, HashMap::from([(DropReason::TunError, 40)]));
+            assert!(diary.troubles.is_empty());
+            engine.attach_tun(TunQueue::open(&options).unwrap()).unwrap();
+            engine.write_tun(&mut diary, &mut tun_packets(40).0);
+            assert_eq!((diary.written, diary.dropped), (0, HashMap::from([(DropReason::TunError, 80)])));
+            assert_eq!(diary.troubles, [Trouble::Tun(libc::EIO); 40]);
+        });
     });
 }
 

@@ -1,7 +1,7 @@
 //! The io_uring engine: multishot polls for the socket, the TUN and the bells, and a timer, all completed in one place,
 //! where one call waits for all of them; direct non-blocking calls where a ring entry would complete inline anyway
-//! (recvmmsg, sendmmsg, TUN reads and single TUN writes), because a system call costs no more than an entry and its
-//! completion; ring entries again where many small frames go to the TUN at once. What was measured is in
+//! (recvmmsg, sendmmsg, TUN reads and writes), because a system call costs no more than an entry and its completion. What
+//! was measured is in
 //! docs/decisions/0007-io-uring-operations.md.
 //!
 //! Completions are collected first and acted upon second. What is armed stays armed: in the steady state nothing is
@@ -193,11 +193,10 @@ impl UringEngine {
     /// Queues an entry for the next submission.
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: what an entry points to must live until it was submitted, or completed where the kernel asks so. The
-        // entries made in this file point to nothing but `deadline` and, in `write_entries`, the frames of a batch.
+        // entries made in this file point to nothing but `deadline`.
         // `deadline` is boxed, never replaced, and declared behind the ring, so that it is freed after it is closed; the
         // kernel copies it when it takes the entry (io_timeout_prep), within a system call of this thread, so writing it
-        // between two calls races with nothing. For the frames see there. Descriptors may close earlier: the kernel has
-        // its own reference.
+        // between two calls races with nothing. Descriptors may close earlier: the kernel has its own reference.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             if self.ring.submit().is_err() {
                 std::thread::yield_now();

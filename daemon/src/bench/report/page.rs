@@ -16,7 +16,12 @@ carries the same traffic, made by minivpn's own generator; <b>veth</b> is the sa
 <b>segmented</b> link every packet is cut to the MTU before it crosses.</p>\
 <p>All contenders run one after the other in every round, so that whatever changes on the machine meets all of them. \
 <b>Up</b> is from client to server. Both ends share the processors of one machine: the figures compare programs, they are not \
-what two machines would reach. Throughput is payload that arrived; a datagram that was lost does not count.</p>";
+what two machines would reach. Throughput is payload that arrived; a datagram that was lost does not count.</p>\
+<p>UDP is what an application such as a QUIC server sends: datagrams of one size in trains of up to 64 (65,000 bytes at most), each \
+train one send that the kernel cuts (UDP_SEGMENT), and taken as they come, joined or not (UDP_GRO). A tunnel whose interface takes \
+UDP super-packets gets the trains whole, for every other one the kernel cuts them first. Where the kernel refuses trains, datagrams \
+are sent one by one, many in one call. <b>ns per packet</b> is the processor time of the programs at both ends together, divided by \
+the packets that arrived.</p>";
 
 const READING: &str = "<p><b>Median</b> and <b>p25&#8211;p75</b> are over the rounds. <b>minivpn's best</b> is the engine \
 and cipher library with the best median of the test. Its <b>advantage</b> is the median of the ratios round by round, p25&#8211;p75 \

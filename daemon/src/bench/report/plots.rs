@@ -84,7 +84,7 @@ fn costs(results: &Results, link: Link, title: &str) -> Bars {
     let mut groups: Vec<Group> = view::tests(results, link).into_iter().map(group).collect();
     groups.iter_mut().for_each(|group| group.bars.retain(|bar| !bar.values.is_empty()));
     groups.retain(|group| !group.bars.is_empty());
-    let axis = "processor time per packet, lower is better";
+    let axis = "processor time of both ends per packet received, lower is better";
     Bars { title: title.to_owned(), unit: "ns", axis, groups }
 }
 

@@ -1,7 +1,12 @@
-//! UDP: numbered datagrams, sent as fast as the sender can or at a given rate, and counted where they arrive.
+//! UDP: numbered datagrams of equal size, sent as fast as the sender can or at a given rate, and counted where they arrive.
+//!
+//! They leave in trains that the kernel cuts into datagrams (UDP_SEGMENT), and are taken as they come, joined or not
+//! (UDP_GRO), as QUIC servers and clients do it: one call for each datagram would make the generator the slowest part. Where
+//! trains are refused, every datagram leaves by itself, many in one call.
 
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +18,10 @@ use crate::sys;
 
 /// Bytes that the number of a datagram takes, at its beginning.
 const NUMBER: usize = 8;
+/// Datagrams in a train at most: what every kernel with UDP_SEGMENT takes (UDP_MAX_SEGMENTS in linux/udp.h was 64 at first).
+const TRAIN: usize = 64;
+/// Bytes in a train at most: one IPv4 packet with its headers, and some room for options.
+const TRAIN_BYTES: usize = 65_000;
 /// Receive buffer in bytes: a burst of a few thousand small datagrams.
 const BUFFER: i32 = 8 << 20;
 
@@ -74,11 +83,11 @@ impl Blast {
             sender.connect(target)?;
             Ok(sender)
         })?;
-        let size = usize::try_from(size).unwrap_or(usize::MAX).clamp(NUMBER, 65_000);
+        let mut sender = Sender::new(sender, usize::try_from(size).unwrap_or(usize::MAX));
         let (stop, shared) = (crew.flag(), Arc::clone(&counts));
         crew.add(std::thread::spawn(move || receive(&receiver, &shared, &stop)));
         let (stop, shared) = (crew.flag(), Arc::clone(&counts));
-        crew.add(std::thread::spawn(move || send(&sender, size, rate, &shared, &stop)));
+        crew.add(std::thread::spawn(move || send(&mut sender, rate, &shared, &stop)));
         Ok(Blast { counts, _crew: crew })
     }
 
@@ -93,23 +102,69 @@ impl Blast {
     }
 }
 
-fn send(socket: &UdpSocket, size: usize, rate: u64, counts: &Counts, stop: &AtomicBool) {
+/// The sending socket, and room for what one call sends.
+struct Sender {
+    socket: UdpSocket,
+    /// Payload bytes of a datagram.
+    size: usize,
+    /// Datagrams one behind the other: as many as one call sends.
+    datagrams: Vec<u8>,
+    /// The kernel cuts trains.
+    trains: bool,
+}
+
+impl Sender {
+    fn new(socket: UdpSocket, size: usize) -> Sender {
+        let size = size.clamp(NUMBER, TRAIN_BYTES);
+        let count = (TRAIN_BYTES / size).clamp(1, TRAIN);
+        let segment = u16::try_from(size).ok().filter(|_| count > 1);
+        let trains = segment.is_some_and(|size| sys::segment_sends(socket.as_fd(), size).is_ok());
+        Sender { socket, size, datagrams: vec![0; size * count], trains }
+    }
+
+    /// How many datagrams one call sends at most.
+    fn most(&self) -> u64 {
+        (self.datagrams.len() / self.size) as u64
+    }
+
+    /// Sends the datagrams with these numbers, [`most`](Self::most) at most; how many the kernel took.
+    fn send(&mut self, numbers: Range<u64>) -> io::Result<u64> {
+        let mut len = 0;
+        for (datagram, number) in self.datagrams.chunks_exact_mut(self.size).zip(numbers) {
+            if let Some(head) = datagram.first_chunk_mut() {
+                *head = number.to_be_bytes();
+            }
+            len += self.size;
+        }
+        let bytes = self.datagrams.get(..len).unwrap_or_default();
+        if !self.trains {
+            return sys::send_many(self.socket.as_fd(), bytes.chunks_exact(self.size)).map(|sent| sent as u64);
+        }
+        match self.socket.send(bytes) {
+            Ok(sent) => Ok((sent / self.size) as u64),
+            // A datagram longer than the path's MTU cannot be a segment; a device without checksums takes none
+            // before Linux 6.11 (EIO).
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO)) => {
+                sys::segment_sends(self.socket.as_fd(), 0)?;
+                self.trains = false;
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn send(sender: &mut Sender, rate: u64, counts: &Counts, stop: &AtomicBool) {
     let start = Instant::now();
-    let mut batch = vec![vec![0; size]; sys::MANY];
     let mut next = 0u64;
     while !stop.load(Ordering::Relaxed) {
-        let due = due(start.elapsed(), rate).saturating_sub(next).min(sys::MANY as u64);
+        let due = due(start.elapsed(), rate).saturating_sub(next).min(sender.most());
         if due == 0 {
             std::thread::sleep(Duration::from_micros(100));
             continue;
         }
-        for (datagram, number) in batch.iter_mut().zip(next..next + due) {
-            if let Some(head) = datagram.get_mut(..NUMBER) {
-                head.copy_from_slice(&number.to_be_bytes());
-            }
-        }
-        match sys::send_many(socket.as_fd(), batch.get(..due as usize).unwrap_or_default()) {
-            Ok(sent) => next += sent as u64,
+        match sender.send(next..next + due) {
+            Ok(sent) => next += sent,
             // ENOBUFS says that a queue is full, ECONNREFUSED that the receiver has gone already.
             Err(_) => std::thread::yield_now(),
         }
@@ -168,6 +223,56 @@ mod tests {
         let mut look = Look::default();
         look.count(&[0; 7]);
         assert_eq!(look, Look::default());
+    }
+
+    /// The numbers and lengths of what arrived until now.
+    fn arrived(receiver: &UdpSocket) -> Vec<(u64, usize)> {
+        receiver.set_nonblocking(true).unwrap();
+        let mut bytes = [0; 65_536];
+        let datagram = || {
+            let len = receiver.recv(&mut bytes).ok()?;
+            Some((u64::from_be_bytes(*bytes.first_chunk().unwrap()), len))
+        };
+        std::iter::from_fn(datagram).collect()
+    }
+
+    fn connected(size: usize) -> (Sender, UdpSocket) {
+        let receiver = UdpSocket::bind(any_port(Ipv4Addr::LOCALHOST)).unwrap();
+        let sender = UdpSocket::bind(any_port(Ipv4Addr::LOCALHOST)).unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        (Sender::new(sender, size), receiver)
+    }
+
+    #[test]
+    fn a_train_arrives_as_numbered_datagrams_of_one_size() {
+        let (mut sender, receiver) = connected(100);
+        assert!(sender.trains);
+        assert_eq!(sender.most(), TRAIN as u64);
+        for (from, count) in [(0, 64), (64, 1), (65, 5)] {
+            assert_eq!(sender.send(from..from + count).unwrap(), count);
+            assert_eq!(arrived(&receiver), (from..from + count).map(|n| (n, 100)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn long_datagrams_make_shorter_trains_and_short_ones_have_room_for_a_number() {
+        assert_eq!(connected(1_300).0.most(), 50);
+        let (mut sender, receiver) = connected(60_000);
+        assert!(!sender.trains);
+        assert_eq!((sender.most(), sender.send(7..8).unwrap()), (1, 1));
+        assert_eq!(arrived(&receiver), [(7, 60_000)]);
+        assert_eq!(connected(0).0.size, NUMBER);
+        assert_eq!(connected(usize::MAX).0.most(), 1);
+    }
+
+    #[test]
+    fn where_trains_are_refused_every_datagram_leaves_by_itself() {
+        let (mut sender, receiver) = connected(100);
+        sys::segment_sends(sender.socket.as_fd(), 1).unwrap();
+        assert_eq!(sender.send(0..3).unwrap(), 0, "300 segments of one byte are too many");
+        assert!(!sender.trains);
+        assert_eq!(sender.send(0..3).unwrap(), 3);
+        assert_eq!(arrived(&receiver), [(0, 100), (1, 100), (2, 100)]);
     }
 
     #[test]
