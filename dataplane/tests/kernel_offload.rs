@@ -108,7 +108,8 @@ fn the_kernel_splits_a_super_packet_as_we_do() {
     let router = Router::new();
     run(300, super_packet(), |(packet, size)| {
         let (header, bytes) = (packet.super_header(size), packet.partial_bytes());
-        if packet.headers() > dataplane::tun::split::MAX_HEADERS {
+        // A super-packet of one segment is none to the kernel: it neither makes one nor splits it.
+        if packet.headers() > dataplane::tun::split::MAX_HEADERS || packet.payload.len() <= size {
             return Ok(());
         }
         let ours: Vec<Vec<u8>> = split(&header, &bytes).into_iter().map(forwarded).collect();
