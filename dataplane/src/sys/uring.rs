@@ -89,6 +89,8 @@ pub struct UringEngine {
     sender: Sender,
     receiver: Receiver,
     port: TunPort,
+    /// Whether to wait for datagrams, and for packets of the TUN.
+    listens: (bool, bool),
 }
 
 impl UringEngine {
@@ -117,6 +119,7 @@ impl UringEngine {
             sender: Sender::new(),
             receiver: Receiver::new(),
             port: TunPort::new(),
+            listens: (true, true),
         };
         engine.try_out()?;
         engine.arm_polls();
@@ -216,11 +219,13 @@ impl UringEngine {
             self.link_poll = self.arm_poll(fd, Kind::Link, self.link_poll);
         }
         if let Some(fd) = self.socket.as_ref().map(|(socket, _)| socket.as_fd().as_raw_fd())
+            && self.listens.0
             && !self.socket_poll.live
         {
             self.socket_poll = self.arm_poll(fd, Kind::Socket, self.socket_poll);
         }
         if let Some(fd) = self.tun.as_ref().map(|tun| tun.as_fd().as_raw_fd())
+            && self.listens.1
             && !self.tun_poll.live
         {
             self.tun_poll = self.arm_poll(fd, Kind::Tun, self.tun_poll);
@@ -287,6 +292,10 @@ impl UringEngine {
 impl Engine for UringEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    fn listen_to(&mut self, socket: bool, tun: bool) {
+        self.listens = (socket, tun);
     }
 
     fn attach_socket(&mut self, socket: WireSocket, path: Path) -> io::Result<()> {
@@ -387,6 +396,14 @@ impl Engine for UringEngine {
         // A signal is a reason to look.
         let _ = self.ring.submit_and_wait(1);
         self.collect();
+    }
+}
+
+impl Drop for UringEngine {
+    /// A ring that is closed lets go of what it polls some time later; whoever ended us may want the port at once.
+    fn drop(&mut self) {
+        self.detach_socket();
+        self.detach_tun();
     }
 }
 
