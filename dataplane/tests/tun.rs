@@ -8,6 +8,7 @@ mod net;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 use common::{ENGINES, End, addresses, name};
 use dataplane::sys::IoChoice;
@@ -22,6 +23,9 @@ struct Tunnel {
     near_net: Net,
     far_net: Net,
 }
+
+/// For what comes at once, unless it is lost.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn tunnel(engines: (IoChoice, IoChoice), offload: (bool, bool)) -> Tunnel {
     let (one, two) = addresses();
@@ -103,6 +107,10 @@ fn datagrams_of_every_size_come_back_unchanged() {
             let far = tunnel.far_net.run(move || UdpSocket::bind(address(2, 7)).unwrap());
             let near = tunnel.near_net.run(move || UdpSocket::bind(address(1, 0)).unwrap());
             near.connect(address(2, 7)).unwrap();
+            until_it_carries(&near, &far);
+            for socket in [&near, &far] {
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            }
             // 1,472 bytes fill the MTU of 1,500 over IPv4; what is longer comes in fragments.
             for size in [0, 1, 3, 100, 1_400, 1_452, 1_453, 1_472, 1_473, 4_000, 9_000] {
                 let data: Vec<u8> = (0..size).map(byte).collect();
@@ -116,6 +124,30 @@ fn datagrams_of_every_size_come_back_unchanged() {
             }
         }
     }
+}
+
+/// The kernel takes packets for an IPv6 address only a moment after its interface is up.
+fn until_it_carries(near: &UdpSocket, far: &UdpSocket) {
+    let mut heard = [0; 8];
+    for socket in [near, far] {
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    }
+    for attempt in 0..200_u64 {
+        near.send(&attempt.to_be_bytes()).unwrap();
+        // What was sent before this one comes before it, or never.
+        while let Ok((len, from)) = far.recv_from(&mut heard) {
+            far.send_to(&heard[..len], from).unwrap();
+            if heard[..len] == attempt.to_be_bytes() {
+                break;
+            }
+        }
+        while let Ok(len) = near.recv(&mut heard) {
+            if heard[..len] == attempt.to_be_bytes() {
+                return;
+            }
+        }
+    }
+    panic!("nothing comes back");
 }
 
 #[test]
