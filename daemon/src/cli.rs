@@ -127,6 +127,42 @@ pub enum Config {
 pub struct Connect {
     /// The profile (.ovpn)
     pub file: PathBuf,
+    /// The data path
+    #[command(flatten)]
+    pub data: DataPath,
+    /// Act as an older peer: clear these IV_PROTO bits
+    #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
+    pub iv_proto_mask: u32,
+}
+
+/// `minivpn gateway run …`
+#[derive(Clone, Debug, Args)]
+pub struct GatewayRun {
+    /// The server's configuration, as OpenVPN reads it (server.conf)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How it serves
+    #[command(flatten)]
+    pub serve: GatewayServe,
+}
+
+/// How a gateway serves, whoever wrote its configuration: what `gateway run` and `gateway up` share.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayServe {
+    /// Worker threads, each with a socket and a TUN queue of its own [default: the number of processors, at most 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+    /// Where commands to the running gateway are taken [default: NAME.sock in the run directory]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The data path
+    #[command(flatten)]
+    pub data: DataPath,
+}
+
+/// What is the same for a client and a gateway: how packets are moved, and where changes of the host are noted.
+#[derive(Clone, Debug, Args)]
+pub struct DataPath {
     /// How the data plane reads and writes
     #[arg(long, value_enum, default_value = "auto")]
     pub io: Io,
@@ -158,9 +194,6 @@ pub struct Connect {
     /// Where the journal of host changes is kept
     #[arg(long, value_name = "DIR", default_value = "/run/minivpn")]
     pub run_dir: PathBuf,
-    /// Act as an older peer: clear these IV_PROTO bits
-    #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
-    pub iv_proto_mask: u32,
 }
 
 /// `--cpu`
@@ -254,8 +287,8 @@ mod tests {
     #[test]
     fn processors_are_one_or_a_list_and_not_both() {
         let both = connect(&["--cpu-list", "0-1,3"]).unwrap();
-        assert_eq!((both.cpu_list, both.cpu), (Some(CpuList(vec![0, 1, 3])), Pinning::Auto));
-        assert_eq!(connect(&["--cpu", "2"]).unwrap().cpu, Pinning::To(2));
+        assert_eq!((both.data.cpu_list, both.data.cpu), (Some(CpuList(vec![0, 1, 3])), Pinning::Auto));
+        assert_eq!(connect(&["--cpu", "2"]).unwrap().data.cpu, Pinning::To(2));
         assert!(connect(&["--cpu-list", "0", "--cpu", "1"]).is_err());
         assert!(connect(&["--cpu-list", "3-1"]).is_err());
         assert!(connect(&["--cpu-list", ""]).is_err());
@@ -264,9 +297,9 @@ mod tests {
     #[test]
     fn priority_and_polling_are_off_and_bounded() {
         let plain = connect(&[]).unwrap();
-        assert_eq!((plain.sched_fifo, plain.busy_poll), (None, 0));
+        assert_eq!((plain.data.sched_fifo, plain.data.busy_poll), (None, 0));
         let set = connect(&["--sched-fifo", "99", "--busy-poll", "50"]).unwrap();
-        assert_eq!((set.sched_fifo, set.busy_poll), (Some(99), 50));
+        assert_eq!((set.data.sched_fifo, set.data.busy_poll), (Some(99), 50));
         for wrong in [["--sched-fifo", "0"], ["--sched-fifo", "100"], ["--busy-poll", "1000001"], ["--busy-poll", "-1"]]
         {
             assert!(connect(&wrong).is_err(), "{wrong:?}");
@@ -276,7 +309,7 @@ mod tests {
     #[test]
     fn the_aead_is_one_of_four_words() {
         let aead = |word: &str| match Cli::try_parse_from(["minivpn", "connect", "x.ovpn", "--aead", word]) {
-            Ok(Cli { command: Command::Connect(options), .. }) => Some(options.aead),
+            Ok(Cli { command: Command::Connect(options), .. }) => Some(options.data.aead),
             _ => None,
         };
         for choice in AeadChoice::ALL {
@@ -287,7 +320,7 @@ mod tests {
         else {
             panic!("the shortest command line");
         };
-        assert_eq!(options.aead, AeadChoice::Auto);
+        assert_eq!(options.data.aead, AeadChoice::Auto);
     }
 
     #[test]
