@@ -10,7 +10,7 @@ use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
 use dataplane::sys::tundev::TunQueue;
 use dataplane::sys::{IoChoice, affinity};
-use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerReport};
+use dataplane::workers::manager::{self, OffloadChoice, Split, Tuning, WorkerConfig, WorkerHandle, WorkerReport};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
@@ -171,9 +171,19 @@ fn instance(file: &Path) -> String {
 }
 
 /// Where the worker sits, and why there, for people.
+#[derive(Debug, PartialEq, Eq)]
 struct Seat {
     cpu: Option<usize>,
+    /// For the thread that seals, when each direction has its own: never the same one.
+    sealing_cpu: Option<usize>,
     why: String,
+}
+
+impl Seat {
+    /// The first of these, and the second one for the thread that seals.
+    fn first_of(cpus: &[usize], why: String) -> Self {
+        Seat { cpu: cpus.first().copied(), sealing_cpu: cpus.get(1).copied(), why }
+    }
 }
 
 /// The processor of the worker. One that this process may not run on is a mistake of the command line.
@@ -183,15 +193,14 @@ fn processor(options: &Connect, profile: &ClientProfile) -> Result<Seat, Fatal> 
         let list = affinity::list_text(&allowed);
         Fatal::new(Exit::Config, format!("{what}: this process may run on the processors {list} only"))
     };
-    let exactly = |cpu| Seat { cpu, why: String::new() };
     if let Some(list) = &options.cpu_list {
-        let first = list.0.iter().find(|cpu| allowed.contains(cpu));
+        let usable: Vec<usize> = list.0.iter().copied().filter(|cpu| allowed.contains(cpu)).collect();
         let wish = || format!("--cpu-list {}", affinity::list_text(&list.0));
-        return first.map(|&cpu| exactly(Some(cpu))).ok_or_else(|| not_allowed(wish()));
+        return if usable.is_empty() { Err(not_allowed(wish())) } else { Ok(Seat::first_of(&usable, String::new())) };
     }
     match options.cpu {
-        Pinning::None => Ok(exactly(None)),
-        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(exactly(Some(cpu))),
+        Pinning::None => Ok(Seat::first_of(&[], String::new())),
+        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(Seat::first_of(&[cpu], String::new())),
         Pinning::To(cpu) => Err(not_allowed(format!("--cpu {cpu}"))),
         Pinning::Auto => Ok(near_the_network(&allowed, profile)),
     }
@@ -202,7 +211,7 @@ fn processor(options: &Connect, profile: &ClientProfile) -> Result<Seat, Fatal> 
 fn near_the_network(allowed: &[usize], profile: &ClientProfile) -> Seat {
     let device = profile.bind_dev.clone().or_else(routes::default_device);
     let node = device.and_then(|device| Some((affinity::node_of(Path::new("/sys"), &device)?, device)));
-    let (cpus, why) = match node {
+    let (mut cpus, why) = match node {
         Some(((node, cpus), device)) => {
             let near: Vec<usize> = allowed.iter().copied().filter(|cpu| cpus.contains(cpu)).collect();
             match near.is_empty() {
@@ -213,7 +222,9 @@ fn near_the_network(allowed: &[usize], profile: &ClientProfile) -> Seat {
         None => (allowed.to_vec(), String::new()),
     };
     let turn = usize::try_from(std::process::id()).unwrap_or(0);
-    Seat { cpu: turn.checked_rem(cpus.len()).and_then(|turn| cpus.get(turn).copied()), why }
+    let turn = turn.checked_rem(cpus.len()).unwrap_or(0);
+    cpus.rotate_left(turn);
+    Seat::first_of(&cpus, why)
 }
 
 /// `user` and `group`. While there is one thread: capabilities belong to threads. The TUN device is opened before, since
@@ -249,6 +260,7 @@ fn start_worker(
     let config = WorkerConfig {
         index: 0,
         cpu: seat.cpu,
+        split: options.split_directions.then_some(Split { cpu: seat.sealing_cpu }),
         tuning: Tuning { fifo: options.sched_fifo, busy_poll_us: options.busy_poll },
         io: match options.io {
             Io::Auto => IoChoice::Auto,
