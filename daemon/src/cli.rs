@@ -176,6 +176,9 @@ pub struct DataPath {
     /// The processors that workers may be pinned to, as in `0-3,8`: each takes the next one
     #[arg(long, value_name = "LIST", conflicts_with = "cpu", value_parser = processors)]
     pub cpu_list: Option<CpuList>,
+    /// Two threads, one per direction, on two processors: more throughput where both directions are busy at once
+    #[arg(long)]
+    pub split_directions: bool,
     /// Run the worker under SCHED_FIFO with this priority, 1 to 99 (needs CAP_SYS_NICE)
     #[arg(long, value_name = "PRIO", value_parser = clap::value_parser!(u8).range(1..=99))]
     pub sched_fifo: Option<u8>,
@@ -282,6 +285,12 @@ mod tests {
             Command::Connect(connect) => connect,
             other => unreachable!("{other:?}"),
         })
+    }
+
+    #[test]
+    fn directions_are_split_only_when_wished() {
+        assert!(!connect(&[]).unwrap().data.split_directions);
+        assert!(connect(&["--split-directions", "--cpu-list", "0-1"]).unwrap().data.split_directions);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use dataplane::datachannel::aead::Aead;
 use dataplane::pipeline::PipelineConfig;
 use dataplane::sys::{IoChoice, affinity};
-use dataplane::workers::manager::{OffloadChoice, Tuning, WorkerConfig};
+use dataplane::workers::manager::{OffloadChoice, Split, Tuning, WorkerConfig};
 
 use crate::cli::{DataPath, Io, Pinning};
 use crate::exit::{Exit, Fatal};
@@ -16,6 +16,8 @@ use crate::exit::{Exit, Fatal};
 pub(crate) struct Seat {
     /// The processor; `None` leaves it to the scheduler.
     pub cpu: Option<usize>,
+    /// For the thread that seals, when each direction has its own: never the same one.
+    pub sealing_cpu: Option<usize>,
     /// What is added to the line that says so.
     pub why: String,
 }
@@ -36,7 +38,7 @@ pub(crate) fn seats(options: &DataPath, workers: usize, device: Option<String>) 
         if usable.is_empty() {
             return Err(not_allowed(format!("--cpu-list {}", affinity::list_text(&list.0))));
         }
-        return Ok(around(&usable, 0, workers, ""));
+        return Ok(around(&usable, 0, workers, options.split_directions, ""));
     }
     match options.cpu {
         Pinning::None => Ok(vec![Seat::default(); workers]),
@@ -44,24 +46,30 @@ pub(crate) fn seats(options: &DataPath, workers: usize, device: Option<String>) 
             let sentence = format!("--cpu {cpu} is for one worker: give {workers} workers a --cpu-list, or say --workers 1");
             Err(Fatal::new(Exit::Config, sentence))
         }
-        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(around(&[cpu], 0, workers, "")),
+        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(around(&[cpu], 0, workers, false, "")),
         Pinning::To(cpu) => Err(not_allowed(format!("--cpu {cpu}"))),
         Pinning::Auto => {
             let (cpus, why) = near_the_network(&allowed, device);
             // Processes started one after the other get different ones.
             let turn = usize::try_from(std::process::id()).unwrap_or(0);
-            Ok(around(&cpus, turn, workers, &why))
+            Ok(around(&cpus, turn, workers, options.split_directions, &why))
         }
     }
 }
 
-/// The processors in turn, from that one on.
-fn around(cpus: &[usize], first: usize, workers: usize, why: &str) -> Vec<Seat> {
-    let cpu = |worker: usize| {
-        let turn = first.wrapping_add(worker).checked_rem(cpus.len())?;
+/// The processors in turn, from that one on; two for each worker whose directions are split.
+fn around(cpus: &[usize], first: usize, workers: usize, split: bool, why: &str) -> Vec<Seat> {
+    let threads = if split { 2 } else { 1 };
+    let cpu = |thread: usize| {
+        let turn = first.wrapping_add(thread).checked_rem(cpus.len())?;
         cpus.get(turn).copied()
     };
-    (0..workers).map(|worker| Seat { cpu: cpu(worker), why: why.to_owned() }).collect()
+    let seat = |worker: usize| {
+        let own = cpu(worker * threads);
+        let sealing_cpu = cpu(worker * threads + 1).filter(|cpu| split && Some(*cpu) != own);
+        Seat { cpu: own, sealing_cpu, why: why.to_owned() }
+    };
+    (0..workers).map(seat).collect()
 }
 
 /// Those of the allowed processors that are on the NUMA node of the device that the traffic leaves by, where it has one.
@@ -91,6 +99,7 @@ pub(crate) fn worker_config(options: &DataPath, index: u16, seat: &Seat, config:
     WorkerConfig {
         index,
         cpu: seat.cpu,
+        split: options.split_directions.then_some(Split { cpu: seat.sealing_cpu }),
         tuning: Tuning { fifo: options.sched_fifo, busy_poll_us: options.busy_poll },
         io: match options.io {
             Io::Auto => IoChoice::Auto,
@@ -116,8 +125,17 @@ mod tests {
 
     #[test]
     fn workers_take_processors_in_turn_and_share_them_when_there_are_too_few() {
-        assert_eq!(cpus(&around(&[4, 7], 1, 3, "")), [Some(7), Some(4), Some(7)]);
-        assert_eq!(cpus(&around(&[4, 7, 9], 0, 2, "")), [Some(4), Some(7)]);
-        assert_eq!(cpus(&around(&[], 5, 2, "")), [None, None]);
+        assert_eq!(cpus(&around(&[4, 7], 1, 3, false, "")), [Some(7), Some(4), Some(7)]);
+        assert_eq!(cpus(&around(&[4, 7, 9], 0, 2, false, "")), [Some(4), Some(7)]);
+        assert_eq!(cpus(&around(&[], 5, 2, false, "")), [None, None]);
+    }
+
+    #[test]
+    fn split_directions_sit_on_two_processors_or_the_second_floats() {
+        let seats = around(&[4, 7, 9, 11], 0, 2, true, "");
+        let pairs: Vec<_> = seats.iter().map(|seat| (seat.cpu, seat.sealing_cpu)).collect();
+        assert_eq!(pairs, [(Some(4), Some(7)), (Some(9), Some(11))]);
+        assert_eq!(around(&[4], 0, 1, true, "")[0].sealing_cpu, None, "never the same one");
+        assert_eq!(around(&[4, 7], 0, 1, false, "")[0].sealing_cpu, None);
     }
 }

@@ -5,7 +5,7 @@
 //! 1. `plan`: virtio header and inner headers are consistent; how many packets it becomes
 //! 2. destination → peer ([`routes`](crate::peers::routes)); what is too long is refused ([`too_big`](crate::tun::too_big))
 //! 3. MSS of a SYN is clamped ([`mssfix`](crate::datachannel::mssfix))
-//! 4. one reservation of packet ids for all of them ([`keyring`](crate::datachannel::keyring))
+//! 4. one reservation of packet ids for all of them ([`sealing`](crate::datachannel::sealing))
 //! 5. per packet: headers and checksum ([`split`](crate::tun::split)), then sealed straight into the outgoing batch
 //!    ([`aead`](crate::datachannel::aead))
 //!
@@ -22,10 +22,12 @@ use std::sync::Arc;
 use link::message::{InstallKey, KeyName, KeyRefusal, MAX_DATAGRAM, Path, WorkerEvent};
 
 use crate::datachannel::aead::Aead;
+use crate::datachannel::crossing::Crossing;
 use crate::datachannel::header::{DataHeader, Parts};
-use crate::datachannel::keyring::Usage;
 use crate::datachannel::mssfix::{self, MssLimits};
 use crate::datachannel::ping::{self, InBand};
+use crate::datachannel::sealing::NewSealingKey;
+use crate::datachannel::usage::Usage;
 use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
 use crate::networkio::gso::{MAX_UDP_PAYLOAD, WireBatch};
@@ -46,6 +48,8 @@ pub trait Up {
     fn event(&mut self, event: WorkerEvent);
     /// For the supervisor.
     fn report(&mut self, report: PeerReport);
+    /// A packet authenticated on a newer key: where another thread seals, it may follow.
+    fn proven(&mut self) {}
 }
 
 /// What the supervisor hears about a peer.
@@ -171,7 +175,8 @@ impl Pipeline {
         let peer = self.routes.lookup(|| plan.ip.destination(packet)).and_then(|peer| self.peers.get_mut(peer));
         let peer = peer.ok_or(stop(DropReason::NoRoute))?;
 
-        let overhead = peer.keys.overhead().ok_or(stop(DropReason::NoKey))?;
+        peer.keys.seal.follow();
+        let overhead = peer.keys.seal.overhead().ok_or(stop(DropReason::NoKey))?;
         let usage = plan.usage();
         let wire_bytes = usage.bytes as usize + plan.count() * overhead;
         let longest = self.too_big.longest(overhead);
@@ -185,7 +190,7 @@ impl Pipeline {
             mssfix::clamp(packet, &plan.ip, limits, plan.checksum_is_partial());
         }
 
-        let mut sealer = peer.keys.reserve(usage).map_err(stop)?;
+        let mut sealer = peer.keys.seal.reserve(usage).map_err(stop)?;
         let sealed = sealer.seal_all(&mut plan.segments(frame), &peer.setup.path, out) as u64;
         peer.last_sent_ns = now_ns;
         self.wants_tick |= peer.keys.has_events();
@@ -256,7 +261,7 @@ impl Pipeline {
         if moved && !found.setup.float {
             return Err(DropReason::WrongAddress);
         }
-        found.keys.begin_batch(now_ns);
+        found.keys.open.begin_batch(now_ns);
         let owner = Owner { peer_id: header.peer_id, peer, moved };
         *known = Some(owner);
         Ok(owner)
@@ -278,7 +283,7 @@ impl Pipeline {
         let peer = self.peers.get_mut(owner.peer).ok_or(DropReason::UnknownPeer)?;
         let len = parts.ciphertext.len();
         let landed = tun.land(len).ok_or(DropReason::TunFull)?;
-        let highest = match peer.keys.open(now_ns, header, parts, landed) {
+        let highest = match peer.keys.open.open(now_ns, header, parts, landed) {
             Ok(highest) => highest,
             Err(reason) => {
                 tun.discard();
@@ -287,7 +292,12 @@ impl Pipeline {
         };
         peer.last_heard_ns = now_ns;
         peer.silence_reported = false;
-        if peer.keys.has_events() || peer.listening {
+        let proven = peer.keys.open.take_proven();
+        if proven || peer.keys.has_events() || peer.listening {
+            if proven {
+                peer.keys.seal.follow();
+                up.proven();
+            }
             announce(peer, up);
         }
         if owner.moved && highest {
@@ -370,25 +380,65 @@ impl Pipeline {
 
     /// Installs a key and says what came of it: [`WorkerEvent::KeyInstalled`] or [`WorkerEvent::KeyRefused`].
     pub fn install_key(&mut self, now_ns: u64, key: InstallKey, up: &mut dyn Up) {
-        let installed = match self.peers.get_mut(key.name.peer) {
-            Some(peer) => peer.keys.install(&self.aead, now_ns, &key),
-            None => Err(KeyRefusal::UnknownPeer),
-        };
+        let installed = self.install_opening(now_ns, &key).and_then(|sealing| self.install_sealing(now_ns, sealing));
+        self.installed(key.name, installed, up);
+    }
+
+    /// Installs the half of a key that opens. The other half comes back, for [`install_sealing`](Self::install_sealing), here or on
+    /// the thread that seals; what comes of that is for [`installed`](Self::installed).
+    ///
+    /// # Errors
+    /// [`KeyRefusal`]: also for [`installed`](Self::installed).
+    pub fn install_opening(&mut self, now_ns: u64, key: &InstallKey) -> Result<NewSealingKey, KeyRefusal> {
+        let peer = self.peers.get_mut(key.name.peer).ok_or(KeyRefusal::UnknownPeer)?;
+        let sealing = peer.keys.install_opening(&self.aead, now_ns, key)?;
+        // The peer may use the key as soon as it is installed, before the supervisor has said more about it.
+        self.peers.set_wire_id(key.name.peer, key.wire_peer_id);
+        self.wants_tick = true;
+        Ok(sealing)
+    }
+
+    /// Installs the half of a key that seals.
+    ///
+    /// # Errors
+    /// [`KeyRefusal::UnknownPeer`], [`KeyRefusal::NotNewer`].
+    pub fn install_sealing(&mut self, now_ns: u64, key: NewSealingKey) -> Result<(), KeyRefusal> {
+        self.wants_tick = true;
+        self.peers.get_mut(key.name().peer).ok_or(KeyRefusal::UnknownPeer)?.keys.seal.install(now_ns, key)
+    }
+
+    /// Both halves have the key, or one of them refused it: says so.
+    pub fn installed(&mut self, name: KeyName, installed: Result<(), KeyRefusal>, up: &mut dyn Up) {
         match installed {
-            Ok(()) => {
-                // The peer may use the key as soon as it is installed, before the supervisor has said more about it.
-                self.peers.set_wire_id(key.name.peer, key.wire_peer_id);
-                up.event(WorkerEvent::KeyInstalled(key.name));
+            Ok(()) => up.event(WorkerEvent::KeyInstalled(name)),
+            Err(refusal) => {
+                // A name that was there before is another key's.
+                if refusal != KeyRefusal::NotNewer
+                    && let Some(peer) = self.peers.get_mut(name.peer)
+                {
+                    peer.keys.open.forget(name);
+                }
+                up.event(WorkerEvent::KeyRefused(name, refusal));
             }
-            Err(refusal) => up.event(WorkerEvent::KeyRefused(key.name, refusal)),
         }
-        self.changed_keys(key.name.peer, up);
+        self.changed_keys(name.peer, up);
+    }
+
+    /// An event of the thread that seals: told, unless it asks what this half has asked already.
+    pub fn sealing_says(&mut self, event: WorkerEvent, up: &mut dyn Up) {
+        let peer = match &event {
+            WorkerEvent::KeyUsage(name, _) => self.peers.get_mut(name.peer),
+            _ => None,
+        };
+        if peer.is_none_or(|peer| peer.keys.is_news(&event)) {
+            up.event(event);
+        }
     }
 
     /// Sends with this key from now on.
     pub fn send_with(&mut self, name: KeyName, up: &mut dyn Up) {
         if let Some(peer) = self.peers.get_mut(name.peer) {
-            peer.keys.send_with(name);
+            peer.keys.seal.send_with(name);
         }
         self.changed_keys(name.peer, up);
     }
@@ -420,8 +470,8 @@ impl Pipeline {
 
     /// A control datagram was sent to this peer: no keepalive is due for a while.
     pub fn note_sent(&mut self, now_ns: u64, peer: u32) {
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.last_sent_ns = peer.last_sent_ns.max(now_ns);
+        if let Some(peer) = self.peers.get(peer) {
+            peer.crossing.control_sent(now_ns);
         }
     }
 
@@ -430,6 +480,12 @@ impl Pipeline {
     pub fn add_peer(&mut self, now_ns: u64, setup: PeerSetup) {
         self.wants_tick = true;
         self.peers.insert(now_ns, setup);
+    }
+
+    /// The same on the thread that seals; `crossing` is that of the peer on the thread that opens.
+    pub fn add_sealing_peer(&mut self, now_ns: u64, setup: PeerSetup, crossing: Arc<Crossing>) {
+        self.wants_tick = true;
+        self.peers.insert_half(now_ns, setup, crossing);
     }
 
     /// Replaces a peer's settings; keys and timers stay. The replay window takes effect with the next key; a silence that was
@@ -573,7 +629,7 @@ fn keep_alive(now_ns: u64, peer: &mut Peer, out: &mut WireBatch, stats: &WorkerS
         return u64::MAX;
     }
     let interval = u64::from(peer.setup.ping_s) * NS_PER_S;
-    let due = peer.last_sent_ns.saturating_add(interval);
+    let due = peer.last_sent_ns.max(peer.crossing.control_sent_ns()).saturating_add(interval);
     if now_ns < due {
         return due;
     }
@@ -602,9 +658,9 @@ fn listen(now_ns: u64, peer: &mut Peer, up: &mut dyn Up) -> u64 {
 
 /// Seals one in-band message.
 fn send_in_band(now_ns: u64, peer: &mut Peer, message: &[u8], out: &mut WireBatch) -> Result<(), DropReason> {
-    let overhead = peer.keys.overhead().ok_or(DropReason::NoKey)?;
+    let overhead = peer.keys.seal.overhead().ok_or(DropReason::NoKey)?;
     let mut room = out.reserve(overhead + message.len()).ok_or(DropReason::TooLarge)?;
-    let mut sealer = peer.keys.reserve(Usage::packet(message.len()))?;
+    let mut sealer = peer.keys.seal.reserve(Usage::packet(message.len()))?;
     if !sealer.seal(message, room.bytes()) {
         return Err(DropReason::KeyExhausted);
     }

@@ -118,6 +118,7 @@ impl End {
         let config = WorkerConfig {
             index: 0,
             cpu: order.cpu,
+            split: None,
             tuning: Tuning::default(),
             io: if order.engine == "uring" { IoChoice::Uring } else { IoChoice::Syscall },
             offload: OffloadChoice::default(),

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use link::message::Path;
 
+use crate::datachannel::crossing::Crossing;
 use crate::datachannel::keyring::Keyring;
 use crate::pipeline::PeerSetup;
 
@@ -18,7 +20,9 @@ pub struct Peer {
     pub setup: PeerSetup,
     /// Its keys.
     pub keys: Keyring,
-    /// When a packet last went to it (CLOCK_BOOTTIME, nanoseconds).
+    /// What the other half hears of it.
+    pub crossing: Arc<Crossing>,
+    /// When a data packet last went to it (CLOCK_BOOTTIME, nanoseconds).
     pub last_sent_ns: u64,
     /// When an authenticated packet last came from it (CLOCK_BOOTTIME, nanoseconds).
     pub last_heard_ns: u64,
@@ -41,6 +45,11 @@ pub struct PeerTable {
 impl PeerTable {
     /// Adds a peer without keys, in the place of any that had its handle. False when the handle is too large.
     pub fn insert(&mut self, now_ns: u64, setup: PeerSetup) -> bool {
+        self.insert_half(now_ns, setup, Arc::default())
+    }
+
+    /// The same, for a half whose other half has this crossing.
+    pub fn insert_half(&mut self, now_ns: u64, setup: PeerSetup, crossing: Arc<Crossing>) -> bool {
         if setup.peer >= MAX_PEERS {
             return false;
         }
@@ -51,10 +60,11 @@ impl PeerTable {
             self.last_names.resize(at + 1, None);
         }
         self.index(&setup);
-        let keys = Keyring::new(setup.replay_window, setup.replay_time_s, self.last_names[at]);
+        let keys = Keyring::new(setup.replay_window, setup.replay_time_s, self.last_names[at], Arc::clone(&crossing));
         self.peers[at] = Some(Box::new(Peer {
             setup,
             keys,
+            crossing,
             last_sent_ns: now_ns,
             last_heard_ns: now_ns,
             silence_reported: false,
@@ -71,7 +81,7 @@ impl PeerTable {
         self.unindex(&old);
         self.index(&setup);
         if let Some(peer) = self.get_mut(setup.peer) {
-            peer.keys.set_replay(setup.replay_window, setup.replay_time_s);
+            peer.keys.open.set_replay(setup.replay_window, setup.replay_time_s);
             peer.setup = setup;
         }
         true
@@ -162,8 +172,7 @@ impl PeerTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datachannel::aead::Aead;
-    use crate::datachannel::keyring::tests::key;
+    use crate::datachannel::keyring::tests::{install, key};
     use crate::pipeline::tests::{path, setup};
     use link::message::KeyRefusal;
 
@@ -222,14 +231,14 @@ mod tests {
     fn a_handle_that_is_used_again_never_sees_a_key_again() {
         let mut table = PeerTable::default();
         table.insert(0, setup());
-        table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 1)).unwrap();
+        install(&mut table.get_mut(0).unwrap().keys, 0, &key(1, 1)).unwrap();
         table.insert(0, setup());
-        assert_eq!(table.get(0).unwrap().keys.names().count(), 0);
-        assert_eq!(table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 1)), Err(KeyRefusal::NotNewer));
+        assert_eq!(table.get(0).unwrap().keys.open.names().count(), 0);
+        assert_eq!(install(&mut table.get_mut(0).unwrap().keys, 0, &key(1, 1)), Err(KeyRefusal::NotNewer));
         table.remove(0);
         table.insert(0, setup());
-        assert_eq!(table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 1)), Err(KeyRefusal::NotNewer));
-        assert_eq!(table.get_mut(0).unwrap().keys.install(&Aead::default(), 0, &key(1, 2)), Ok(()));
+        assert_eq!(install(&mut table.get_mut(0).unwrap().keys, 0, &key(1, 1)), Err(KeyRefusal::NotNewer));
+        assert_eq!(install(&mut table.get_mut(0).unwrap().keys, 0, &key(1, 2)), Ok(()));
     }
 
     #[test]

@@ -200,6 +200,14 @@ impl WireSocket {
         Ok(Buffers { receive: granted(libc::SO_RCVBUF)?, send: granted(libc::SO_SNDBUF)? })
     }
 
+    /// The same socket under another descriptor, for another thread.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, ..*self })
+    }
+
     /// Another descriptor of the socket, to read its drops through.
     ///
     /// # Errors

@@ -115,6 +115,14 @@ impl TunQueue {
         Ok(Self { fd, name: "packets".into(), offload })
     }
 
+    /// The same queue under another descriptor, for another thread.
+    ///
+    /// # Errors
+    /// No descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, name: self.name.clone(), offload: self.offload })
+    }
+
     /// The interface's name, as the kernel chose it.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,5 +1,6 @@
 //! The threads that run the pipeline, and what they count.
 
+mod halves;
 pub mod manager;
 pub mod stats;
 mod worker;

@@ -4,6 +4,7 @@
 //! Groups that different parts of the loop write stand on cache lines of their own.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::drop_reason::DropReason;
@@ -172,6 +173,35 @@ impl WorkerStats {
     }
 }
 
+/// Reads a worker's counters: of its one thread, or of both as one sum. Each thread writes its own, so a counter has one writer.
+#[derive(Clone, Debug, Default)]
+pub struct StatsReader {
+    /// Of the thread that opens, or of the one thread.
+    stats: Arc<WorkerStats>,
+    /// Of the thread that seals, if it is another one.
+    sealing: Option<Arc<WorkerStats>>,
+}
+
+impl StatsReader {
+    pub(crate) fn new(stats: Arc<WorkerStats>, sealing: Option<Arc<WorkerStats>>) -> Self {
+        StatsReader { stats, sealing }
+    }
+
+    /// All counters at about one instant: each is exact, together they may be a few packets apart.
+    pub fn snapshot(&self) -> StatsSnapshot {
+        let mut sum = self.stats.snapshot();
+        if let Some(sealing) = &self.sealing {
+            sum.add_sealing(&sealing.snapshot());
+        }
+        sum
+    }
+
+    /// How many packets were dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.stats.dropped(reason) + self.sealing.as_ref().map_or(0, |sealing| sealing.dropped(reason))
+    }
+}
+
 /// One direction's counters as plain numbers; see [`DirectionStats`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DirectionSnapshot {
@@ -212,6 +242,16 @@ impl DirectionSnapshot {
     /// Packets of one write: segments per send outbound, packets per TUN write inbound; 0 before the first.
     pub fn packets_per_write(&self) -> f64 {
         ratio(self.written, self.writes)
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.inner_packets += more.inner_packets;
+        self.inner_bytes += more.inner_bytes;
+        self.wire_packets += more.wire_packets;
+        self.wire_bytes += more.wire_bytes;
+        self.batches += more.batches;
+        self.writes += more.writes;
+        self.written += more.written;
     }
 
     /// Writes for one read; 0 before the first.
@@ -260,6 +300,20 @@ pub struct StatsSnapshot {
 }
 
 impl StatsSnapshot {
+    /// Adds what the thread that seals counted. Of the offloads, UDP_SEGMENT is its own.
+    fn add_sealing(&mut self, sealing: &StatsSnapshot) {
+        self.outbound.add(&sealing.outbound);
+        self.inbound.add(&sealing.inbound);
+        self.pings_sent += sealing.pings_sent;
+        self.pings_received += sealing.pings_received;
+        self.control_received += sealing.control_received;
+        self.too_big_answers += sealing.too_big_answers;
+        self.offloads.udp_gso = sealing.offloads.udp_gso;
+        for (sum, more) in self.drops.iter_mut().zip(&sealing.drops) {
+            *sum += more;
+        }
+    }
+
     /// Dropped packets of all reasons together.
     pub fn dropped_total(&self) -> u64 {
         self.drops.iter().sum()
@@ -284,6 +338,50 @@ mod tests {
         assert_eq!(snapshot.dropped(DropReason::NoKey), 3);
         assert_eq!(snapshot.dropped_total(), 3);
         assert_eq!(stats.dropped(DropReason::NoRoute), 0);
+    }
+
+    #[test]
+    fn what_two_threads_counted_is_read_as_one_sum() {
+        let (opening, sealing) = (Arc::new(WorkerStats::default()), Arc::new(WorkerStats::default()));
+        let reader = StatsReader::new(Arc::clone(&opening), Some(Arc::clone(&sealing)));
+        for (factor, stats) in [(1, &opening), (100, &sealing)] {
+            for (direction, base) in [(&stats.outbound, 1), (&stats.inbound, 10)] {
+                let counters = [
+                    &direction.inner_packets,
+                    &direction.inner_bytes,
+                    &direction.wire_packets,
+                    &direction.wire_bytes,
+                    &direction.batches,
+                    &direction.writes,
+                    &direction.written,
+                ];
+                (base..).zip(counters).for_each(|(n, counter)| counter.add(n * factor));
+            }
+            let rest = [&stats.pings_sent, &stats.pings_received, &stats.control_received, &stats.too_big_answers];
+            (20..).zip(rest).for_each(|(n, counter)| counter.add(n * factor));
+            stats.drop_many(DropReason::NoKey, 5 * factor);
+        }
+        opening.set_offloads(OffloadsInUse { udp_gso: true, udp_gro: true, ..Default::default() });
+        sealing.set_offloads(OffloadsInUse { udp_gso: false, ..Default::default() });
+        let sum = reader.snapshot();
+        let direction = |base: u64| DirectionSnapshot {
+            inner_packets: base * 101,
+            inner_bytes: (base + 1) * 101,
+            wire_packets: (base + 2) * 101,
+            wire_bytes: (base + 3) * 101,
+            batches: (base + 4) * 101,
+            writes: (base + 5) * 101,
+            written: (base + 6) * 101,
+        };
+        assert_eq!((sum.outbound, sum.inbound), (direction(1), direction(10)));
+        assert_eq!(
+            [sum.pings_sent, sum.pings_received, sum.control_received, sum.too_big_answers],
+            [20 * 101, 21 * 101, 22 * 101, 23 * 101]
+        );
+        assert_eq!((sum.dropped_total(), reader.dropped(DropReason::NoKey)), (505, 505));
+        assert_eq!(sum.offloads, OffloadsInUse { udp_gso: false, udp_gro: true, ..Default::default() });
+        let alone = StatsReader::new(opening.clone(), None);
+        assert_eq!((alone.snapshot(), alone.dropped(DropReason::NoKey)), (opening.snapshot(), 5));
     }
 
     #[test]
