@@ -6,6 +6,7 @@
 //! | `cli`, `exit` | the command line and the process status |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
+//! | `gateway` | the server: `minivpn gateway` |
 //! | `supervisor` | its runtime |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
 //! | `control_child` | the same process as its supervisor sees it |
@@ -27,6 +28,7 @@ pub mod control_plane;
 pub mod control_process;
 mod data_path;
 pub mod exit;
+pub mod gateway;
 pub mod host;
 pub mod messages;
 pub mod observe;

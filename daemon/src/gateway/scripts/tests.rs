@@ -1,0 +1,1 @@
+//! What scripts say, with real processes.

@@ -1,0 +1,1 @@
+//! What `minivpn status` prints for people: a table that fits a terminal.
