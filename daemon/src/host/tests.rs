@@ -480,7 +480,7 @@ fn route_record() -> super::change::Record {
     let gateway = Some("192.0.2.1".parse().unwrap());
     let route =
         Route { dest: SERVER.parse().unwrap(), prefix: 32, gateway, interface: None, metric: None, first: false };
-    super::change::Record { change: Change::Route(route), before: None }
+    super::change::Record { change: Change::Route(route), before: None, was: None }
 }
 
 fn lines(path: &Path) -> Vec<String> {
