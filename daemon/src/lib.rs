@@ -6,6 +6,7 @@
 //! | `cli`, `exit` | the command line and the process status |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
+//! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `supervisor` | its runtime |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
 //! | `messages` | what the two say to each other |
@@ -23,6 +24,7 @@ pub mod config;
 pub mod control_plane;
 pub mod control_process;
 pub mod exit;
+pub mod gateway;
 pub mod host;
 pub mod messages;
 pub mod observe;
