@@ -6,7 +6,7 @@
 //! | `cli`, `exit` | the command line and the process status |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
-//! | `gateway` | the server: `minivpn gateway` |
+//! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `supervisor` | its runtime |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
 //! | `control_child` | the same process as its supervisor sees it |
