@@ -97,6 +97,7 @@ mod tests {
     use super::*;
     use crate::config::server::Pool4;
     use crate::config::tunnel::Topology;
+    use crate::gateway::fixture::Folder;
 
     fn pool() -> Pool {
         let ipv4 = Pool4 {
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_loaded() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = Folder::new();
         let file = dir.path().join("ipp.txt");
         let mut before = pool();
         assert_eq!(load(&file, &mut before).unwrap(), 0, "there is none yet");
