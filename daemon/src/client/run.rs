@@ -341,6 +341,8 @@ impl Client {
         self.look_at_tun_drops().await;
         let now = self.reading();
         let figures = Figures {
+            worker: 0,
+            others: "the server",
             engine: self.worker.engine().name,
             aead: self.worker.aead().name,
             now,

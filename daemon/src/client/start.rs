@@ -27,7 +27,7 @@ use crate::data_path::{self, Seat};
 use crate::exit::{Exit, Fatal};
 use crate::host::privileges::{self, Keep};
 use crate::host::watch::{SuspendDetector, Watch};
-use crate::host::{Host, journal, journal::Journal, routes};
+use crate::host::{journal, routes};
 use crate::observe::console::Console;
 use crate::messages::ToControl;
 use crate::observe::log::Format;
@@ -103,7 +103,9 @@ async fn assemble(
     device: Option<TunQueue>,
     worker: Worker,
 ) -> Result<Client, Fatal> {
-    let side = host_side(&options).await?;
+    let refused = |error: crate::host::HostError| Fatal::new(Exit::Routes, error.to_string());
+    let (host, journal) = journal::begin(&options.data.run_dir, &instance(&options.file)).await.map_err(refused)?;
+    let side = HostSide { host, journal };
     let mut setup = profile.client_setup();
     setup.iv_proto_mask = options.iv_proto_mask;
     let (control, links) = Control::start(ToControl::ConfigureClient(Box::new(setup)), 1)?;
@@ -141,27 +143,6 @@ async fn assemble(
         buffers_said: false,
         ended: None,
     })
-}
-
-/// Undoes what dead predecessors left, and opens a journal of our own.
-async fn host_side(options: &Connect) -> Result<HostSide, Fatal> {
-    let refused = |error: crate::host::HostError| Fatal::new(Exit::Routes, error.to_string());
-    let host = Host::open().map_err(refused)?;
-    let recovery = journal::recover(&options.data.run_dir, &host).await;
-    for undone in recovery.undone {
-        tracing::info!("left by a minivpn that was killed, now undone: {undone}");
-    }
-    for failure in recovery.failed {
-        tracing::warn!("left by a minivpn that was killed: {failure}");
-    }
-    let journal = match Journal::create(&options.data.run_dir, &instance(&options.file)) {
-        Ok(journal) => journal,
-        Err(error) => {
-            tracing::warn!("{error}: host changes could not be undone if this process were killed");
-            Journal::in_memory()
-        }
-    };
-    Ok(HostSide { host, journal })
 }
 
 /// The journal's name: of the profile, for people, and of the process, because a profile may be run twice.

@@ -204,7 +204,8 @@ impl Pool {
         self.changed = true;
     }
 
-    fn at(&self, index: u32) -> Lease {
+    /// The lease of that number.
+    pub fn at(&self, index: u32) -> Lease {
         Lease {
             index,
             ipv4: self.v4.map(|range| Ipv4Addr::from_bits(range.address(index))),
