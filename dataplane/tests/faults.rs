@@ -3,7 +3,7 @@
 //! (`MINIVPN_TEST_LONG=1`) sends 24 million packets through each.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-pub mod common;
+pub(crate) mod common;
 #[path = "common/net.rs"]
 mod net;
 

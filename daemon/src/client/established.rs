@@ -33,6 +33,7 @@ pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> P
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 
