@@ -7,6 +7,7 @@ use dataplane::datachannel::aead::AeadChoice;
 use dataplane::sys::affinity;
 
 use crate::bench::Engine;
+use crate::gateway::requests::{KillOptions, ReloadOptions, StatusOptions};
 use crate::observe::log::{Format, Level};
 
 /// An OpenVPN-compatible VPN daemon for Linux.
@@ -35,6 +36,14 @@ const EXIT_CODES: &str = "Exit codes: 0 ok, 1 other, 2 usage or configuration, 3
 pub enum Command {
     /// Connect to an OpenVPN server and carry traffic until interrupted
     Connect(Connect),
+    /// What a gateway on this host is doing: its clients, its workers, what it drops
+    Status(StatusOptions),
+    /// Serve clients
+    Gateway {
+        /// What to do
+        #[command(subcommand)]
+        command: Gateway,
+    },
     /// Look at configuration files
     Config {
         /// What to do with it
@@ -43,6 +52,15 @@ pub enum Command {
     },
     /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
     Bench(Bench),
+}
+
+/// `minivpn gateway …`
+#[derive(Clone, Debug, Subcommand)]
+pub enum Gateway {
+    /// Let a running gateway read its configuration, certificates and client-config-dir again
+    Reload(ReloadOptions),
+    /// End the sessions of a client, which may come back
+    Kill(KillOptions),
 }
 
 /// `minivpn bench …`
@@ -269,6 +287,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_client_to_end_is_named_by_its_name_or_its_id() {
+        let kill = |words: &[&str]| Cli::try_parse_from([&["minivpn", "gateway", "kill"], words].concat());
+        assert!(kill(&["alice"]).is_ok() && kill(&["--id", "7"]).is_ok());
+        assert!(kill(&[]).is_err() && kill(&["alice", "--id", "7"]).is_err());
+        assert!(Cli::try_parse_from(["minivpn", "status", "--json", "--name", "office"]).is_ok());
     }
 
     #[test]

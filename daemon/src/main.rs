@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use minivpn::cli::{Cli, Command, Config};
+use minivpn::cli::{Cli, Command, Config, Gateway};
 use minivpn::exit::Exit;
+use minivpn::gateway::requests;
 use minivpn::{bench, client, config, control_process, observe, sandbox};
 
 #[global_allocator]
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
     observe::log::init(cli.log_format, level);
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
+        Command::Status(options) => requests::status(&options),
+        Command::Gateway { command: Gateway::Reload(options) } => requests::reload(&options),
+        Command::Gateway { command: Gateway::Kill(options) } => requests::kill(&options),
         Command::Bench(options) => bench::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }

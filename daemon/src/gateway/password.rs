@@ -113,3 +113,127 @@ fn refuse(client: Option<String>, reason: &str) -> Judgement {
     let text = client.map_or_else(|| "AUTH_FAILED".to_owned(), |client| format!("AUTH_FAILED,{client}"));
     Judgement::Refuse { text, reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::scripts::{ScriptSetup, UserPassScript};
+    use super::*;
+    use controlplane::SystemRandom;
+
+    const FRESH: TokenSession = TokenSession { id: [9; 12], begun: 1_000 };
+
+    /// A script that lets `secret` in, and a token that it may be asked about if we think it good. Its first word is
+    /// what it says otherwise.
+    fn passwords(tokens: Option<Tokens>) -> Passwords {
+        let script = "case \"$password:$session_state\" in secret:|secret:Initial) exit 0;; \
+            *:Authenticated|*:AuthenticatedEmptyUser) exit 0;; esac; exit 1";
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let setup = ScriptSetup {
+            security: 3,
+            user_pass_verify: Some(UserPassScript { command, via_env: true }),
+            temporary: std::env::temp_dir(),
+            ..ScriptSetup::default()
+        };
+        Passwords { scripts: Scripts::new(setup).unwrap().0, tokens, optional: false }
+    }
+
+    fn tokens(external_auth: bool) -> Tokens {
+        Tokens::new(10_000, 100, external_auth, Some(&Secret(vec![5; 128])), &mut SystemRandom).unwrap()
+    }
+
+    fn login(username: &str, password: &[u8]) -> LoginFacts {
+        LoginFacts {
+            common_name: "alice".to_owned(),
+            username: username.to_owned(),
+            password: Secret(password.to_vec()),
+            remote: "192.0.2.7:1194".parse().unwrap(),
+            certificate: None,
+            peer_info: Vec::new(),
+            token: None,
+        }
+    }
+
+    #[track_caller]
+    fn refused(judgement: Judgement) -> String {
+        match judgement {
+            Judgement::Refuse { text, reason } => {
+                assert!(!reason.is_empty() && !reason.contains("secret"));
+                text
+            }
+            Judgement::Accept { .. } => panic!("accepted"),
+        }
+    }
+
+    #[track_caller]
+    fn accepted(judgement: Judgement) -> (String, Option<Secret>, Option<TokenSession>) {
+        match judgement {
+            Judgement::Accept { username, token, session } => (username, token, session),
+            Judgement::Refuse { reason, .. } => panic!("{reason}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_script_nothing_is_asked() {
+        let (scripts, _) = Scripts::new(ScriptSetup::default()).unwrap();
+        let judge = Passwords { scripts, tokens: Some(tokens(false)), optional: false };
+        assert_eq!(accepted(judge.judge(&login("", b""), None, 1_000, FRESH).await), (String::new(), None, None));
+    }
+
+    #[tokio::test]
+    async fn the_script_decides_and_a_missing_password_is_not_asked_about() {
+        let mut judge = passwords(None);
+        let result = judge.judge(&login("alice", b"secret"), None, 1_000, FRESH).await;
+        assert_eq!(accepted(result), ("alice".to_owned(), None, None));
+        assert_eq!(refused(judge.judge(&login("alice", b"wrong"), None, 1_000, FRESH).await), "AUTH_FAILED");
+        for (name, password) in [("", b"secret".as_slice()), ("alice", b""), ("", b"")] {
+            assert_eq!(refused(judge.judge(&login(name, password), None, 1_000, FRESH).await), "AUTH_FAILED");
+        }
+        // With auth-user-pass-optional the script is asked all the same.
+        judge.optional = true;
+        accepted(judge.judge(&login("", b"secret"), None, 1_000, FRESH).await);
+        refused(judge.judge(&login("", b""), None, 1_000, FRESH).await);
+    }
+
+    #[tokio::test]
+    async fn a_token_stands_for_the_password_and_is_renewed() {
+        let judge = passwords(Some(tokens(false)));
+        let first = accepted(judge.judge(&login("alice", b"secret"), None, 1_000, FRESH).await);
+        assert_eq!(first.2, Some(FRESH));
+        let token = first.1.unwrap();
+        let other = TokenSession { id: [1; 12], begun: 1_100 };
+        let second = accepted(judge.judge(&login("alice", &token.0), first.2.as_ref(), 1_100, other).await);
+        assert_eq!(second.2, Some(FRESH));
+        let renewed = second.1.unwrap();
+        assert!(renewed.0 != token.0);
+        // 150 seconds later the first is too old, the second is not; a reconnecting client has no prior session.
+        let expired = refused(judge.judge(&login("alice", &token.0), None, 1_250, other).await);
+        assert_eq!(expired, "AUTH_FAILED,SESSION: token expired");
+        let third = accepted(judge.judge(&login("alice", &renewed.0), None, 1_250, other).await);
+        assert_eq!(third.2, Some(FRESH), "the lifetime goes on counting");
+        assert_eq!(refused(judge.judge(&login("bob", &renewed.0), None, 1_250, other).await), "AUTH_FAILED");
+        assert_eq!(refused(judge.judge(&login("alice", &renewed.0), Some(&other), 1_250, other).await), "AUTH_FAILED");
+        let again = accepted(judge.judge(&login("alice", b"secret"), Some(&FRESH), 1_250, other).await);
+        assert_eq!(again.2, Some(FRESH), "the password instead of the token keeps the session");
+    }
+
+    #[tokio::test]
+    async fn a_token_for_nobody_is_good_only_where_the_script_is_asked() {
+        let token = tokens(false).issue("", &FRESH, 1_000);
+        refused(passwords(Some(tokens(false))).judge(&login("alice", &token.0), None, 1_001, FRESH).await);
+        let (username, renewed, session) =
+            accepted(passwords(Some(tokens(true))).judge(&login("alice", &token.0), None, 1_001, FRESH).await);
+        assert_eq!((username.as_str(), session), ("", Some(FRESH)));
+        assert_eq!(tokens(false).check("", &renewed.unwrap().0, 1_001, None).state, TokenState::Authenticated);
+    }
+
+    #[tokio::test]
+    async fn external_auth_asks_the_script_about_every_token() {
+        let judge = passwords(Some(tokens(true)));
+        let token = tokens(true).issue("alice", &FRESH, 1_000);
+        accepted(judge.judge(&login("alice", &token.0), None, 1_100, FRESH).await);
+        let expired = refused(judge.judge(&login("alice", &token.0), None, 1_300, FRESH).await);
+        assert_eq!(expired, "AUTH_FAILED,SESSION: token expired");
+        let foreign = Tokens::new(0, 100, true, None, &mut SystemRandom).unwrap().issue("alice", &FRESH, 1_000);
+        assert_eq!(refused(judge.judge(&login("alice", &foreign.0), None, 1_001, FRESH).await), "AUTH_FAILED");
+    }
+}

@@ -242,7 +242,9 @@ fn parse(line: &[u8]) -> Result<Command, String> {
     match fields.remove("v").as_ref().and_then(Value::as_u64) {
         Some(version) if version == u64::from(VERSION) => {}
         Some(version) => {
-            return Err(format!("this gateway speaks version {VERSION} of the protocol, not {version}; use the same minivpn"));
+            return Err(format!(
+                "this gateway speaks version {VERSION} of the protocol, not {version}; use the same minivpn"
+            ));
         }
         None => return Err(format!("the field \"v\" with the protocol's version, {VERSION}, is missing")),
     }
@@ -296,4 +298,169 @@ fn line<T: Serialize>(value: &T) -> Vec<u8> {
 
 async fn answer(stream: &mut UnixStream, line: Vec<u8>) -> io::Result<()> {
     timeout(WRITE, stream.write_all(&line)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::tests::snapshot;
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream as Blocking;
+
+    fn place(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("minivpn-socket-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        directory.join("sub").join("g.sock")
+    }
+
+    fn clean_up(path: &Path) {
+        std::fs::remove_dir_all(path.parent().and_then(Path::parent).unwrap()).unwrap();
+    }
+
+    /// A supervisor that answers everything.
+    fn answer_all(mut requests: mpsc::Receiver<Request>) {
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                let response = match request.command {
+                    Command::Status => Response::Status(Box::new(snapshot())),
+                    command => Response::Done(serde_json::json!(format!("{command:?}"))),
+                };
+                let _ = request.reply.send(response);
+            }
+        });
+    }
+
+    /// Writes bytes on a connection of its own and gives what lines come back until the end.
+    async fn say(path: &Path, bytes: Vec<u8>) -> Vec<Value> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let mut stream = Blocking::connect(path).unwrap();
+            // The other side may have had enough before it read everything.
+            let _ = stream.write_all(&bytes);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            BufReader::new(stream)
+                .lines()
+                .map_while(Result::ok)
+                .map(|line| serde_json::from_str(&line).unwrap())
+                .collect()
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_in_their_order() {
+        let path = place("order");
+        let (listener, requests) = serve(&path).unwrap();
+        answer_all(requests);
+        let lines = b"{\"v\":1,\"command\":\"status\"}\n{\"command\":\"kill\",\"common_name\":\"a\",\"v\":1}\n";
+        let answers = say(&path, lines.to_vec()).await;
+        assert_eq!(answers.len(), 2);
+        assert_eq!(answers[0]["result"], serde_json::to_value(snapshot()).unwrap());
+        assert_eq!(answers[1]["result"], "Kill { common_name: Some(\"a\"), client_id: None }");
+        assert!(answers.iter().all(|answer| answer["v"] == 1 && answer["ok"] == true));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        drop(listener);
+        assert!(!path.exists());
+        clean_up(&path);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_answered_by_a_sentence() {
+        let path = place("wrong");
+        let (_listener, requests) = serve(&path).unwrap();
+        answer_all(requests);
+        for (line, sentence) in [
+            ("hello", "not a JSON object"),
+            ("[1]", "not a JSON object"),
+            ("\u{0}", "not a JSON object"),
+            ("{\"command\":\"ping\"}", "\"v\""),
+            ("{\"v\":2,\"command\":\"ping\"}", "version 1"),
+            ("{\"v\":1,\"command\":\"dance\"}", "not a request"),
+            ("{\"v\":1}", "not a request"),
+            ("{\"v\":1,\"command\":\"kill\",\"client_id\":-1}", "not a request"),
+            ("{\"v\":1,\"command\":\"kill\",\"name\":\"a\"}", "not a request"),
+        ] {
+            let answers = say(&path, format!("{line}\n{{\"v\":1,\"command\":\"ping\"}}\n").into_bytes()).await;
+            assert!(
+                answers[0]["ok"] == false && answers[0]["error"].as_str().unwrap().contains(sentence),
+                "{answers:?}"
+            );
+            assert_eq!(answers[1]["ok"], true, "the connection goes on");
+        }
+        clean_up(&path);
+    }
+
+    #[tokio::test]
+    async fn a_request_may_be_as_long_as_it_may_be_and_no_longer() {
+        let path = place("long");
+        let (_listener, requests) = serve(&path).unwrap();
+        answer_all(requests);
+        let request = |length: usize| {
+            let mut line = b"{\"v\":1,\"command\":\"ping\"}".to_vec();
+            line.resize(length - 1, b' ');
+            line.push(b'\n');
+            line
+        };
+        assert_eq!(say(&path, request(MAX_REQUEST)).await[0]["ok"], true);
+        let answers = say(&path, request(MAX_REQUEST + 1)).await;
+        assert!(answers.len() <= 1 && answers.iter().all(|answer| answer["ok"] == false), "{answers:?}");
+        // Half a request is none.
+        assert!(say(&path, b"{\"v\":1".to_vec()).await.is_empty());
+        clean_up(&path);
+    }
+
+    #[tokio::test]
+    async fn connections_are_bounded_and_free_again_afterwards() {
+        let path = place("many");
+        let (_listener, requests) = serve(&path).unwrap();
+        answer_all(requests);
+        let ping = b"{\"v\":1,\"command\":\"ping\"}\n".to_vec();
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            stream.write_all(&ping).await.unwrap();
+            stream.read_exact(&mut [0; 1]).await.unwrap();
+            held.push(stream);
+        }
+        let answers = say(&path, Vec::new()).await;
+        assert!(answers.iter().all(|answer| answer["error"].as_str().unwrap().contains("too many")), "{answers:?}");
+        assert_eq!(answers.len(), 1);
+        held.clear();
+        while say(&path, ping.clone()).await.first().is_none_or(|answer| answer["ok"] != true) {
+            tokio::task::yield_now().await;
+        }
+        clean_up(&path);
+    }
+
+    #[tokio::test]
+    async fn a_living_gateway_keeps_its_socket_and_a_dead_one_does_not() {
+        let path = place("stale");
+        let (first, requests) = serve(&path).unwrap();
+        answer_all(requests);
+        let error = serve(&path).unwrap_err();
+        assert!(error.kind() == io::ErrorKind::AddrInUse && error.to_string().contains("running"), "{error}");
+        assert_eq!(say(&path, b"{\"v\":1,\"command\":\"ping\"}\n".to_vec()).await[0]["ok"], true);
+        drop(first);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let (second, _requests) = serve(&path).unwrap();
+        // One that takes the place while another still goes does not lose it by that.
+        std::fs::remove_file(&path).unwrap();
+        let (third, _more) = serve(&path).unwrap();
+        drop(second);
+        assert!(path.exists());
+        drop(third);
+        assert!(!path.exists());
+        std::fs::write(&path, "mine").unwrap();
+        assert_eq!(serve(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+        clean_up(&path);
+    }
+
+    #[test]
+    fn root_and_the_gateways_user_may_ask() {
+        assert!(may_ask(0, 1_000) && may_ask(1_000, 1_000) && may_ask(0, 0));
+        assert!(!may_ask(1_001, 1_000) && !may_ask(1_000, 0));
+    }
 }

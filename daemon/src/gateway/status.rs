@@ -169,3 +169,107 @@ impl Snapshot {
         sums
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Two clients: one with everything and a name that a table may stumble over, one with as little as there can be.
+    pub(crate) fn snapshot() -> Snapshot {
+        let client = ClientRow {
+            common_name: "client, x".to_owned(),
+            username: Some("us er;$(x)".to_owned()),
+            real_address: "127.0.0.1:43673".parse().unwrap(),
+            ipv4: Some([10, 99, 0, 2].into()),
+            ipv6: Some("fd99::1000".parse().unwrap()),
+            routes: vec!["10.1.0.0/16".to_owned()],
+            bytes_in: 2_090,
+            bytes_out: 2_212,
+            rate_in: Some(8_000),
+            rate_out: Some(9_000_000),
+            since: 1_795_373_212,
+            last_heard: 1_795_373_214,
+            cipher: "AES-256-GCM".to_owned(),
+            key_age: 3,
+            worker: 0,
+            peer_id: 0,
+            client_id: 0,
+            platform: Some("linux".to_owned()),
+            version: Some("2.6.14".to_owned()),
+            gui_version: None,
+            certificate_until: Some(1_900_000_000),
+        };
+        let bare = ClientRow {
+            common_name: String::new(),
+            username: None,
+            real_address: "[2001:db8::7]:1194".parse().unwrap(),
+            ipv4: Some([10, 99, 0, 3].into()),
+            ipv6: None,
+            routes: Vec::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            rate_in: None,
+            rate_out: None,
+            since: 1_795_373_200,
+            last_heard: 1_795_373_201,
+            cipher: "CHACHA20-POLY1305".to_owned(),
+            key_age: 15,
+            worker: 1,
+            peer_id: 1,
+            client_id: 7,
+            platform: None,
+            version: None,
+            gui_version: None,
+            certificate_until: None,
+        };
+        let worker = |worker, drops: &[(&str, u64)]| WorkerRow {
+            worker,
+            offloads: "TUN csum tso4, socket UDP_GRO".to_owned(),
+            peers: 1,
+            inbound: Carried { packets: 20, bytes: 2_000 },
+            drops: drops.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            ..WorkerRow::default()
+        };
+        Snapshot {
+            gateway: GatewayRow {
+                name: "office".to_owned(),
+                version: "0.1.0".to_owned(),
+                pid: 4_711,
+                since: 1_795_286_800,
+                listen: vec!["0.0.0.0:1194".parse().unwrap()],
+                device: "tun0".to_owned(),
+                max_clients: 1_024,
+                connecting: 1,
+                control_restarts: 0,
+                data_path: DataPath {
+                    engine: "uring".to_owned(),
+                    aead: "ipsec-mb".to_owned(),
+                    notes: vec!["no steering of the TUN's queues".to_owned()],
+                },
+            },
+            taken: 1_795_373_215,
+            clients: vec![client, bare],
+            workers: vec![worker(0, &[("replayed", 3), ("no_route", 1)]), worker(1, &[("replayed", 2)])],
+            pool: PoolRow { ipv4_used: 2, ipv4_size: 253, ipv6_used: 1, ipv6_size: 65_536 },
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_its_journey() {
+        let text = serde_json::to_string(&snapshot()).unwrap();
+        assert_eq!(serde_json::from_str::<Snapshot>(&text).unwrap(), snapshot());
+    }
+
+    #[test]
+    fn a_snapshot_of_a_newer_gateway_is_read_as_far_as_it_is_known() {
+        let mut value = serde_json::to_value(snapshot()).unwrap();
+        value["news"] = 7.into();
+        value["clients"][0].as_object_mut().unwrap().remove("gui_version");
+        assert_eq!(serde_json::from_value::<Snapshot>(value).unwrap(), snapshot());
+    }
+
+    #[test]
+    fn drops_are_summed_over_workers() {
+        assert_eq!(snapshot().drops(), BTreeMap::from([("replayed", 5), ("no_route", 1)]));
+    }
+}

@@ -230,8 +230,7 @@ impl Parts {
     }
 
     fn is_signed(&self, key: &Secret, username: &str) -> bool {
-        let parts: [&[u8]; 4] =
-            [username.as_bytes(), &self.id, &self.begun.to_be_bytes(), &self.made.to_be_bytes()];
+        let parts: [&[u8]; 4] = [username.as_bytes(), &self.id, &self.begun.to_be_bytes(), &self.made.to_be_bytes()];
         ct_eq(hmac(Digest::Sha256, &key.0, &parts).as_ref(), &self.tag)
     }
 }
@@ -323,7 +322,10 @@ mod tests {
         let session = TokenSession { id: [7; 12], begun: 100 };
         let endless = tokens(0, 120);
         let made = u64::from(u32::MAX) * 10;
-        assert_eq!(endless.check(USER, &endless.issue(USER, &session, made).0, made + 1, None).state, TokenState::Authenticated);
+        assert_eq!(
+            endless.check(USER, &endless.issue(USER, &session, made).0, made + 1, None).state,
+            TokenState::Authenticated
+        );
         let unrenewed = tokens(1_000, 0);
         let token = unrenewed.issue(USER, &session, 100);
         assert_eq!(unrenewed.check(USER, &token.0, 1_100, None).state, TokenState::Authenticated);
@@ -384,7 +386,10 @@ mod tests {
     #[test]
     fn a_password_is_no_token() {
         for password in [b"hunter2".as_slice(), b"", b"SESS_ID_A", b"sess_id_at_AAAA"] {
-            assert_eq!(tokens(0, 1).check(USER, password, 0, None), Checked { state: TokenState::Initial, session: None });
+            assert_eq!(
+                tokens(0, 1).check(USER, password, 0, None),
+                Checked { state: TokenState::Initial, session: None }
+            );
         }
     }
 
@@ -393,7 +398,8 @@ mod tests {
         let bytes: Vec<u8> = (0..128).collect();
         let encoded = STANDARD.encode(&bytes);
         let file = |body: &str| format!("# made today\n{BEGIN}\n{body}\n{END}\n");
-        let lines: String = encoded.as_bytes().chunks(64).map(|line| format!("{}\r\n", String::from_utf8_lossy(line))).collect();
+        let lines: String =
+            encoded.as_bytes().chunks(64).map(|line| format!("{}\r\n", String::from_utf8_lossy(line))).collect();
         assert_eq!(secret_of_pem(&file(&lines)).unwrap().0, bytes);
         for wrong in [file(&encoded[4..]), file("?"), encoded.clone(), format!("{BEGIN}\n{encoded}"), String::new()] {
             let sentence = secret_of_pem(&wrong).unwrap_err();

@@ -238,10 +238,7 @@ mod tests {
             device: "tun7".to_owned(),
             tun_mtu: 1_500,
             local_port: 11_940,
-            ipv4: Some(Inner4 {
-                address: [10, 99, 0, 1].into(),
-                beside: Beside4::Netmask([255, 255, 255, 0].into()),
-            }),
+            ipv4: Some(Inner4 { address: [10, 99, 0, 1].into(), beside: Beside4::Netmask([255, 255, 255, 0].into()) }),
             ipv6: Some(Inner6 {
                 address: "fd99::1".parse().unwrap(),
                 prefix: 64,
@@ -316,7 +313,9 @@ mod tests {
             untrusted_ip=127.0.0.1
             untrusted_port=53777",
         );
-        for absent in ["LD_PRELOAD", "UV_A", "UV_A_B", "XIV_A", "password", "trusted_ip", "tls_serial_1", "untrusted_ip6"] {
+        for absent in
+            ["LD_PRELOAD", "UV_A", "UV_A_B", "XIV_A", "password", "trusted_ip", "tls_serial_1", "untrusted_ip6"]
+        {
             assert_eq!(env.get(absent), None, "{absent}");
         }
     }
@@ -352,7 +351,8 @@ mod tests {
             untrusted_ip=127.0.0.1",
         );
         assert_eq!(env.get("time_ascii").map(str::len), Some("2026-11-22 18:46:42".len()));
-        session.ipv4 = Some(Inner4 { address: [10, 99, 0, 6].into(), beside: Beside4::OtherEnd([10, 99, 0, 5].into()) });
+        session.ipv4 =
+            Some(Inner4 { address: [10, 99, 0, 6].into(), beside: Beside4::OtherEnd([10, 99, 0, 5].into()) });
         let mut env = Environment::default();
         env.session(&session);
         has(&env, "ifconfig_pool_remote_ip=10.99.0.6\nifconfig_pool_local_ip=10.99.0.5");

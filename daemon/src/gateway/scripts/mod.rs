@@ -232,11 +232,7 @@ impl Scripts {
         }
     }
 
-    async fn connect(
-        &self,
-        command: &[String],
-        session: &SessionFacts,
-    ) -> Result<Result<Directives, String>, Failure> {
+    async fn connect(&self, command: &[String], session: &SessionFacts) -> Result<Result<Directives, String>, Failure> {
         let deadline = self.deadline();
         let workdir = Workdir::make(&self.setup.temporary)?;
         let mut environment = Environment::of(&self.setup.gateway, "client-connect");
@@ -346,12 +342,7 @@ const CONFIG_FILE: &str = "client_connect";
 const DEFERRED_FILE: &str = "client_connect_deferred";
 
 /// Waits until a file begins with one of these bytes; `None` when there is no more time.
-async fn wait_for_word(
-    workdir: &Workdir,
-    file: &str,
-    words: &[u8],
-    deadline: Instant,
-) -> std::io::Result<Option<u8>> {
+async fn wait_for_word(workdir: &Workdir, file: &str, words: &[u8], deadline: Instant) -> std::io::Result<Option<u8>> {
     loop {
         if let Some(word) = first_word(workdir, file, words)? {
             return Ok(Some(word));
