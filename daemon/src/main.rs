@@ -2,10 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use minivpn::cli::{Cli, Command, Config};
+use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
-use minivpn::{bench, client, config, control_process, observe, sandbox};
+use minivpn::{bench, client, config, control_process, environment, healthcheck, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,7 +18,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == bench::BENCH_PEER) {
         return bench::peer_main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match environment::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -31,6 +30,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
         Command::Bench(options) => bench::main(&options, cli.quiet),
+        Command::Healthcheck(options) => healthcheck::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }
     .into()
