@@ -8,6 +8,7 @@ use dataplane::sys::affinity;
 
 use crate::bench::Engine;
 use crate::gateway::requests::{KillOptions, ReloadOptions, StatusOptions};
+use crate::healthcheck;
 use crate::observe::log::{Format, Level};
 
 /// An OpenVPN-compatible VPN daemon for Linux.
@@ -15,10 +16,10 @@ use crate::observe::log::{Format, Level};
 #[command(name = "minivpn", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Log lines on standard error: text or one JSON object a line
-    #[arg(long, global = true, value_enum, default_value = "text", env = "MINIVPN_LOG_FORMAT")]
+    #[arg(long, global = true, value_enum, default_value = "text")]
     pub log_format: Format,
     /// How much to log
-    #[arg(long, global = true, value_enum, default_value = "info", env = "MINIVPN_LOG_LEVEL")]
+    #[arg(long, global = true, value_enum, default_value = "info")]
     pub log_level: Level,
     /// Print nothing but errors
     #[arg(short, long, global = true)]
@@ -29,7 +30,9 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 other, 2 usage or configuration, 3 authentication refused, 4 unreachable, \
-5 TLS or certificate, 6 privilege or TUN device, 7 addresses or routes";
+5 TLS or certificate, 6 privilege or TUN device, 7 addresses or routes
+Environment: each option --some-flag can be given as MINIVPN_SOME_FLAG, and a value in a file as MINIVPN_SOME_FLAG_FILE=PATH; \
+the command line wins";
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
@@ -50,6 +53,8 @@ pub enum Command {
         #[command(subcommand)]
         command: Config,
     },
+    /// Say whether the gateway that runs here serves: exit 0 or 1
+    Healthcheck(healthcheck::Options),
     /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
     Bench(Bench),
 }

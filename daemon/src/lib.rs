@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `bench` | `minivpn bench`: measuring and the report |
 //! | `cli`, `exit` | the command line and the process status |
+//! | `environment` | the command line's options as `MINIVPN_*` variables |
+//! | `healthcheck` | `minivpn healthcheck` |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
 //! | `gateway` | the server's side: its certificates, its clients, its supervisor |
@@ -27,8 +29,10 @@ mod control_child;
 pub mod control_plane;
 pub mod control_process;
 mod data_path;
+pub mod environment;
 pub mod exit;
 pub mod gateway;
+pub mod healthcheck;
 pub mod host;
 pub mod messages;
 pub mod observe;

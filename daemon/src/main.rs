@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use minivpn::cli::{Cli, Command, Config, Gateway};
+use minivpn::cli::{Command, Config, Gateway};
 use minivpn::exit::Exit;
 use minivpn::gateway::requests;
-use minivpn::{bench, client, config, control_process, observe, sandbox};
+use minivpn::{bench, client, config, control_process, environment, healthcheck, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == bench::BENCH_PEER) {
         return bench::peer_main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match environment::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -35,6 +34,7 @@ fn main() -> ExitCode {
         Command::Gateway { command: Gateway::Reload(options) } => requests::reload(&options),
         Command::Gateway { command: Gateway::Kill(options) } => requests::kill(&options),
         Command::Bench(options) => bench::main(&options, cli.quiet),
+        Command::Healthcheck(options) => healthcheck::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }
     .into()

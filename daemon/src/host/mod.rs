@@ -282,4 +282,6 @@ pub(crate) fn is_errno(error: &io::Error, errnos: &[i32]) -> bool {
 }
 
 #[cfg(test)]
+mod gateway_tests;
+#[cfg(test)]
 pub(crate) mod tests;
