@@ -1,5 +1,8 @@
 //! The command line: what a user may type, and the names of what it becomes.
 
+pub mod client;
+pub mod gateway;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +43,24 @@ pub enum Command {
         /// What to do with it
         #[command(subcommand)]
         command: Config,
+    },
+    /// Serve OpenVPN clients
+    Gateway {
+        /// What to do with it
+        #[command(subcommand)]
+        command: gateway::Gateway,
+    },
+    /// The clients of a gateway: their certificates and profiles
+    Client {
+        /// What to do with them
+        #[command(subcommand)]
+        command: client::Client,
+    },
+    /// The certificates of a gateway itself
+    Pki {
+        /// What to do with them
+        #[command(subcommand)]
+        command: client::Pki,
     },
     /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
     Bench(Bench),

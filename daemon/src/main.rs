@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use minivpn::cli::{Cli, Command, Config};
 use minivpn::exit::Exit;
-use minivpn::{bench, client, config, control_process, observe, sandbox};
+use minivpn::{bench, client, config, control_process, gateway, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +30,9 @@ fn main() -> ExitCode {
     observe::log::init(cli.log_format, level);
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
+        Command::Gateway { command } => gateway::main(&command),
+        Command::Client { command } => gateway::client_main(&command),
+        Command::Pki { command } => gateway::pki_main(&command),
         Command::Bench(options) => bench::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }
