@@ -1,5 +1,8 @@
 //! The command line: what a user may type, and the names of what it becomes.
 
+pub mod client;
+pub mod gateway;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,7 +10,7 @@ use dataplane::datachannel::aead::AeadChoice;
 use dataplane::sys::affinity;
 
 use crate::bench::Engine;
-use crate::gateway::requests::{KillOptions, ReloadOptions, StatusOptions};
+use crate::gateway::requests::StatusOptions;
 use crate::healthcheck;
 use crate::observe::log::{Format, Level};
 
@@ -41,11 +44,11 @@ pub enum Command {
     Connect(Connect),
     /// What a gateway on this host is doing: its clients, its workers, what it drops
     Status(StatusOptions),
-    /// Serve clients
+    /// Serve OpenVPN clients
     Gateway {
-        /// What to do
+        /// What to do with it
         #[command(subcommand)]
-        command: Gateway,
+        command: gateway::Gateway,
     },
     /// Look at configuration files
     Config {
@@ -55,17 +58,20 @@ pub enum Command {
     },
     /// Say whether the gateway that runs here serves: exit 0 or 1
     Healthcheck(healthcheck::Options),
+    /// The clients of a gateway: their certificates and profiles
+    Client {
+        /// What to do with them
+        #[command(subcommand)]
+        command: client::Client,
+    },
+    /// The certificates of a gateway itself
+    Pki {
+        /// What to do with them
+        #[command(subcommand)]
+        command: client::Pki,
+    },
     /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
     Bench(Bench),
-}
-
-/// `minivpn gateway …`
-#[derive(Clone, Debug, Subcommand)]
-pub enum Gateway {
-    /// Let a running gateway read its configuration, certificates and client-config-dir again
-    Reload(ReloadOptions),
-    /// End the sessions of a client, which may come back
-    Kill(KillOptions),
 }
 
 /// `minivpn bench …`
@@ -156,31 +162,6 @@ pub struct Connect {
     /// Act as an older peer: clear these IV_PROTO bits
     #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
     pub iv_proto_mask: u32,
-}
-
-/// `minivpn gateway run …`
-#[derive(Clone, Debug, Args)]
-pub struct GatewayRun {
-    /// The server's configuration, as OpenVPN reads it (server.conf)
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// How it serves
-    #[command(flatten)]
-    pub serve: GatewayServe,
-}
-
-/// How a gateway serves, whoever wrote its configuration: what `gateway run` and `gateway up` share.
-#[derive(Clone, Debug, Args)]
-pub struct GatewayServe {
-    /// Worker threads, each with a socket and a TUN queue of its own [default: the number of processors, at most 16]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub workers: Option<u16>,
-    /// Where commands to the running gateway are taken [default: NAME.sock in the run directory]
-    #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-    /// The data path
-    #[command(flatten)]
-    pub data: DataPath,
 }
 
 /// What is the same for a client and a gateway: how packets are moved, and where changes of the host are noted.

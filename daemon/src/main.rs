@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use minivpn::cli::{Command, Config, Gateway};
+use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
 use minivpn::gateway::requests;
-use minivpn::{bench, client, config, control_process, environment, healthcheck, observe, sandbox};
+use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,8 +31,9 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
         Command::Status(options) => requests::status(&options),
-        Command::Gateway { command: Gateway::Reload(options) } => requests::reload(&options),
-        Command::Gateway { command: Gateway::Kill(options) } => requests::kill(&options),
+        Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
+        Command::Client { command } => gateway::client_main(&command),
+        Command::Pki { command } => gateway::pki_main(&command),
         Command::Bench(options) => bench::main(&options, cli.quiet),
         Command::Healthcheck(options) => healthcheck::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),

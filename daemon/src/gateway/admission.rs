@@ -11,6 +11,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use controlplane::{Admission, ClientCertificateInfo, Established, Login, Secret};
 use dataplane::workers::manager::WorkerOrder;
@@ -98,6 +99,7 @@ impl Gateway {
             cipher: login.cipher.name(),
             wire_peer_id: login.wire_peer_id,
             keyed: clock::now().at,
+            counters: Arc::default(),
             announced: false,
         });
     }

@@ -6,10 +6,12 @@ use dataplane::drop_reason::DropReason;
 use dataplane::workers::stats::DirectionSnapshot;
 use serde_json::json;
 
+use super::ending::traffic_of;
 use super::reload::Asked;
 use super::run::Gateway;
 use super::sessions::{Session, Stage};
 use super::socket::{Command, Request, Response};
+use super::status_file::{self, Version};
 use super::status::{Carried, ClientRow, DataPath, GatewayRow, PoolRow, Snapshot, WorkerRow};
 use crate::clock;
 use crate::observe::statistics::{self, Figures, Lost, Reading};
@@ -101,7 +103,7 @@ impl Gateway {
             let mut all = session.facts.peer_info.iter();
             all.find(|(name, _)| name == wanted).map(|(_, value)| value.clone())
         };
-        let traffic = self.traffic_of(session);
+        let traffic = traffic_of(session);
         ClientRow {
             common_name: session.name.clone(),
             username: Some(session.facts.username.clone()).filter(|name| !name.is_empty()),
@@ -114,7 +116,7 @@ impl Gateway {
             rate_in: None,
             rate_out: None,
             since: session.since,
-            last_heard: now.unix.saturating_sub(self.quiet(session).as_secs()),
+            last_heard: now.unix.saturating_sub(quiet(session, now.at).as_secs()),
             cipher: session.cipher.to_owned(),
             key_age: now.at.since(session.keyed).as_secs(),
             worker: self.workers.of(session.peer),
@@ -125,11 +127,6 @@ impl Gateway {
             gui_version: said("IV_GUI_VER"),
             certificate_until: session.certificate.as_ref().map(|certificate| certificate.not_after),
         }
-    }
-
-    /// How long nothing came from a client.
-    fn quiet(&self, _session: &Session) -> Duration {
-        Duration::ZERO
     }
 
     fn worker_rows(&self, clients: &[ClientRow]) -> Vec<WorkerRow> {
@@ -145,8 +142,8 @@ impl Gateway {
                 peers: u32::try_from(clients.iter().filter(|client| client.worker == worker).count()).unwrap_or(0),
                 inbound: carried(&counters.inbound),
                 outbound: carried(&counters.outbound),
-                relayed: Carried::default(),
-                handed_over: 0,
+                relayed: Carried { packets: counters.relayed, bytes: 0 },
+                handed_over: counters.inbound.taken_over.saturating_add(counters.outbound.taken_over),
                 control: counters.control_received,
                 drops: drops.filter(|(_, count)| *count > 0).collect(),
             }
@@ -199,5 +196,18 @@ impl Gateway {
         let Some(status) = &self.profile.status else { return };
         let pause = Duration::from_secs(u64::from(status.every_s.max(1)));
         self.timers.status = Some(clock::now().at + pause);
+        let version = Version::from_number(status.version).unwrap_or(Version::One);
+        let path = self.profile.directory.join(&status.path);
+        if let Err(error) = status_file::write(&path, version, &self.snapshot()) {
+            tracing::warn!("{}: the status file could not be written: {error}", path.display());
+        }
+    }
+}
+
+/// How long nothing came from a client.
+fn quiet(session: &Session, now: controlplane::Instant) -> Duration {
+    match session.counters.last_heard_ns() {
+        0 => now.since(session.keyed),
+        heard => now.since(controlplane::Instant(heard)),
     }
 }

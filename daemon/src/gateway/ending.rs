@@ -83,7 +83,7 @@ impl Gateway {
     /// client-disconnect and learn-address hear of the end.
     fn bid_farewell(&mut self, session: Rc<Session>) {
         let passwords = Rc::clone(&self.passwords);
-        let traffic = self.traffic_of(&session);
+        let traffic = traffic_of(&session);
         self.farewells.spawn_local(async move {
             let scripts = &passwords.scripts;
             if session.has_peer() {
@@ -99,12 +99,6 @@ impl Gateway {
         });
         // Those that have ended are forgotten here, so that they never pile up.
         while self.farewells.try_join_next().is_some() {}
-    }
-
-    /// What a session carried.
-    pub(super) fn traffic_of(&self, session: &Session) -> Traffic {
-        let seconds = clock::now().unix.saturating_sub(session.since);
-        Traffic { bytes_received: 0, bytes_sent: 0, seconds }
     }
 
     /// Tells the clients that the gateway stops (`explicit-exit-notify`), then ends with 0. Ends at once when nobody is to be
@@ -157,4 +151,11 @@ impl Gateway {
         }
         self.workers.order_all(|| WorkerOrder::Stop);
     }
+}
+
+/// What a session carried.
+pub(super) fn traffic_of(session: &Session) -> Traffic {
+    let seconds = clock::now().unix.saturating_sub(session.since);
+    let counters = &session.counters;
+    Traffic { bytes_received: counters.bytes_in(), bytes_sent: counters.bytes_out(), seconds }
 }

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use controlplane::Random;
 
+use super::settings::{Settings, Surroundings, Wishes};
+use super::state::State;
+
 /// The present of tests, in seconds since 1970: 2026-11-22 12:00:00 UTC.
 pub(crate) const NOW: u64 = 1_795_348_800;
 /// Seconds of a day.
@@ -47,4 +50,23 @@ impl Random for Seeded {
             *byte = (mixed >> 32) as u8;
         }
     }
+}
+
+/// Settings as of a first run on a host with IPv6.
+pub(crate) fn settings() -> Settings {
+    let wishes = Wishes {
+        endpoint: "vpn.example.com".parse().ok(),
+        pool_ipv6: Some("fd00:1::/64".parse().ok()),
+        ..Wishes::default()
+    };
+    let around = Surroundings { networks: Vec::new(), name_servers: vec![[192, 0, 2, 53].into()], ipv6: true };
+    Settings::first(&wishes, &"default".parse().unwrap(), &around, &mut Seeded(1)).unwrap()
+}
+
+/// A gateway made just now, by the real clock and real randomness, in `state` within a directory.
+pub(crate) fn gateway(directory: &Path) -> State {
+    let now = crate::clock::now().unix;
+    let mut state = State::create(&directory.join("state"), &"default".parse().unwrap(), now).unwrap();
+    state.ensure(&settings().endpoint, now, &mut controlplane::SystemRandom).unwrap();
+    state
 }

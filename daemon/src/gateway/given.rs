@@ -2,6 +2,7 @@
 //! configuration, the client's own part of it and a lease in, values out.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use dataplane::datachannel::mssfix::{self, MssLimits, Transport};
 use dataplane::pipeline::{PeerSetup, SourceRule};
@@ -124,6 +125,7 @@ pub(super) fn peer_setup(profile: &ServerProfile, session: &Session) -> PeerSetu
         // Without a peer-id in its packets a client is known by its address alone.
         float: session.wire_peer_id.is_some(),
         source: SourceRule::Routed,
+        counters: Arc::clone(&session.counters),
     }
 }
 

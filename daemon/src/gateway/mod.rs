@@ -13,12 +13,15 @@
 //! | `workers.rs` | the workers as one group |
 //! | `reload.rs` | configuration, certificates, CRL anew while clients stay |
 //! | `answers.rs` | what is answered to requests, and the snapshot of everything |
-//! | `state.rs` | the state directory of one gateway: lock, whole files only, what a crash left |
 //! | `scripts/` | the scripts of the configuration: their environment, their run, what they said |
 //! | `password.rs` | whether a user name and a password are good, by token and by script |
 //! | `token.rs` | the tokens of `auth-gen-token` |
 //! | `status.rs`, `status_table.rs`, `status_file.rs` | the state as a value, as a table for people, as OpenVPN's status file |
 //! | `socket.rs`, `requests.rs` | the control socket: the gateway's end and the commands' end |
+//! | `up.rs`, `down.rs`, `client_command.rs`, `pki_command.rs` | the commands |
+//! | `calls.rs` | what they ask of the rest of the daemon: serving, the running gateway, the host |
+//! | `checklist.rs`, `unit.rs` | what `gateway up` prints, and the systemd unit |
+//! | `settings.rs`, `server_conf.rs`, `profile.rs` | what was asked for, and the two texts that follow: the server's and a client's |
 //! | `state.rs` | the state directory of one gateway: lock, layout, what a crash left |
 //! | `clients.rs` | adding, renewing, revoking clients in it |
 //! | `index.rs` | the list of every certificate that was issued |
@@ -28,7 +31,11 @@
 
 mod admission;
 mod answers;
+pub mod calls;
+pub mod checklist;
+pub mod client_command;
 pub mod clients;
+pub mod down;
 mod ending;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -39,13 +46,17 @@ pub mod names;
 pub mod network;
 pub mod password;
 pub mod pki;
+pub mod pki_command;
 pub mod pool;
+pub mod profile;
 mod reload;
 pub mod requests;
 mod run;
 pub mod scripts;
 pub mod serial;
+pub mod server_conf;
 mod sessions;
+pub mod settings;
 mod signals;
 pub mod socket;
 pub mod start;
@@ -55,5 +66,44 @@ pub mod status;
 pub mod status_file;
 pub mod status_table;
 pub mod token;
+pub mod unit;
+pub mod up;
 pub mod whole_file;
 mod workers;
+
+use crate::cli::client::{Client, Pki};
+use crate::cli::gateway::Gateway;
+use crate::exit::{Exit, Fatal};
+use crate::observe::console::Console;
+use crate::observe::log::Format;
+
+/// `minivpn gateway …`
+pub fn main(command: &Gateway, format: Format, quiet: bool) -> Exit {
+    end(match command {
+        Gateway::Up(options) => up::up(options, Console::new(format, quiet)),
+        Gateway::Run(options) => start::run(options, Console::new(format, quiet)),
+        Gateway::Reload(options) => return requests::reload(options),
+        Gateway::Kill(options) => return requests::kill(options),
+        Gateway::Down(options) => down::down(options),
+    })
+}
+
+/// `minivpn client …`
+pub fn client_main(command: &Client) -> Exit {
+    end(client_command::run(command))
+}
+
+/// `minivpn pki …`
+pub fn pki_main(command: &Pki) -> Exit {
+    end(pki_command::run(command))
+}
+
+fn end(result: Result<(), Fatal>) -> Exit {
+    match result {
+        Ok(()) => Exit::Ok,
+        Err(fatal) => {
+            tracing::error!("{fatal}");
+            fatal.exit
+        }
+    }
+}

@@ -159,8 +159,7 @@ impl Gateway {
 
     /// Tells the workers whether clients may reach each other.
     pub(super) fn relay(&self, on: bool) {
-        let _ = on;
-        let _: Option<WorkerOrder> = None;
+        self.workers.order_all(|| WorkerOrder::SetRelay(on));
     }
 
     /// Ends the sessions whose certificates the CRL lists.

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use controlplane::{ClientCertificateInfo, Instant, ResumeRecord};
+use dataplane::peers::counters::PeerCounters;
 use dataplane::peers::routes::Route;
 
 use super::given::Addresses;
@@ -47,6 +49,8 @@ pub(super) struct Session {
     pub(super) wire_peer_id: Option<u32>,
     /// When its present key was made.
     pub(super) keyed: Instant,
+    /// What its worker counts.
+    pub(super) counters: Arc<PeerCounters>,
     /// learn-address was told of its addresses, client-connect of itself.
     pub(super) announced: bool,
 }
@@ -242,6 +246,7 @@ pub(super) mod tests {
             cipher: "AES-256-GCM",
             wire_peer_id: Some(peer),
             keyed: Instant::default(),
+            counters: Arc::default(),
             announced: false,
         }
     }

@@ -2,7 +2,7 @@
 //! are dropped, the control process takes its configuration, the host is set up, the workers start.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use controlplane::{Ending, Random, ReplyLimit, Secret, ServerSetup, SystemRandom};
 use dataplane::networkio::gso::fitting_super_packet;
 use dataplane::sys::socket::{self, SocketOptions};
+use dataplane::sys::steering::Steering;
 use dataplane::tun::too_big::AnswersFrom;
 use dataplane::workers::manager::WorkerOrder;
 use tokio::sync::mpsc;
@@ -25,12 +26,12 @@ use super::signals::Signals;
 use super::token::Tokens;
 use super::workers::{self, Ends, Workers};
 use super::{leases, socket as requests};
-use crate::cli::{GatewayRun, GatewayServe};
+use crate::cli::gateway::{GatewayRun, GatewayServe};
 use crate::clock;
 use crate::config::agreed::MtuDiscovery;
+use crate::config;
 use crate::config::server::{self, ServerProfile};
 use crate::config::tunnel::Topology;
-use crate::config;
 use crate::control_child::{Control, FromChild};
 use crate::data_path::{self, Seat};
 use crate::exit::{Exit, Fatal};
@@ -41,7 +42,6 @@ use crate::host::privileges::{self, Keep};
 use crate::host::{Host, HostError, Interface, routes};
 use crate::messages::{FromControl, ToControl};
 use crate::observe::console::Console;
-use crate::observe::log::Format;
 use crate::supervisor;
 
 /// No more workers than this unless they are asked for.
@@ -99,34 +99,31 @@ pub(super) struct Facts {
     pub(super) gateway: GatewayFacts,
 }
 
-/// `minivpn gateway run`.
-pub fn main(options: &GatewayRun, format: Format, quiet: bool) -> Exit {
-    match run(options, format, quiet) {
-        Ok(()) => Exit::Ok,
-        Err(fatal) => {
-            tracing::error!("{fatal}");
-            fatal.exit
-        }
-    }
-}
-
-/// Serves an OpenVPN server's configuration.
+/// `minivpn gateway run`: serves an OpenVPN server's configuration.
 ///
 /// # Errors
 /// What cannot be run, or why it ended.
-pub fn run(options: &GatewayRun, format: Format, quiet: bool) -> Result<(), Fatal> {
-    let profile = match config::load_server(&options.config) {
+pub fn run(options: &GatewayRun, console: Console) -> Result<(), Fatal> {
+    let profile = load(&options.config)?;
+    let extras = Extras { name: instance(&options.config), ..Extras::default() };
+    serve(profile, options.serve.clone(), extras, console)
+}
+
+/// Reads a server's configuration; warnings are logged.
+///
+/// # Errors
+/// [`Exit::Config`] with everything that is wrong with it.
+pub fn load(file: &Path) -> Result<ServerProfile, Fatal> {
+    match config::load_server(file) {
         Ok((profile, warnings)) => {
             warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-            profile
+            Ok(profile)
         }
         Err(problems) => {
             let errors: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            return Err(Fatal::new(Exit::Config, errors.join("\n")));
+            Err(Fatal::new(Exit::Config, errors.join("\n")))
         }
-    };
-    let extras = Extras { name: instance(&options.config), ..Extras::default() };
-    serve(profile, options.serve.clone(), extras, Console::new(format, quiet))
+    }
 }
 
 /// Serves until it is told to stop.
@@ -139,9 +136,10 @@ pub fn serve(profile: ServerProfile, options: GatewayServe, extras: Extras, cons
     let device = profile.bind_dev.clone().or_else(routes::default_device);
     let seats = data_path::seats(&options.data, workers, device)?;
     let aead = data_path::aead(&options.data)?;
-    let sockets = workers::bind(&socket_options(&profile, &options), workers)?;
+    let group = u16::try_from(workers).unwrap_or(1);
+    let sockets = workers::bind(profile.listen.socket_address(), &socket_options(&profile, &options), group)?;
     let name = profile.device.name.clone().unwrap_or_default();
-    let queues = workers::open(&name, options.data.tun_offload.is_on(), workers)?;
+    let queues = workers::open(&name, options.data.tun_offload.is_on(), group)?;
     drop_privileges(&profile, &options)?;
     let opened = Opened { seats, aead, ends: Ends { sockets, queues } };
     let ran = supervisor::block_on(async move {
@@ -188,8 +186,7 @@ async fn assemble(
     let raised = raise(&profile, &options, &extras, &host, &interface, &mut journal).await?;
     tracing::info!("{}", aead.info());
     let (workers, reports) = Workers::start(&options.data, seats, &aead, links)?;
-    let network = profile.ipv4.map(|pool| pool.network);
-    workers.attach(ends, network, listen);
+    workers.attach(ends, &steering(&profile, workers.count()), listen);
     let from = AnswersFrom { v4: profile.ipv4.map(|pool| pool.local), v6: profile.ipv6.map(|pool| pool.local) };
     workers.order_all(|| WorkerOrder::SetTunnel { mtu: Some(profile.tun_mtu), from });
 
@@ -256,6 +253,7 @@ fn socket_options(profile: &ServerProfile, options: &GatewayServe) -> SocketOpti
     SocketOptions {
         bind: Some(profile.listen.socket_address()),
         remote: None,
+        only_v6: profile.listen.ipv6_only,
         mtu_discovery: profile.mtu_disc.map(|wish| match wish {
             MtuDiscovery::No => socket::MtuDiscovery::No,
             MtuDiscovery::Maybe => socket::MtuDiscovery::Maybe,
@@ -399,6 +397,15 @@ fn pool(profile: &ServerProfile, workers: usize) -> Pool {
         pool.take_changed();
     }
     pool
+}
+
+/// Inner destinations count from the network's first address, as leases do.
+fn steering(profile: &ServerProfile, workers: u16) -> Steering {
+    let base_v4 = profile.ipv4.map_or(Ipv4Addr::UNSPECIFIED, |pool| pool.network);
+    // The IPv6 address of a lease is then as far from its base as the IPv4 address is.
+    let ahead = profile.ipv4.map_or(0, |pool| pool.pool_start.to_bits().wrapping_sub(pool.network.to_bits()));
+    let base_v6 = profile.ipv6.map_or(0, |pool| pool.base.to_bits()).wrapping_sub(u128::from(ahead));
+    Steering { workers, base_v4, base_v6: Ipv6Addr::from_bits(base_v6) }
 }
 
 /// Addresses, routes, and what `gateway up` wants besides.

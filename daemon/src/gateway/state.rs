@@ -31,6 +31,7 @@ use super::names::{ClientName, Endpoint, GatewayName};
 use super::pki::{self, Authority, CrlFacts, Identity, PkiError, Purpose};
 use super::static_key;
 use super::whole_file;
+use crate::exit::{Exit, Fatal};
 
 /// Where gateways keep their state, each in a directory of its name.
 pub const ROOT: &str = "/var/lib/minivpn";
@@ -97,6 +98,18 @@ pub enum StateError {
         /// Where it would be.
         path: PathBuf,
     },
+}
+
+impl From<StateError> for Fatal {
+    fn from(error: StateError) -> Fatal {
+        let exit = match &error {
+            StateError::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Exit::Privilege,
+            StateError::Foreign { .. } => Exit::Privilege,
+            StateError::File { .. } | StateError::Locked(_) | StateError::Pki(_) => Exit::Other,
+            _ => Exit::Config,
+        };
+        Fatal::new(exit, error.to_string())
+    }
 }
 
 /// A state directory, locked: nobody else changes it while this value lives.
@@ -297,7 +310,7 @@ impl State {
         if !self.path("ca.key").exists() {
             return Err(StateError::NoAuthority(self.path("ca.key")));
         }
-        Ok(Authority::load(&*self.text("ca.crt")?, &*self.text("ca.key")?)?)
+        Ok(Authority::load(&self.text("ca.crt")?, &self.text("ca.key")?)?)
     }
 
     /// Issues a new certificate and key to the server.
@@ -462,3 +475,6 @@ fn guard(directory: &Path) -> Result<(), StateError> {
 pub(super) fn file_error(path: &Path) -> impl FnOnce(io::Error) -> StateError + '_ {
     move |source| StateError::File { path: path.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests;

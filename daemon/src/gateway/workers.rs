@@ -1,12 +1,13 @@
 //! The workers as one group: started together, ordered one by one or all at once.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
-use dataplane::sys::socket::{SocketOptions, WireSocket};
+use dataplane::sys::socket::{SocketOptions, WireSocket, bind_group};
+use dataplane::sys::steering::Steering;
 use dataplane::sys::tundev::{TunOptions, TunQueue};
 use dataplane::workers::manager::{self, WorkerHandle, WorkerOrder, WorkerReport};
 use dataplane::workers::stats::StatsSnapshot;
@@ -33,12 +34,8 @@ pub(super) struct Ends {
 ///
 /// # Errors
 /// [`Exit::Privilege`] for a port that needs one, [`Exit::Other`] for one that is taken or an address that is not ours.
-pub(super) fn bind(options: &SocketOptions, workers: usize) -> Result<Vec<WireSocket>, Fatal> {
-    if workers != 1 {
-        return Err(Fatal::new(Exit::Config, "more than one worker is not there yet: say --workers 1"));
-    }
-    let address = options.bind.map(|address| address.to_string()).unwrap_or_default();
-    let socket = WireSocket::open(options).map_err(|error| {
+pub(super) fn bind(address: SocketAddr, options: &SocketOptions, workers: u16) -> Result<Vec<WireSocket>, Fatal> {
+    bind_group(address, workers, options).map_err(|error| {
         let (exit, hint) = match error.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => (Exit::Privilege, " (ports below 1024 need CAP_NET_BIND_SERVICE)"),
             Some(libc::EADDRINUSE) => (Exit::Other, " (another server listens there: `ss -lunp` names it)"),
@@ -46,18 +43,16 @@ pub(super) fn bind(options: &SocketOptions, workers: usize) -> Result<Vec<WireSo
             _ => (Exit::Other, ""),
         };
         Fatal::new(exit, format!("cannot listen on {address}: {error}{hint}"))
-    })?;
-    Ok(vec![socket])
+    })
 }
 
 /// Opens the queues of the TUN device.
 ///
 /// # Errors
 /// [`Exit::Privilege`] with the command that helps.
-pub(super) fn open(name: &str, offload: bool, _workers: usize) -> Result<Vec<TunQueue>, Fatal> {
+pub(super) fn open(name: &str, offload: bool, workers: u16) -> Result<Vec<TunQueue>, Fatal> {
     let options = TunOptions { name: name.to_owned(), multi_queue: false, offload };
-    let queue = TunQueue::open(&options).map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
-    Ok(vec![queue])
+    TunQueue::open_group(&options, workers).map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))
 }
 
 /// The running workers.
@@ -78,30 +73,36 @@ impl Workers {
         links: Vec<WorkerEnd>,
     ) -> Result<(Workers, mpsc::Receiver<(u16, WorkerReport)>), Fatal> {
         let (reports, incoming) = mpsc::channel(REPORTS);
-        let mut handles = Vec::new();
-        for ((index, seat), link) in (0..).zip(&seats).zip(links) {
+        let config = |(index, seat): (u16, &Seat)| {
             let config = PipelineConfig { routes: RouteTable::default(), aead: aead.clone() };
-            let config = data_path::worker_config(options, index, seat, config);
-            let (reports, why) = (reports.clone(), seat.why.clone());
-            let handle = manager::spawn(config, link, move |report| {
-                let report = match report {
-                    WorkerReport::Pinned(what) => WorkerReport::Pinned(format!("{what}{why}")),
-                    report => report,
-                };
-                // The supervisor is behind by thousands of reports: it knows that something is wrong.
-                let _ = reports.try_send((index, report));
-            });
-            let failed = |error| Fatal::new(Exit::Other, format!("worker {index} could not be started: {error}"));
-            handles.push(handle.map_err(failed)?);
-        }
-        Ok((Workers { handles, seats }, incoming))
+            data_path::worker_config(options, index, seat, config)
+        };
+        let configs = (0..).zip(&seats).map(config).collect();
+        let whys: Vec<String> = seats.iter().map(|seat| seat.why.clone()).collect();
+        let handles = manager::spawn_group(configs, links, move |worker, report| {
+            let report = match report {
+                WorkerReport::Pinned(what) => {
+                    let why = whys.get(usize::from(worker)).map(String::as_str).unwrap_or_default();
+                    WorkerReport::Pinned(format!("{what}{why}"))
+                }
+                report => report,
+            };
+            // The supervisor is behind by thousands of reports: it knows that something is wrong.
+            let _ = reports.try_send((worker, report));
+        });
+        let failed = |error| Fatal::new(Exit::Other, format!("the workers could not be started: {error}"));
+        Ok((Workers { handles: handles.map_err(failed)?, seats }, incoming))
     }
 
-    /// Gives them their sockets and queues. `network`: what leases are counted from, so that the kernel gives a packet to the worker of
-    /// its client where it can.
-    pub(super) fn attach(&self, ends: Ends, _network: Option<Ipv4Addr>, any: std::net::SocketAddr) {
+    /// Gives them their sockets and queues. `steering`: how the kernel finds the worker of an inner destination; where it cannot,
+    /// packets are handed over, which costs a little and is said.
+    pub(super) fn attach(&self, ends: Ends, steering: &Steering, listen: SocketAddr) {
+        if let Some(Err(error)) = ends.queues.first().filter(|_| self.count() > 1).map(|queue| queue.steer(steering)) {
+            tracing::info!("packets from the TUN are handed over between workers, the kernel does not steer them: {error}");
+        }
         for ((worker, queue), socket) in (0..).zip(ends.queues).zip(ends.sockets) {
-            let path = link::Path { worker, local: None, ifindex: 0, remote: any, stream: None };
+            // Of what comes in on a socket that is not connected, the source is known by each datagram.
+            let path = link::Path { worker, local: None, ifindex: 0, remote: listen, stream: None };
             self.order(worker, WorkerOrder::AttachTun(queue));
             self.order(worker, WorkerOrder::AttachSocket { socket, path });
         }
@@ -138,7 +139,7 @@ impl Workers {
     /// Which inner address belongs to which peer, from now on.
     pub(super) fn publish(&self, table: RouteTable) {
         let table = Arc::new(table);
-        self.order_all(|| WorkerOrder::SetRoutes(Box::new((*table).clone())));
+        self.order_all(|| WorkerOrder::SetRoutes(Arc::clone(&table)));
     }
 
     /// New links, of a new control process.
