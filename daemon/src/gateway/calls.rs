@@ -5,11 +5,13 @@ use std::path::Path;
 
 use super::names::GatewayName;
 use super::serial::Serial;
+use super::requests;
 use super::settings::Settings;
+use super::socket::{self, Command};
 use super::start::{self, Extras};
 use crate::cli::gateway::GatewayServe;
 use crate::exit::{Exit, Fatal};
-use crate::host::{Host, journal};
+use crate::host::{Host, gateway_link, journal};
 use crate::observe::console::Console;
 use crate::supervisor;
 
@@ -42,23 +44,42 @@ pub fn serve(
 }
 
 /// Asks the running gateway to read certificates and revocation list again; nobody is disconnected.
-pub fn reload(_name: &GatewayName) -> Answer {
-    Answer::NotRunning
+pub fn reload(name: &GatewayName) -> Answer {
+    ask(name, &Command::Reload)
 }
 
 /// Tells the running gateway that these certificates are revoked: it reads the list, and ends their sessions at once.
-pub fn revoked(_name: &GatewayName, _serials: &[Serial]) -> Answer {
-    Answer::NotRunning
+pub fn revoked(name: &GatewayName, serials: &[Serial]) -> Answer {
+    let mut answer = Answer::Done;
+    for serial in serials {
+        match ask(name, &Command::RevokeNow { serial: serial.to_string() }) {
+            Answer::Done => {}
+            other => answer = other,
+        }
+    }
+    answer
 }
 
 /// Asks the running gateway to end, as SIGTERM would.
-pub fn stop(_name: &GatewayName) -> Answer {
-    Answer::NotRunning
+pub fn stop(name: &GatewayName) -> Answer {
+    ask(name, &Command::Stop)
+}
+
+fn ask(name: &GatewayName, command: &Command) -> Answer {
+    let path = match std::env::var_os("MINIVPN_SOCKET").filter(|path| !path.is_empty()) {
+        Some(path) => path.into(),
+        None => socket::path_of(name.as_str()),
+    };
+    match requests::ask(&path, command) {
+        Ok(_) => Answer::Done,
+        Err(fatal) if fatal.exit == Exit::Unreachable => Answer::NotRunning,
+        Err(fatal) => Answer::Failed(fatal.sentence),
+    }
 }
 
 /// Sentences about what of somebody else's firewall stands in this gateway's way.
-pub fn foreign_drops(_settings: &Settings) -> Vec<String> {
-    Vec::new()
+pub fn foreign_drops(settings: &Settings) -> Vec<String> {
+    gateway_link::foreign_drops(&settings.device, "udp", settings.port)
 }
 
 /// Undoes what gateways and clients that are gone left on this host, as their journals say; gives what was undone and what
