@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
+use minivpn::host::privileges;
 use minivpn::{bench, client, config, control_process, environment, healthcheck, observe, sandbox};
 
 #[global_allocator]
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     };
     let level = if cli.quiet { observe::log::Level::Error } else { cli.log_level };
     observe::log::init(cli.log_format, level);
+    privileges::raise_permitted();
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
         Command::Bench(options) => bench::main(&options, cli.quiet),
