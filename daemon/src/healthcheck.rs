@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(socket_of(&none, &dir.0), Ok(dir.0.join("a.sock")));
         std::fs::write(dir.0.join("b.sock"), "").unwrap();
         assert!(socket_of(&none, &dir.0).unwrap_err().contains("(a, b): say which"));
-        let named = Options { name: Some("b".to_owned()), ..none.clone() };
+        let named = Options { name: Some("b".to_owned()), ..none };
         assert_eq!(socket_of(&named, &dir.0), Ok(dir.0.join("b.sock")));
         let placed = Options { socket: Some("/x".into()), ..named };
         assert_eq!(socket_of(&placed, &dir.0), Ok(PathBuf::from("/x")));
