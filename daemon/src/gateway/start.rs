@@ -21,7 +21,7 @@ use super::pool::Pool;
 use super::reload::Watched;
 use super::run::{Gateway, Timers};
 use super::scripts::{Beside4, GatewayFacts, Inner4, Inner6, ScriptSetup, Scripts, UserPassScript};
-use super::sessions::Sessions;
+use super::sessions::{Sessions, Turns};
 use super::signals::Signals;
 use super::token::Tokens;
 use super::workers::{self, Ends, Workers};
@@ -213,6 +213,7 @@ async fn assemble(
         socket,
         requests,
         sessions: Sessions::default(),
+        turns: Turns::default(),
         pool,
         passwords: Rc::new(passwords),
         heard,
