@@ -1,6 +1,7 @@
 //! A client and a server on a virtual clock with a seeded network between them. Nothing sleeps.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test program uses its own part
 
+pub mod crowd;
 pub mod pki;
 
 use std::collections::BTreeMap;
