@@ -1,5 +1,7 @@
 //! How much memory an idle session of a gateway takes, by the growth of this process's resident memory.
 
+#![allow(clippy::unwrap_used)] // a test may panic
+
 mod util;
 
 use controlplane::Wrap;

@@ -39,6 +39,9 @@ impl Member {
     }
 }
 
+/// To a member, or to the server (`None`), and the client's address.
+type Flight = (Option<usize>, SocketAddr, Vec<u8>);
+
 pub struct Crowd {
     pub server: Server,
     pub members: Vec<Member>,
@@ -48,7 +51,7 @@ pub struct Crowd {
     pub server_events: Vec<Event>,
     /// Nothing arrives.
     pub dead: bool,
-    in_flight: BTreeMap<(u64, u64), (Option<usize>, SocketAddr, Vec<u8>)>,
+    in_flight: BTreeMap<(u64, u64), Flight>,
     sequence: u64,
 }
 

@@ -440,7 +440,11 @@ impl Pair {
     }
 
     pub fn last_record(&self) -> Option<ResumeRecord> {
-        self.client_events.iter().rev().find_map(|e| match e {
+        self.last_record_of(Side::Client)
+    }
+
+    pub fn last_record_of(&self, side: Side) -> Option<ResumeRecord> {
+        self.events(side).iter().rev().find_map(|e| match e {
             Event::Record(r) => Some((**r).clone()),
             _ => None,
         })
