@@ -174,15 +174,19 @@ impl Pipeline {
         self.mates = mates;
     }
 
-    /// Tells the others what they have to know and wakes those who have something to take. Call it once per turn.
+    /// Tells the others what they have to know and wakes those who have something to take. Call it once per turn. True: it could not tell
+    /// all, call it again soon.
     #[inline]
-    pub fn part(&mut self) {
+    pub fn part(&mut self) -> bool {
+        let mut left = false;
         if let Some(moves) = &mut self.peers.moves
             && !moves.is_empty()
         {
             self.mates.announce(moves);
+            left = !moves.is_empty();
         }
         self.mates.wake();
+        left
     }
 
     /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
