@@ -101,19 +101,6 @@ pub fn ask(path: &Path, command: &Command) -> Result<Value, Fatal> {
     }
 }
 
-/// Asks the gateway with this name, if one is running: `None` when there is none.
-///
-/// # Errors
-/// As [`ask`], without `Unreachable`.
-pub fn ask_if_running(name: &str, command: &Command) -> Result<Option<Value>, Fatal> {
-    let whom = Whom { name: Some(name.to_owned()), socket: std::env::var_os("MINIVPN_SOCKET").map(PathBuf::from) };
-    match whom.path().and_then(|path| ask(&path, command)) {
-        Ok(value) => Ok(Some(value)),
-        Err(fatal) if fatal.exit == Exit::Unreachable => Ok(None),
-        Err(fatal) => Err(fatal),
-    }
-}
-
 /// `minivpn status`: the table, or with `--json` the snapshot, on standard output.
 pub fn status(options: &StatusOptions) -> Exit {
     ended(print_status(options))
@@ -355,11 +342,6 @@ mod tests {
         assert_eq!(only_one(&directory).unwrap(), directory.join("second.sock"));
         drop(second);
         std::fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn a_gateway_that_does_not_run_is_no_failure() {
-        assert_eq!(ask_if_running("no-such-gateway-here", &Command::Ping), Ok(None));
     }
 
     #[test]
