@@ -40,7 +40,12 @@ pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Cli, clap::Error> {
-    Cli::from_arg_matches(&matches(Cli::command(), words.into_iter().collect(), ours(variables))?)
+    Cli::from_arg_matches(&matches(alone(Cli::command()), words.into_iter().collect(), ours(variables))?)
+}
+
+/// The definition with no variables of clap's own: they would read empty ones, and switches otherwise than it is said here.
+fn alone(definition: Command) -> Command {
+    definition.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(alone)
 }
 
 /// The variables that are ours and not empty, by name.
@@ -341,6 +346,19 @@ mod tests {
         let set = connect(&["--cpu-list", "0"], &[("MINIVPN_CPU", "none")]).unwrap();
         assert_eq!(set.data.cpu_list, Some(cli::CpuList(vec![0])), "also over one that it excludes");
         assert!(connect(&[], &[("MINIVPN_CPU", "none"), ("MINIVPN_CPU_LIST", "0")]).is_err());
+    }
+
+    #[test]
+    fn no_option_reads_the_environment_by_itself() {
+        fn walk(command: &Command) {
+            for arg in command.get_arguments() {
+                assert_eq!(arg.get_env(), None, "{} {arg}", command.get_name());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        let one = Command::new("a").subcommand(Command::new("b").arg(Arg::new("c").long("c").env("PATH")));
+        walk(&alone(one));
+        walk(&alone(Cli::command()));
     }
 
     #[test]
