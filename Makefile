@@ -33,7 +33,7 @@ unit: ## unit tests with both cryptography backends, calls that fail (feature fa
 	$(CARGO) test --workspace --exclude tests --exclude benches
 	$(CARGO) test -p benches --lib
 	$(CARGO) test -p dataplane --features trial --lib sys::
-	$(CARGO) test -p dataplane --features faults --test faults
+	$(CARGO) test -p dataplane --features faults --test faults --test split_faults
 	$(CARGO) test -p tests --lib
 	RUSTFLAGS="--cfg loom" LOOM_MAX_PREEMPTIONS=3 $(CARGO) test -p link --release --test loom --target-dir $(TARGET)/loom
 

@@ -64,6 +64,6 @@ pub mod wrap;
 pub use client::Client;
 pub use crypto::{Random, SystemRandom};
 pub use output::{Event, Output};
-pub use server::{Server, ServerSetup};
+pub use server::Server;
 pub use setup::*;
 pub use timers::{Instant, Now, TimerReason};

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+
 use crate::controlchannel::key_method::{ClientKeyMethod, ClientSource, ServerKeyMethod, ServerSource};
 use crate::controlchannel::message::{Lines, Message};
 use crate::error::{DropReason, Error};
@@ -100,6 +102,8 @@ struct Active {
     tls: Box<TlsSession>,
     client: ClientSource,
     server: Option<ServerSource>,
+    /// As a server: our key message was sent.
+    answered: bool,
 }
 
 /// What every negotiation of a session has in common.
@@ -215,11 +219,14 @@ impl Negotiation {
         }
     }
 
-    /// As a server: sends our key message.
+    /// As a server: sends our key message, once.
     pub(crate) fn send_server_key_method(&mut self, options: &str) -> Result<(), Error> {
-        let Stage::Active(Active { server: Some(source), .. }) = &self.stage else {
+        let Stage::Active(Active { server: Some(source), answered, .. }) = &mut self.stage else {
             return Err(Error::Misuse("the server's randoms were not chosen"));
         };
+        if std::mem::replace(answered, true) {
+            return Ok(());
+        }
         let message = ServerKeyMethod { source: source.clone(), options: options.to_owned() };
         let bytes = zeroize::Zeroizing::new(message.encode()?);
         self.write(&bytes);
@@ -256,6 +263,16 @@ impl Negotiation {
                 (tls.describe(), tls.peer_subject())
             }
             _ => (String::new(), String::new()),
+        }
+    }
+
+    /// The certificates that the peer showed, leaf first; empty when it showed none.
+    pub(crate) fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        match &self.stage {
+            Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) | Stage::Active(Active { tls, .. }) => {
+                tls.peer_certificates()
+            }
+            _ => &[],
         }
     }
 
@@ -354,7 +371,7 @@ impl Negotiation {
         if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, ours: Some(client) }) =
             std::mem::replace(&mut self.stage, Stage::Failed)
         {
-            self.stage = Stage::Active(Active { tls, client, server: Some(message.source) });
+            self.stage = Stage::Active(Active { tls, client, server: Some(message.source), answered: true });
         }
         self.rest_is_text(len);
         self.happenings.push_back(Happening::ServerKeyMethod { options: message.options });
@@ -366,7 +383,7 @@ impl Negotiation {
             return Ok(());
         };
         if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) = std::mem::replace(&mut self.stage, Stage::Failed) {
-            self.stage = Stage::Active(Active { tls, client: message.source.clone(), server: None });
+            self.stage = Stage::Active(Active { tls, client: message.source.clone(), server: None, answered: false });
         }
         self.rest_is_text(len);
         self.happenings.push_back(Happening::ClientKeyMethod(Box::new(message)));

@@ -7,13 +7,13 @@ use rustls::crypto::SecureRandom;
 
 use crate::client::wrap_config;
 use crate::controlchannel::options::{OptionsInput, options_string};
-use crate::crypto::{Digest, Random};
+use crate::crypto::Random;
 use crate::error::DropReason;
 use crate::ids::{Role, SessionId};
-use crate::listener::{Listener, ListenerVerdict};
+use crate::listener::{Cookie, Listener, ListenerVerdict};
 use crate::output::{Drops, Event, Output, OutputQueue};
 use crate::session::{Context, Session, Settings, Side};
-use crate::setup::{Cipher, Credentials, Ending, KeyEvent, KeyLimits, Path, TlsSetup, Wrap};
+use crate::setup::{Admission, Cipher, Ending, KeyEvent, Path, ResumeRecord, Secret, ServerSetup};
 use crate::timers::{Instant, Now, earliest};
 use crate::tlssession::TlsConfig;
 
@@ -22,41 +22,6 @@ const MAX_REPLIES: u32 = 100;
 /// See [`MAX_REPLIES`].
 const REPLY_SPAN: Duration = Duration::from_secs(10);
 
-/// What a server's profile asks of the control channel. Times in seconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerSetup {
-    /// The control channel's protection.
-    pub wrap: Wrap,
-    /// TLS; a client certificate is always required.
-    pub tls: TlsSetup,
-    /// `data-ciphers`, in order of preference.
-    pub data_ciphers: Vec<Cipher>,
-    /// `data-ciphers-fallback`, for clients that do not negotiate.
-    pub fallback_cipher: Option<Cipher>,
-    /// `auth`, for the options string.
-    pub auth: Digest,
-    /// `tun-mtu`, for the options string.
-    pub tun_mtu: u16,
-    /// Options to push, in order, without those that are negotiated (peer-id, cipher, protocol-flags).
-    pub push: Vec<String>,
-    /// Accepted logins; `None` accepts every client with a good certificate.
-    pub users: Option<Vec<Credentials>>,
-    /// `tls-timeout`
-    pub tls_timeout: u32,
-    /// `hand-window`
-    pub hand_window: u32,
-    /// `tran-window`
-    pub tran_window: u32,
-    /// `reneg-sec`; 0 is off.
-    pub reneg_sec: u32,
-    /// `max-packet-size`, bytes.
-    pub max_packet_size: u16,
-    /// Usage limits of a data key.
-    pub limits: KeyLimits,
-    /// `max-clients`
-    pub max_clients: usize,
-}
-
 /// A server's control plane. Driven as [`crate::Client`] is.
 #[derive(Debug)]
 pub struct Server {
@@ -64,6 +29,8 @@ pub struct Server {
     listener: Listener,
     sessions: Vec<Session>,
     max_clients: usize,
+    workers: u16,
+    tls_random: Option<&'static dyn SecureRandom>,
     next_generation: u32,
     replies: Replies,
     out: OutputQueue,
@@ -98,16 +65,18 @@ impl Server {
         rng: &mut dyn Random,
         tls_random: Option<&'static dyn SecureRandom>,
     ) -> Result<Server, Ending> {
-        let tls = TlsConfig::new(Role::Server, &setup.tls, now.unix, tls_random).map_err(Ending::Tls)?;
+        let _ = rng;
+        let tls = TlsConfig::server(&setup.tls, setup.client_certificate, now.unix, tls_random).map_err(Ending::Tls)?;
         let settings = settings(&setup, tls)?;
-        let listener = Listener::new(settings.wrap.clone(), setup.hand_window, rng)
-            .map_err(|e| Ending::Internal(e.to_string()))?;
+        let listener = listener(&setup, &settings)?;
         Ok(Server {
             settings,
             listener,
             sessions: Vec::new(),
-            max_clients: setup.max_clients,
-            next_generation: 1,
+            max_clients: usize::try_from(setup.max_clients).unwrap_or(usize::MAX),
+            workers: setup.workers.max(1),
+            tls_random,
+            next_generation: setup.first_generation.max(1),
             replies: Replies::default(),
             out: OutputQueue::default(),
             drops: Drops::default(),
@@ -156,6 +125,103 @@ impl Server {
                 session.server_dismisses(ctx, text);
             }
         });
+    }
+
+    /// Accepts a login: its key is installed, and the client gets its settings once it is. Says whether such a login was
+    /// waiting: an answer that comes late, or to another negotiation, does nothing.
+    pub fn admit(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        generation: u32,
+        negotiation: u32,
+        admission: Admission,
+    ) -> bool {
+        let (mut admission, mut done) = (Some(admission), false);
+        self.each(now, rng, |session, ctx| {
+            if session.generation == generation
+                && let Some(admission) = admission.take()
+            {
+                done = session.server_admits(ctx, negotiation, admission);
+            }
+        });
+        done
+    }
+
+    /// Refuses a login: the client is told `text` (`AUTH_FAILED`, `AUTH_FAILED,reason`, …), its keys are dropped, and the
+    /// session ends five seconds later with [`Ending::AuthFailed`] and `reason`, which the client does not see. Says
+    /// whether the session had such a negotiation; one that was admitted already is refused all the same.
+    pub fn refuse(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        generation: u32,
+        negotiation: u32,
+        text: &str,
+        reason: &str,
+    ) -> bool {
+        let mut done = false;
+        self.each(now, rng, |session, ctx| {
+            if session.generation == generation {
+                done = session.server_refuses_login(ctx, negotiation, text, reason);
+            }
+        });
+        done
+    }
+
+    /// Ends a session at once, without a word to the client.
+    pub fn close(&mut self, now: Now, generation: u32) {
+        self.each(now, &mut NoChance, |session, ctx| {
+            if session.generation == generation {
+                session.end(ctx, Ending::Disconnected { exit_sent: false });
+            }
+        });
+    }
+
+    /// A worker has seen the peer at another path, by a packet that authenticated, and answers there. Its control packets
+    /// follow, unless the move is refused: [`Event::MoveBack`].
+    pub fn floated(&mut self, now: Now, peer: u32, path: Path) {
+        let _ = now;
+        let taken = self.sessions.iter().any(|s| s.peer() != peer && s.path.remote == path.remote);
+        if let Some(session) = self.sessions.iter_mut().find(|s| s.peer() == peer) {
+            if taken {
+                self.out.event(Event::MoveBack { peer, path: session.path });
+            } else {
+                session.path = path;
+            }
+        }
+    }
+
+    /// Goes on with a session of a process that died, by a SOFT_RESET with a fresh TLS session. `path` is where the peer
+    /// is now. A record that cannot be used is answered by [`Event::Ended`].
+    pub fn resume(&mut self, now: Now, rng: &mut dyn Random, record: ResumeRecord, path: Path) {
+        self.settings.tls.set_time(now.unix);
+        let generation = record.generation;
+        self.next_generation = self.next_generation.max(generation.saturating_add(1));
+        let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
+        match Session::resume(&mut ctx, &record, path, None, Duration::ZERO) {
+            Ok(session) => self.sessions.push(session),
+            Err(ending) => self.out.event(Event::Ended { generation, ending }),
+        }
+    }
+
+    /// Takes another profile for what follows: certificates, CRL, ciphers, limits. Sessions stay as they are; their next
+    /// renegotiation goes by the new profile.
+    ///
+    /// # Errors
+    /// As [`Server::new`]; the old profile then stays.
+    pub fn reload(&mut self, now: Now, setup: ServerSetup) -> Result<(), Ending> {
+        let tls = TlsConfig::server(&setup.tls, setup.client_certificate, now.unix, self.tls_random);
+        let settings = settings(&setup, tls.map_err(Ending::Tls)?)?;
+        self.listener = listener(&setup, &settings)?;
+        self.settings = settings;
+        self.max_clients = usize::try_from(setup.max_clients).unwrap_or(usize::MAX);
+        Ok(())
+    }
+
+    /// The worker that a peer belongs to.
+    pub fn worker_of(&self, peer: u32) -> u16 {
+        u16::try_from(peer % u32::from(self.workers)).unwrap_or(0)
     }
 
     /// The next thing to do. Call until it says [`Output::Idle`], after every input.
@@ -223,6 +289,22 @@ impl Server {
     }
 }
 
+/// Nothing that is ended draws a number.
+struct NoChance;
+
+impl Random for NoChance {
+    fn fill(&mut self, out: &mut [u8]) {
+        out.fill(0);
+    }
+}
+
+fn listener(setup: &ServerSetup, settings: &Settings) -> Result<Listener, Ending> {
+    let Secret(bytes) = &setup.cookie_secret;
+    let secret = bytes.as_slice().try_into().map_err(|_| Ending::Internal("a cookie secret has 32 bytes".into()))?;
+    let cookie = Cookie::new(secret, setup.hand_window);
+    Listener::with_cookie(settings.wrap.clone(), cookie).map_err(|e| Ending::Internal(e.to_string()))
+}
+
 /// By the sender's address and the session id in front of every protection.
 fn session_of<'a>(sessions: &'a mut [Session], path: &Path, bytes: &[u8]) -> Option<&'a mut Session> {
     let sid = bytes.get(1..9)?.try_into().ok().and_then(SessionId::from_bytes)?;
@@ -255,7 +337,7 @@ fn settings(setup: &ServerSetup, tls: TlsConfig) -> Result<Settings, Ending> {
         reneg: (setup.reneg_sec > 0).then(|| seconds(setup.reneg_sec)),
         max_packet_size: setup.max_packet_size,
         limits: setup.limits,
-        side: Side::Server { push: setup.push.clone(), users: setup.users.clone() },
+        side: Side::Server,
         data_ciphers,
     })
 }

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use minivpn::cli::{Cli, Command, Config};
+use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
-use minivpn::{bench, client, config, control_process, gateway, observe, sandbox};
+use minivpn::gateway::requests;
+use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == bench::BENCH_PEER) {
         return bench::peer_main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match environment::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -30,10 +30,12 @@ fn main() -> ExitCode {
     observe::log::init(cli.log_format, level);
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
-        Command::Gateway { command } => gateway::main(&command),
+        Command::Status(options) => requests::status(&options),
+        Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
         Command::Client { command } => gateway::client_main(&command),
         Command::Pki { command } => gateway::pki_main(&command),
         Command::Bench(options) => bench::main(&options, cli.quiet),
+        Command::Healthcheck(options) => healthcheck::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }
     .into()

@@ -2,7 +2,7 @@
 //! and there may be none: sealing and opening, single packets and super-packets, on either engine.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-mod common;
+pub(crate) mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -58,9 +58,11 @@ fn end(
 ) -> End {
     let mut config = config(io);
     config.config.aead = Aead::resolve(aead).unwrap();
+    // Both threads of a worker with two say how they were tuned.
+    config.tuning.busy_poll_us = u32::from(common::SPLIT);
     let mut end = End::with(config, addresses.0, addresses.1, keys.0, keys.1, |report| {
         // The report function runs on the worker's thread.
-        if let WorkerReport::EngineChosen(_) = report {
+        if let WorkerReport::EngineChosen(_) | WorkerReport::Pinned(_) = report {
             WORKER.set(true);
         }
     });
@@ -95,6 +97,9 @@ fn with_offload(mut end: End) -> End {
     let all = TunOffload { csum: true, tso4: true, tso6: true, uso4: true, uso6: true };
     let tun = TunQueue::from_packets(theirs.into(), all).unwrap();
     end.worker.send(WorkerOrder::AttachTun(tun)).unwrap();
+    // What arrives before would be written to the old one.
+    let attached = |report| matches!(report, WorkerReport::Offloads(offloads) if offloads.tun == all);
+    assert!(end.reports.iter().any(attached));
     end.packets = ours;
     end
 }

@@ -3,13 +3,13 @@
 //! (`MINIVPN_TEST_LONG=1`) sends 24 million packets through each.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-mod common;
+pub(crate) mod common;
 #[path = "common/net.rs"]
 mod net;
 
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use dataplane::tun::checksum::pseudo_header;
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::virtio::{F_NEEDS_CSUM, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
 use dataplane::workers::manager::{OffloadChoice, WorkerConfig, WorkerOrder};
-use dataplane::workers::stats::{StatsSnapshot, WorkerStats};
+use dataplane::workers::stats::{StatsReader, StatsSnapshot};
 use link::message::WorkerEvent;
 use net::{Net, ip};
 
@@ -140,7 +140,7 @@ fn frame(number: u32, count: usize, size: usize, last: usize, checksum: bool) ->
 }
 
 /// Sends at least so many packets in frames of every kind, never more than a window ahead of the far worker. How many.
-fn generate(near: &UnixDatagram, stats: [&WorkerStats; 2], packets: u64, seed: u64) -> u64 {
+fn generate(near: &UnixDatagram, stats: [&StatsReader; 2], packets: u64, seed: u64) -> u64 {
     let mut dice = Dice(seed);
     let mut sent = 0;
     while sent < packets {
@@ -158,7 +158,7 @@ fn generate(near: &UnixDatagram, stats: [&WorkerStats; 2], packets: u64, seed: u
 }
 
 /// Waits until fewer than a window of the packets sent are neither dropped nor arrived. False: nothing moves.
-fn has_room(sent: u64, [near, far]: [&WorkerStats; 2]) -> bool {
+fn has_room(sent: u64, [near, far]: [&StatsReader; 2]) -> bool {
     let under_way = || {
         let near = near.snapshot();
         sent - sum(&near, &UNSENT) - sum(&near, &NOT_TAKEN) - far.snapshot().inbound.wire_packets
@@ -208,8 +208,8 @@ fn collect(packets: &UnixDatagram, done: &AtomicBool) -> u64 {
 }
 
 /// Waits until nothing is counted any more.
-fn settle(stats: [&WorkerStats; 2]) {
-    let look = || stats.map(WorkerStats::snapshot);
+fn settle(stats: [&StatsReader; 2]) {
+    let look = || stats.map(StatsReader::snapshot);
     let mut before = look();
     let mut quiet = 0;
     while quiet < 10 {
@@ -240,7 +240,7 @@ fn assert_exact(near: &StatsSnapshot, far: &StatsSnapshot, sent: u64, read: u64,
 /// Both directions at once, so many packets each; then the sums.
 fn exchange(net: &Net, near: End, far: End, packets: u64, seed: u64) -> [StatsSnapshot; 2] {
     let (near_stats, far_stats) = (near.stats(), far.stats());
-    let (one, two): (&WorkerStats, &WorkerStats) = (&near_stats, &far_stats);
+    let (one, two): (&StatsReader, &StatsReader) = (&near_stats, &far_stats);
     let done = &AtomicBool::new(false);
     let (sent, read) = scope(|scope| {
         let readers = [&far.packets, &near.packets].map(|packets| scope.spawn(move || collect(packets, done)));
@@ -374,7 +374,7 @@ fn tun_counters(net: &Net) -> (u64, u64) {
 }
 
 /// Datagrams of many sizes through a TUN, some of them as runs (UDP_SEGMENT), until told to stop.
-fn blast(net: &Net, to: &'static str, stats: [Arc<WorkerStats>; 2], stop: &AtomicBool) {
+fn blast(net: &Net, to: &'static str, stats: [StatsReader; 2], stop: &AtomicBool) {
     let socket = net.run(|| std::net::UdpSocket::bind("0.0.0.0:0").unwrap());
     let target: socket2::SockAddr = to.parse::<std::net::SocketAddr>().unwrap().into();
     let mut dice = Dice(to.len() as u64);
@@ -437,8 +437,8 @@ fn interfaces_that_go_down_and_change_their_mtu_lose_nothing_uncounted() {
         let (near_stats, far_stats) = (near.stats(), far.stats());
         let stop = AtomicBool::new(false);
         scope(|scope| {
-            let stats = [Arc::clone(&near_stats), Arc::clone(&far_stats)];
-            let back = [Arc::clone(&far_stats), Arc::clone(&near_stats)];
+            let stats = [near_stats.clone(), far_stats.clone()];
+            let back = [far_stats.clone(), near_stats.clone()];
             scope.spawn(|| blast(&near_net, "10.77.0.2:9", stats, &stop));
             scope.spawn(|| blast(&far_net, "10.77.0.1:9", back, &stop));
             for _ in 0..5 {
@@ -451,8 +451,8 @@ fn interfaces_that_go_down_and_change_their_mtu_lose_nothing_uncounted() {
                 until(|| near_stats.dropped(DropReason::MessageTooLong) > before);
                 wire.run(|| ip("link set lo mtu 65536"));
                 near_net.run(|| ip("link set tun0 mtu 1000"));
-                let before = far_stats.inbound.written.get();
-                until(|| far_stats.inbound.written.get() > before);
+                let before = far_stats.snapshot().inbound.written;
+                until(|| far_stats.snapshot().inbound.written > before);
                 near_net.run(|| ip("link set tun0 mtu 1500"));
             }
             stop.store(true, Relaxed);

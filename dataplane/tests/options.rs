@@ -144,7 +144,7 @@ fn offloads_are_said_once_when_socket_and_tun_are_there() {
         .collect();
     // The harness attaches a pair of sockets first, which has no offloads, and then the TUN.
     assert_eq!(said.len(), 2, "{said:?}");
-    assert_eq!(said[1], tunnel.near.stats().offloads());
+    assert_eq!(said[1], tunnel.near.stats().snapshot().offloads);
     assert!(said[1].tun.tso4 && !said[0].tun.csum);
 }
 
@@ -188,7 +188,7 @@ fn senders_learn_the_smaller_mtu_of_the_path() {
 
         // TCP finds out by itself.
         stream(&tunnel.far_net, &tunnel.near_net, "10.77.0.1:5001", 3_000_000);
-        assert!(tunnel.far.stats().too_big_answers.get() > 0);
+        assert!(tunnel.far.stats().snapshot().too_big_answers > 0);
 
         let fits = ping(&tunnel.near_net, "-n -M do -c 1 -W 5 -s 1320 10.77.0.2");
         assert!(fits.contains(" 1 received"), "{fits}");
@@ -199,7 +199,7 @@ fn senders_learn_the_smaller_mtu_of_the_path() {
         let told = ping(&tunnel.near_net, "-6 -n -M do -c 1 -W 5 -s 1301 fd77::2");
         assert!(told.contains("Packet too big: mtu=1348"), "{told}");
         let stats = tunnel.near.stats();
-        assert_eq!(stats.too_big_answers.get(), 2);
+        assert_eq!(stats.snapshot().too_big_answers, 2);
         assert_eq!(stats.dropped(DropReason::TooBig), 2);
         let learned = tunnel.near_net.run(|| Command::new("ip").args(["route", "get", "10.77.0.2"]).output().unwrap());
         let learned = String::from_utf8_lossy(&learned.stdout).into_owned();
@@ -207,10 +207,10 @@ fn senders_learn_the_smaller_mtu_of_the_path() {
 
         stream(&tunnel.near_net, &tunnel.far_net, "[fd77::2]:5001", 3_000_000);
         // One that may be cut into fragments gets no answer, and is dropped.
-        let before = stats.too_big_answers.get();
+        let before = stats.snapshot().too_big_answers;
         let quiet = ping(&tunnel.near_net, "-n -M dont -c 1 -W 1 -s 1400 10.77.0.2");
         assert!(quiet.contains(" 0 received") || quiet.contains(" 1 received"), "{quiet}");
-        assert_eq!(stats.too_big_answers.get(), before);
+        assert_eq!(stats.snapshot().too_big_answers, before);
     }
 }
 

@@ -1,11 +1,41 @@
 //! What the command line asks of the worker is done and said, and what the worker counted is shown.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 use tests::netns::{INNER4, Net};
-use tests::ours::{Client, Launch};
+use tests::ours::{Client, Launch, inner_addresses};
 use tests::setup::Setup;
 use tests::stock::Server;
 use tests::temp::Temp;
+use tests::traffic::{Shape, Stream};
+
+#[test]
+fn two_threads_carry_a_direction_each() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let mut setup = Setup::new().server("reneg-sec 4 4");
+    setup.options = vec!["--split-directions", "--cpu-list", "0-1"];
+    let mut server = Server::start(&net, &temp, &setup);
+    let mut client = Client::up(&net, &temp, &setup);
+    let second = Duration::from_secs(5);
+    client.process.expect_log(&["worker-0-seal pinned to CPU 1"], second);
+    client.process.expect_log(&["worker-0-open pinned to CPU 0"], second);
+    assert!(net.client.until_answered(INNER4.into(), second).is_some(), "no echo");
+
+    let (inner, _) = inner_addresses(&net);
+    let (here, there) = (SocketAddr::from((inner, 7000)), SocketAddr::from((INNER4, 7000)));
+    let up = Stream::start(&net.client, here.ip(), &net.server, there, Shape::SMALL);
+    let down = Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL);
+    let thrice = server.process.wait_count(&[tests::stock::NEGOTIATED], 3, Duration::from_secs(20));
+    let (up, down) = (up.finish(Duration::from_secs(2)), down.finish(Duration::from_secs(2)));
+    assert!(thrice, "two renegotiations did not end well:\n{}", server.process.log());
+    assert!(up.complete() && down.complete(), "up {up}, down {down}");
+    assert_eq!(server.clients().len(), 1, "the session went on");
+
+    let pid = client.process.pid();
+    net.client.attempt(&format!("kill -USR2 {pid}"));
+    client.process.expect_log(&["worker 0: engine "], second);
+    assert_eq!(client.stop(), Some(0));
+}
 
 #[test]
 fn options_are_said_and_statistics_shown() {

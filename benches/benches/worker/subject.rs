@@ -1,7 +1,6 @@
 //! The worker that is measured, and how one figure is taken.
 
 use std::error::Error;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use dataplane::sys::IoChoice;
 use dataplane::workers::manager::{
     OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
 };
-use dataplane::workers::stats::WorkerStats;
+use dataplane::workers::stats::StatsReader;
 use link::message::{Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Secret, WorkerCommand, WorkerEvent};
 
 use crate::figures::{Figure, median};
@@ -130,7 +129,7 @@ pub fn direction(bytes: &[u8; 40]) -> DirectionKey {
 /// A worker of the product, with everything but its source.
 pub struct Subject {
     worker: WorkerHandle,
-    stats: Arc<WorkerStats>,
+    stats: StatsReader,
     thread: Thread,
     row: Row,
     aead: Backend,
@@ -145,6 +144,7 @@ impl Subject {
         let (shared, supervisor, mut ends) = link::create::<(), ()>(1)?;
         let mut control = shared.into_control_end();
         let config = WorkerConfig {
+            split: None,
             tuning: Tuning::default(),
             index: 0,
             cpu: Some(cpu),
@@ -250,6 +250,7 @@ fn peer(path: link::message::Path) -> PeerSetup {
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 

@@ -118,6 +118,7 @@ impl End {
         let config = WorkerConfig {
             index: 0,
             cpu: order.cpu,
+            split: None,
             tuning: Tuning::default(),
             io: if order.engine == "uring" { IoChoice::Uring } else { IoChoice::Syscall },
             offload: OffloadChoice::default(),
@@ -155,6 +156,7 @@ fn attach(worker: &WorkerHandle, remote: SocketAddr, socket: WireSocket, tun: Tu
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     })))?;
     worker.send(WorkerOrder::AttachSocket { socket, path })?;
     worker.send(WorkerOrder::AttachTun(tun))

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::DataPath;
 use crate::gateway::names::{ClientName, Endpoint, GatewayName};
 use crate::gateway::network::{AnyNetwork, Network};
+use crate::gateway::requests::{KillOptions, ReloadOptions};
 use crate::gateway::settings::{MOST_CLIENTS, Wishes};
 use crate::gateway::state;
 
@@ -15,8 +17,39 @@ use crate::gateway::state;
 pub enum Gateway {
     /// Make a gateway for stock OpenVPN clients, or take the one that is there, and serve until interrupted
     Up(Box<Up>),
+    /// Serve the configuration of an OpenVPN server
+    Run(GatewayRun),
+    /// Let a running gateway read its configuration, certificates and client-config-dir again
+    Reload(ReloadOptions),
+    /// End the sessions of a client, which may come back
+    Kill(KillOptions),
     /// Stop a gateway and undo what it changed on this host; its keys and certificates stay
     Down(Down),
+}
+
+/// `minivpn gateway run …`
+#[derive(Clone, Debug, Args)]
+pub struct GatewayRun {
+    /// The server's configuration, as OpenVPN reads it (server.conf)
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How it serves
+    #[command(flatten)]
+    pub serve: GatewayServe,
+}
+
+/// How a gateway serves, whoever wrote its configuration: what `gateway run` and `gateway up` share.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayServe {
+    /// Worker threads, each with a socket and a TUN queue of its own [default: the number of processors, at most 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub workers: Option<u16>,
+    /// Where commands to the running gateway are taken [default: NAME.sock in the run directory]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The data path
+    #[command(flatten)]
+    pub data: DataPath,
 }
 
 /// Which gateway.
@@ -95,6 +128,9 @@ pub struct Up {
     /// Make and print everything, but do not serve
     #[arg(long)]
     pub no_serve: bool,
+    /// How it serves
+    #[command(flatten)]
+    pub serve: GatewayServe,
 }
 
 impl Up {

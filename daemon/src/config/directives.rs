@@ -92,7 +92,7 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that make one word the other.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();

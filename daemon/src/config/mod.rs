@@ -8,6 +8,7 @@
 pub mod agree;
 pub mod agreed;
 pub mod ciphers;
+pub mod client_dir;
 pub mod connection;
 pub mod directives;
 mod draft;
@@ -19,6 +20,7 @@ pub mod material;
 pub mod problem;
 pub mod pushed;
 pub mod secrets;
+pub mod server;
 pub mod tunnel;
 pub mod values;
 pub mod written;
@@ -28,6 +30,7 @@ use std::path::Path;
 use agreed::ClientProfile;
 use files::{Files, OsFiles};
 use problem::Problem;
+use server::ServerProfile;
 
 /// Reads a client profile and every file it names. The profile with its warnings, or every problem if one of them is an error.
 pub fn load(path: &Path) -> Result<(ClientProfile, Vec<Problem>), Vec<Problem>> {
@@ -43,6 +46,17 @@ pub fn load_with(path: &Path, files: &dyn Files) -> Result<(ClientProfile, Vec<P
     let profile = if readable { agree::client(path, &written, files, &mut problems) } else { None };
     problems.sort_by(|a, b| a.at.cmp(&b.at));
     profile.map(|profile| (profile, problems.clone())).ok_or(problems)
+}
+
+/// Reads a server's configuration and every file it names. The configuration with its warnings, or every problem if one of them is an
+/// error.
+pub fn load_server(path: &Path) -> Result<(ServerProfile, Vec<Problem>), Vec<Problem>> {
+    load_server_with(path, &OsFiles)
+}
+
+/// [`load_server`] with files from elsewhere.
+pub fn load_server_with(path: &Path, _files: &dyn Files) -> Result<(ServerProfile, Vec<Problem>), Vec<Problem>> {
+    Err(vec![Problem::error(&written::whole(path), values::Trouble::new("servers are not read yet"))])
 }
 
 /// Every problem of a profile, by place; empty when there is none.

@@ -6,8 +6,11 @@ use std::path::Path;
 use super::names::GatewayName;
 use super::serial::Serial;
 use super::settings::Settings;
+use super::start::{self, Extras};
+use crate::cli::gateway::GatewayServe;
 use crate::exit::{Exit, Fatal};
 use crate::host::{Host, journal};
+use crate::observe::console::Console;
 use crate::supervisor;
 
 /// What a running gateway answered.
@@ -26,9 +29,16 @@ pub enum Answer {
 ///
 /// # Errors
 /// Why it could not start, or ended.
-pub fn serve(name: &GatewayName, config: &Path, settings: &Settings) -> Result<(), Fatal> {
-    let _ = (name, settings);
-    Err(Fatal::new(Exit::Other, format!("{} cannot be served by this build yet", config.display())))
+pub fn serve(
+    name: &GatewayName,
+    config: &Path,
+    settings: &Settings,
+    options: GatewayServe,
+    console: Console,
+) -> Result<(), Fatal> {
+    let profile = start::load(config)?;
+    let extras = Extras { name: name.as_str().to_owned(), nat: settings.nat, ready: None };
+    start::serve(profile, options, extras, console)
 }
 
 /// Asks the running gateway to read certificates and revocation list again; nobody is disconnected.

@@ -19,12 +19,13 @@ use super::unit;
 use crate::cli::gateway::Up;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
+use crate::observe::console::Console;
 
 /// `minivpn gateway up …`
 ///
 /// # Errors
 /// What could not be made, and why serving ended.
-pub fn up(options: &Up) -> Result<(), Fatal> {
+pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
     let mut list = Checklist::default();
     let settings =
         prepare(options, &Surroundings::look(), clock::now().unix, &mut controlplane::SystemRandom, &mut list)?;
@@ -42,7 +43,7 @@ pub fn up(options: &Up) -> Result<(), Fatal> {
     if options.no_serve {
         return Ok(());
     }
-    calls::serve(name, &directory.join("server.conf"), &settings)
+    calls::serve(name, &directory.join("server.conf"), &settings, options.serve.clone(), console)
 }
 
 /// Everything but the host: the state directory, the configuration, the profiles.

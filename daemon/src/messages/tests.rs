@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use controlplane::{Advance, Cipher, Digest, Established, PeerUsage, Pushed, Secret, State, TlsSetup, TlsVersion};
-use controlplane::{VerifyName, Wrap};
+use controlplane::{ClientCertificateInfo, Login, LoginLock, VerifyName, Wrap};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 
@@ -118,6 +118,11 @@ fn record() -> ResumeRecord {
         wrap_send_next: 8,
         wrap_send_time: 1_700_000_000,
         wrap_recv: Some((9, 1_700_000_001)),
+        login: Some(LoginLock {
+            username: "user".into(),
+            common_name: Some("client".into()),
+            certificate: Some([3; 32]),
+        }),
     }
 }
 
@@ -150,8 +155,30 @@ fn endings() -> Vec<Ending> {
         Ending::Halt("h".into()),
         Ending::PeerExited,
         Ending::Disconnected { exit_sent: true },
+        Ending::Replaced,
         Ending::Internal("x".into()),
     ]
+}
+
+fn login() -> Login {
+    Login {
+        generation: 1,
+        negotiation: 2,
+        peer: 3,
+        path: messages_path(),
+        username: "user".into(),
+        password: secret(12),
+        certificate: Some(ClientCertificateInfo { common_name: "client".into(), ..ClientCertificateInfo::default() }),
+        peer_info: vec![("IV_VER".into(), "2.6.14".into())],
+        cipher: Cipher::Aes256Gcm,
+        tls: "TLSv1.3".into(),
+        wire_peer_id: Some(3),
+    }
+}
+
+/// The control plane's words for [`path`].
+fn messages_path() -> controlplane::Path {
+    super::path_in(&path())
 }
 
 /// Events that the supervisor hears.
@@ -172,6 +199,8 @@ fn supervisor_events() -> Vec<Event> {
         Event::Record(Box::new(record())),
         Event::Info { generation: 1, text: "hello".into() },
         Event::AuthToken { generation: 1, token: secret(64), username: Some("u".into()) },
+        Event::Login(Box::new(login())),
+        Event::MoveBack { peer: 6, path: messages_path() },
     ];
     for state in [State::Wait, State::Auth, State::GetConfig, State::AuthPending] {
         all.push(Event::State { generation: 2, state });
@@ -259,6 +288,8 @@ fn from_variant(message: &FromControl) -> usize {
             Event::Info { .. } => 12,
             Event::AuthToken { .. } => 13,
             Event::Ended { .. } => 14,
+            Event::Login(_) => 15,
+            Event::MoveBack { .. } => 16,
         },
     }
 }
@@ -281,7 +312,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) 
 #[test]
 fn every_message_survives_its_encoding() {
     every_variant(to_control().iter().map(to_variant).collect(), 7);
-    every_variant(from_control().iter().map(from_variant).collect(), 15);
+    every_variant(from_control().iter().map(from_variant).collect(), 17);
     to_control().iter().for_each(round_trip);
     from_control().iter().for_each(round_trip);
     for name in [VerifyName::Name("n".into()), VerifyName::NamePrefix("p".into())] {

@@ -1,402 +1,117 @@
-//! The data keys of one peer: up to three that open, one of them seals.
+//! The data keys of one peer: what opens ([`opening`](super::opening)) and what seals ([`sealing`](super::sealing)), and the rules
+//! for both. One thread may use both halves, or two threads one each: then each has a ring whose other half stays empty.
 //!
 //! - A key's name `(generation, negotiation)` must be greater than that of every key the peer ever had: no nonce can be used twice.
-//! - The sending direction moves to a newer key at the first of: a packet authenticated on it, its `send_from_ns`, [`Keyring::send_with`],
-//!   or the end of the key that sends. The first key of a newer generation sends at once.
+//! - The sending direction moves to a newer key at the first of: a packet authenticated on it, its `send_from_ns`,
+//!   [`SealingKeys::send_with`], or the end of the key that sends. The first key of a newer generation sends at once.
+//! - A key opens before it seals: the peer may answer on it at once.
 //! - Keys of one generation retire at the `retire_previous_ns` of their successor; those of an older generation stay until
 //!   [`Keyring::drop_keys`], or until a fourth key displaces them.
-//! - At a soft limit the key asks for a successor, once; at a hard limit it stops.
+//! - At a soft limit the key asks for a successor, once, whichever half reaches it; at a hard limit it stops.
 //!
 //! What the control process has to hear is collected and read with [`Keyring::poll_event`].
 
-use link::message::{InstallKey, KeyLimits, KeyName, KeyRefusal, Path, UsageReason, WorkerEvent};
+use std::sync::Arc;
 
-use super::aead::{Aead, OpeningKey, PacketIds, SealingKey};
-use super::header::{DataHeader, Parts, SendHeader};
-use super::replay::ReplayWindow;
-use crate::drop_reason::DropReason;
-use crate::networkio::gso::WireBatch;
-use crate::tun::split::Segments;
+use link::message::{InstallKey, KeyRefusal, WorkerEvent};
 
-/// How many keys open at a time.
-pub const RECEIVE_SLOTS: usize = 3;
+use super::aead::Aead;
+use super::crossing::Crossing;
+use super::opening::OpeningKeys;
+use super::sealing::{NewSealingKey, SealingKeys};
+
+/// How many keys a peer has at a time.
+pub const SLOTS: usize = 3;
 
 /// The keys of one peer.
 #[derive(Debug)]
 pub struct Keyring {
-    /// Newest first, at most [`RECEIVE_SLOTS`].
-    // Boxed, so that a key is never moved: a move would leave a copy behind that nobody wipes.
-    #[allow(clippy::vec_box)]
-    slots: Vec<Box<Slot>>,
-    /// Which slot seals.
-    sending: Option<usize>,
-    /// The greatest name ever installed.
-    last: Option<(u32, u32)>,
-    /// The sending direction moved, and nobody was told yet.
-    sending_moved: bool,
-    /// Some key has a usage event to tell, or `sending_moved`.
-    has_events: bool,
-    replay_window: u32,
-    replay_time_s: u32,
-}
-
-/// One installed key pair.
-#[derive(Debug)]
-struct Slot {
-    name: KeyName,
-    header: SendHeader,
-    seal: SealingKey,
-    open: OpeningKey,
-    replay: ReplayWindow,
-    limits: KeyLimits,
-    /// The next packet id to seal with. It starts at 1 and is never set back.
-    next_id: u64,
-    sent: Usage,
-    received: Usage,
-    failures: u64,
-    asks: Asks,
-    send_from_ns: u64,
-    expires_ns: u64,
-}
-
-/// What one direction of a key has carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Packets.
-    pub packets: u64,
-    /// Plaintext bytes.
-    pub bytes: u64,
-    /// 16-byte blocks of plaintext and packets together, as the AEAD limits count.
-    pub aead: u64,
-}
-
-impl Usage {
-    /// One packet of `len` bytes.
-    #[inline]
-    pub fn packet(len: usize) -> Self {
-        Usage { packets: 1, bytes: len as u64, aead: len.div_ceil(16) as u64 + 1 }
-    }
-
-    /// `count` packets of `len` bytes each and one of `last` bytes.
-    #[inline]
-    pub fn packets(count: usize, len: usize, last: usize) -> Self {
-        let (n, one, end) = (count as u64, Usage::packet(len), Usage::packet(last));
-        Usage { packets: n + 1, bytes: n * one.bytes + end.bytes, aead: n * one.aead + end.aead }
-    }
-
-    #[inline]
-    fn add(&mut self, more: Usage) {
-        self.packets = self.packets.saturating_add(more.packets);
-        self.bytes = self.bytes.saturating_add(more.bytes);
-        self.aead = self.aead.saturating_add(more.aead);
-    }
-}
-
-/// The one question for a successor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asks {
-    NotYet,
-    Wants(UsageReason),
-    Told,
-}
-
-/// Packet ids that are reserved, and the key that goes with them. An id that is not used is lost, never reused.
-#[derive(Debug)]
-pub struct Sealer<'a> {
-    key: &'a mut SealingKey,
-    header: &'a SendHeader,
-    ids: PacketIds,
-}
-
-impl Sealer<'_> {
-    /// Seals with the next reserved id; see [`SealingKey::seal`]. False also when no reserved id is left.
-    #[inline]
-    pub fn seal(&mut self, plaintext: &[u8], out: &mut [u8]) -> bool {
-        self.ids.take().is_some_and(|id| self.key.seal(self.header, id, plaintext, out))
-    }
-
-    /// Seals every packet into the batch with consecutive ids; see [`SealingKey::seal_all`]. How many it sealed.
-    #[inline]
-    pub fn seal_all(&mut self, packets: &mut Segments<'_>, path: &Path, out: &mut WireBatch) -> usize {
-        self.key.seal_all(self.header, &mut self.ids, packets, path, out)
-    }
+    /// What seals; without keys on a thread that only opens.
+    pub seal: SealingKeys,
+    /// What opens; without keys on a thread that only seals.
+    pub open: OpeningKeys,
 }
 
 impl Keyring {
-    /// No keys. `last`: the greatest name that the peer ever had, so that none is installed twice.
-    pub fn new(replay_window: u32, replay_time_s: u32, last: Option<(u32, u32)>) -> Self {
+    /// No keys. `last`: the greatest name that the peer ever had, so that none is installed twice. `crossing`: the same one for both
+    /// threads where there are two.
+    pub fn new(replay_window: u32, replay_time_s: u32, last: Option<(u32, u32)>, crossing: Arc<Crossing>) -> Self {
         Keyring {
-            slots: Vec::with_capacity(RECEIVE_SLOTS + 1),
-            sending: None,
-            last,
-            sending_moved: false,
-            has_events: false,
-            replay_window,
-            replay_time_s,
+            seal: SealingKeys::new(last, Arc::clone(&crossing)),
+            open: OpeningKeys::new(replay_window, replay_time_s, last, crossing),
         }
-    }
-
-    /// The window of keys installed from now on.
-    pub fn set_replay(&mut self, window: u32, time_s: u32) {
-        (self.replay_window, self.replay_time_s) = (window, time_s);
     }
 
     /// The greatest name ever installed.
     pub fn last_name(&self) -> Option<(u32, u32)> {
-        self.last
+        self.seal.last_name().max(self.open.last_name())
     }
 
-    /// The name of the key that seals.
-    pub fn sending(&self) -> Option<KeyName> {
-        self.sending_slot().map(|slot| slot.name)
-    }
-
-    /// The names of all keys that open, newest first.
-    pub fn names(&self) -> impl Iterator<Item = KeyName> {
-        self.slots.iter().map(|slot| slot.name)
-    }
-
-    /// By how many bytes a packet grows when it is sealed now; `None` without a key.
-    #[inline]
-    pub fn overhead(&self) -> Option<usize> {
-        self.sending_slot().map(|slot| slot.header.overhead())
-    }
-
-    /// Installs a key, to be used with this AEAD. The caller tells the control process what came of it, before it polls events.
+    /// Installs the opening half of a key, to be used with this AEAD. What comes back is for [`SealingKeys::install`], here or on the
+    /// other thread; if that refuses it, [`OpeningKeys::forget`] is due.
     ///
     /// # Errors
-    /// [`KeyRefusal::NotNewer`], [`KeyRefusal::BadKey`].
-    pub fn install(&mut self, aead: &Aead, now_ns: u64, key: &InstallKey) -> Result<(), KeyRefusal> {
+    /// [`KeyRefusal::NotNewer`], [`KeyRefusal::BadKey`]: neither half has it.
+    pub fn install_opening(&mut self, aead: &Aead, now_ns: u64, key: &InstallKey) -> Result<NewSealingKey, KeyRefusal> {
         let name = (key.name.generation, key.name.negotiation);
-        if self.last.is_some_and(|last| name <= last) {
+        if self.last_name().is_some_and(|last| name <= last) {
             return Err(KeyRefusal::NotNewer);
         }
-        let slot = Slot::new(aead, key, self.replay_window, self.replay_time_s).ok_or(KeyRefusal::BadKey)?;
-        self.last = Some(name);
-        for older in self.slots.iter_mut().filter(|older| older.name.generation == key.name.generation) {
-            older.expires_ns = older.expires_ns.min(key.retire_previous_ns);
-        }
-        let first_of_generation = self.slots.first().is_none_or(|newest| newest.name.generation < key.name.generation);
-        self.slots.insert(0, Box::new(slot));
-        self.sending = self.sending.map(|at| at + 1);
-        self.slots.truncate(RECEIVE_SLOTS);
-        if first_of_generation {
-            self.send_from_slot(0);
-        }
-        self.advance(now_ns);
-        Ok(())
-    }
-
-    /// Moves the sending direction to this key, unless it already sends with a newer one or the name is unknown.
-    pub fn send_with(&mut self, name: KeyName) {
-        if let Some(at) = self.slots.iter().position(|slot| slot.name == name) {
-            self.promote(at);
-        }
+        let sealing = NewSealingKey::new(aead, key).ok_or(KeyRefusal::BadKey)?;
+        self.open.install(aead, now_ns, key)?;
+        Ok(sealing)
     }
 
     /// Forgets every key of a generation.
     pub fn drop_keys(&mut self, generation: u32) {
-        let sending = self.sending();
-        self.slots.retain(|slot| slot.name.generation != generation);
-        self.find_sending(sending);
+        self.seal.drop_keys(generation);
+        self.open.drop_keys(generation);
     }
 
     /// What time does: keys retire, the sending direction moves on. Call it in every tick.
     pub fn advance(&mut self, now_ns: u64) {
-        let sending = self.sending();
-        self.slots.retain(|slot| now_ns < slot.expires_ns);
-        self.find_sending(sending);
-        let due = self.slots.iter().position(|slot| now_ns >= slot.send_from_ns);
-        if let Some(at) = due {
-            self.promote(at);
-        }
+        self.seal.advance(now_ns);
+        self.open.advance(now_ns);
     }
 
     /// When [`advance`](Self::advance) next has something to do; `u64::MAX`: never.
     pub fn next_deadline(&self) -> u64 {
-        let sending = self.sending.unwrap_or(0);
-        let switches = self.slots.iter().take(sending).map(|slot| slot.send_from_ns);
-        let ends = self.slots.iter().map(|slot| slot.expires_ns);
-        switches.chain(ends).min().unwrap_or(u64::MAX)
+        self.seal.next_deadline().min(self.open.next_deadline())
     }
 
     /// There is something for [`poll_event`](Self::poll_event) to tell.
     #[inline]
     pub fn has_events(&self) -> bool {
-        self.has_events
+        self.seal.has_events() || self.open.has_events()
     }
 
     /// The next thing that the control process has to hear.
     pub fn poll_event(&mut self) -> Option<WorkerEvent> {
-        if std::mem::take(&mut self.sending_moved)
-            && let Some(name) = self.sending()
-        {
-            return Some(WorkerEvent::KeySending(name));
-        }
-        for slot in &mut self.slots {
-            if let Asks::Wants(reason) = slot.asks {
-                slot.asks = Asks::Told;
-                return Some(WorkerEvent::KeyUsage(slot.name, reason));
+        while let Some(event) = self.seal.poll_event() {
+            if self.is_news(&event) {
+                return Some(event);
             }
         }
-        self.has_events = false;
-        None
+        self.open.poll_event()
     }
 
-    /// Reserves consecutive packet ids for the packets that `usage` sums up.
-    ///
-    /// # Errors
-    /// [`DropReason::NoKey`], or [`DropReason::KeyExhausted`] at a hard limit: then nothing is reserved.
-    #[inline]
-    pub fn reserve(&mut self, usage: Usage) -> Result<Sealer<'_>, DropReason> {
-        let slot = self.sending.and_then(|at| self.slots.get_mut(at)).ok_or(DropReason::NoKey)?;
-        let first = slot.next_id;
-        let end = first + usage.packets;
-        let used = slot.sent.aead.saturating_add(usage.aead);
-        let ids_are_used_up = end - 1 > u64::from(slot.limits.hard_packet_id);
-        if ids_are_used_up || used > slot.limits.hard_aead {
-            let reason = if ids_are_used_up { UsageReason::PacketId } else { UsageReason::AeadLimit };
-            self.has_events |= slot.ask(reason, true);
-            return Err(DropReason::KeyExhausted);
+    /// Whether this event of a sealing half, here or on the other thread, is to be told: not when the opening half has asked for a
+    /// successor of the same key already.
+    pub fn is_news(&mut self, event: &WorkerEvent) -> bool {
+        match event {
+            WorkerEvent::KeyUsage(name, _) => self.open.may_ask(*name),
+            _ => true,
         }
-        let ids = PacketIds::new(first, usage.packets).ok_or(DropReason::KeyExhausted)?;
-        slot.next_id = end;
-        slot.sent.add(usage);
-        self.has_events |= slot.ask(UsageReason::PacketId, end > u64::from(slot.limits.soft_packet_id));
-        self.has_events |= slot.ask_if_used(slot.sent);
-        Ok(Sealer { key: &mut slot.seal, header: &slot.header, ids })
-    }
-
-    /// Moves the replay windows' time on. Call it once per batch, before [`open`](Self::open).
-    #[inline]
-    pub fn begin_batch(&mut self, now_ns: u64) {
-        for slot in &mut self.slots {
-            slot.replay.advance(now_ns);
-        }
-    }
-
-    /// Opens a packet into `out` (as long as its ciphertext) and remembers its id. `true`: its id is the highest of its key, so that
-    /// it is no late packet. Two generations may share a key-id: the newer key is tried first.
-    ///
-    /// # Errors
-    /// [`DropReason::UnknownKey`], or what the last key tried objected to; `out` is undefined then.
-    #[inline]
-    pub fn open(
-        &mut self,
-        now_ns: u64,
-        header: &DataHeader,
-        parts: &Parts<'_>,
-        out: &mut [u8],
-    ) -> Result<bool, DropReason> {
-        let mut refusal = DropReason::UnknownKey;
-        for at in 0..self.slots.len() {
-            let slot = &mut self.slots[at];
-            if slot.name.key_id != header.key_id || now_ns >= slot.expires_ns {
-                continue;
-            }
-            match slot.open(header.packet_id, parts, out) {
-                Ok(highest) => {
-                    self.has_events |= slot.ask_if_used(slot.received);
-                    self.promote(at);
-                    return Ok(highest);
-                }
-                Err(reason) => refusal = reason,
-            }
-        }
-        Err(refusal)
-    }
-
-    /// Moves the sending direction to a slot that is newer than the one that sends.
-    #[inline]
-    fn promote(&mut self, at: usize) {
-        if self.sending.is_none_or(|sending| at < sending) {
-            self.send_from_slot(at);
-        }
-    }
-
-    fn send_from_slot(&mut self, at: usize) {
-        self.sending = Some(at);
-        self.sending_moved = true;
-        self.has_events = true;
-    }
-
-    /// Slots have gone: finds the sending key again, or the newest instead of it.
-    fn find_sending(&mut self, was: Option<KeyName>) {
-        self.sending = was.and_then(|name| self.slots.iter().position(|slot| slot.name == name));
-        if self.sending.is_none() && !self.slots.is_empty() {
-            self.send_from_slot(0);
-        }
-    }
-
-    #[inline]
-    fn sending_slot(&self) -> Option<&Slot> {
-        self.sending.and_then(|at| self.slots.get(at)).map(|slot| &**slot)
-    }
-}
-
-impl Slot {
-    fn new(aead: &Aead, key: &InstallKey, replay_window: u32, replay_time_s: u32) -> Option<Self> {
-        if key.name.key_id > 7 || key.wire_peer_id.is_some_and(|id| id > 0x00ff_ffff) {
-            return None;
-        }
-        Some(Slot {
-            name: key.name,
-            header: SendHeader::new(key.wire_peer_id, key.name.key_id),
-            seal: SealingKey::new(aead, key.cipher, &key.seal)?,
-            open: OpeningKey::new(aead, key.cipher, &key.open)?,
-            replay: ReplayWindow::new(replay_window, replay_time_s),
-            limits: key.limits,
-            next_id: 1,
-            sent: Usage::default(),
-            received: Usage::default(),
-            failures: 0,
-            asks: Asks::NotYet,
-            send_from_ns: key.send_from_ns,
-            expires_ns: u64::MAX,
-        })
-    }
-
-    #[inline]
-    fn open(&mut self, packet_id: u32, parts: &Parts<'_>, out: &mut [u8]) -> Result<bool, DropReason> {
-        if self.failures >= self.limits.hard_failures {
-            return Err(DropReason::FailureLimit);
-        }
-        self.replay.peek(packet_id)?;
-        if !self.open.open(packet_id, parts, out) {
-            self.failures += 1;
-            return Err(DropReason::AuthenticationFailed);
-        }
-        let highest = packet_id > self.replay.highest();
-        self.replay.commit(packet_id);
-        self.received.add(Usage::packet(out.len()));
-        Ok(highest)
-    }
-
-    /// Asks for a successor when `reached`; true when that is news.
-    #[inline]
-    fn ask(&mut self, reason: UsageReason, reached: bool) -> bool {
-        let news = reached && self.asks == Asks::NotYet;
-        if news {
-            self.asks = Asks::Wants(reason);
-        }
-        news
-    }
-
-    #[inline]
-    fn ask_if_used(&mut self, usage: Usage) -> bool {
-        if self.asks != Asks::NotYet {
-            return false;
-        }
-        self.ask(UsageReason::Bytes, usage.bytes >= self.limits.soft_bytes)
-            || self.ask(UsageReason::Packets, usage.packets >= self.limits.soft_packets)
-            || self.ask(UsageReason::AeadLimit, usage.aead >= self.limits.soft_aead)
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::header::DataHeader;
+    use super::super::usage::Usage;
     use super::*;
-    use link::message::{Cipher, DirectionKey, Secret};
+    use crate::drop_reason::DropReason;
+    use link::message::{Cipher, DirectionKey, KeyLimits, KeyName, Secret, UsageReason};
 
     pub(crate) const LIMITS: KeyLimits = KeyLimits {
         soft_packet_id: 0xff00_0000,
@@ -426,13 +141,19 @@ pub(crate) mod tests {
     }
 
     fn ring() -> Keyring {
-        Keyring::new(64, 15, None)
+        Keyring::new(64, 15, None, Arc::default())
+    }
+
+    /// Both halves at once.
+    pub(crate) fn install(ring: &mut Keyring, now_ns: u64, key: &InstallKey) -> Result<(), KeyRefusal> {
+        let sealing = ring.install_opening(&Aead::default(), now_ns, key)?;
+        ring.seal.install(now_ns, sealing)
     }
 
     fn with(keys: &[InstallKey]) -> Keyring {
         let mut ring = ring();
         for key in keys {
-            ring.install(&Aead::default(), 0, key).unwrap();
+            install(&mut ring, 0, key).unwrap();
         }
         while ring.poll_event().is_some() {}
         ring
@@ -443,16 +164,19 @@ pub(crate) mod tests {
     }
 
     fn seal(ring: &mut Keyring, plaintext: &[u8]) -> Result<Vec<u8>, DropReason> {
-        let overhead = ring.overhead().ok_or(DropReason::NoKey)?;
+        let overhead = ring.seal.overhead().ok_or(DropReason::NoKey)?;
         let mut out = vec![0; overhead + plaintext.len()];
-        assert!(ring.reserve(Usage::packet(plaintext.len()))?.seal(plaintext, &mut out));
+        assert!(ring.seal.reserve(Usage::packet(plaintext.len()))?.seal(plaintext, &mut out));
         Ok(out)
     }
 
     fn open(ring: &mut Keyring, now_ns: u64, packet: &[u8]) -> Result<bool, DropReason> {
         let (header, parts) = DataHeader::parse(packet).unwrap();
-        ring.begin_batch(now_ns);
-        ring.open(now_ns, &header, &parts, &mut vec![0; parts.ciphertext.len()])
+        ring.open.begin_batch(now_ns);
+        let opened = ring.open.open(now_ns, &header, &parts, &mut vec![0; parts.ciphertext.len()]);
+        // As a batch does.
+        ring.seal.follow();
+        opened
     }
 
     /// A packet sealed with this key and no other.
@@ -463,8 +187,8 @@ pub(crate) mod tests {
     #[test]
     fn without_a_key_nothing_is_sealed_or_opened() {
         let mut ring = ring();
-        assert_eq!(ring.overhead(), None);
-        assert_eq!(ring.reserve(Usage::packet(1)).unwrap_err(), DropReason::NoKey);
+        assert_eq!(ring.seal.overhead(), None);
+        assert_eq!(ring.seal.reserve(Usage::packet(1)).unwrap_err(), DropReason::NoKey);
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Err(DropReason::UnknownKey));
         assert_eq!((ring.next_deadline(), ring.poll_event()), (u64::MAX, None));
     }
@@ -472,7 +196,7 @@ pub(crate) mod tests {
     #[test]
     fn the_first_key_sends_at_once_and_counts_its_packets_from_1() {
         let mut ring = ring();
-        ring.install(&Aead::default(), 0, &key(0, 0)).unwrap();
+        install(&mut ring, 0, &key(0, 0)).unwrap();
         assert!(ring.has_events());
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 0).name)]);
         assert!(!ring.has_events());
@@ -486,25 +210,17 @@ pub(crate) mod tests {
     #[test]
     fn a_name_that_is_not_newer_is_refused() {
         let mut ring = ring();
-        ring.install(&Aead::default(), 0, &key(1, 2)).unwrap();
+        install(&mut ring, 0, &key(1, 2)).unwrap();
         for (generation, negotiation) in [(1, 2), (1, 1), (0, 9), (0, 0)] {
-            assert_eq!(ring.install(&Aead::default(), 0, &key(generation, negotiation)), Err(KeyRefusal::NotNewer));
+            assert_eq!(install(&mut ring, 0, &key(generation, negotiation)), Err(KeyRefusal::NotNewer));
         }
-        assert_eq!(ring.install(&Aead::default(), 0, &key(1, 3)), Ok(()));
-        assert_eq!(ring.install(&Aead::default(), 0, &key(2, 0)), Ok(()));
+        assert_eq!(install(&mut ring, 0, &key(1, 3)), Ok(()));
+        assert_eq!(install(&mut ring, 0, &key(2, 0)), Ok(()));
         ring.drop_keys(2);
-        assert_eq!(
-            ring.install(&Aead::default(), 0, &key(2, 0)),
-            Err(KeyRefusal::NotNewer),
-            "not even after it was dropped"
-        );
-        let mut later = Keyring::new(64, 15, ring.last_name());
-        assert_eq!(
-            later.install(&Aead::default(), 0, &key(2, 0)),
-            Err(KeyRefusal::NotNewer),
-            "nor by a peer of the same handle"
-        );
-        assert_eq!(later.install(&Aead::default(), 0, &key(2, 1)), Ok(()));
+        assert_eq!(install(&mut ring, 0, &key(2, 0)), Err(KeyRefusal::NotNewer), "not even after it was dropped");
+        let mut later = Keyring::new(64, 15, ring.last_name(), Arc::default());
+        assert_eq!(install(&mut later, 0, &key(2, 0)), Err(KeyRefusal::NotNewer), "nor by a peer of the same handle");
+        assert_eq!(install(&mut later, 0, &key(2, 1)), Ok(()));
     }
 
     #[test]
@@ -518,22 +234,22 @@ pub(crate) mod tests {
             InstallKey { wire_peer_id: Some(1 << 24), ..good.clone() },
             InstallKey { name: KeyName { key_id: 8, ..good.name }, ..good.clone() },
         ] {
-            assert_eq!(ring.install(&Aead::default(), 0, &bad), Err(KeyRefusal::BadKey));
+            assert_eq!(install(&mut ring, 0, &bad), Err(KeyRefusal::BadKey));
         }
-        assert_eq!(ring.install(&Aead::default(), 0, &good), Ok(()));
+        assert_eq!(install(&mut ring, 0, &good), Ok(()));
     }
 
     #[test]
     fn the_successor_sends_when_a_packet_authenticated_on_it() {
         let mut ring = with(&[key(0, 0), key(0, 1)]);
-        assert_eq!(ring.sending(), Some(key(0, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 0).name));
         let mut forged = sealed_with(&key(0, 1));
         forged[30 - 2] ^= 1;
         assert_eq!(open(&mut ring, 0, &forged), Err(DropReason::AuthenticationFailed));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Ok(true));
-        assert_eq!(ring.sending(), Some(key(0, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 0).name));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 1))), Ok(true));
-        assert_eq!(ring.sending(), Some(key(0, 1).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 1).name));
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
     }
 
@@ -543,25 +259,25 @@ pub(crate) mod tests {
         let mut ring = with(&[key(0, 0), next]);
         assert_eq!(ring.next_deadline(), 10 * SECOND);
         ring.advance(10 * SECOND - 1);
-        assert_eq!(ring.sending(), Some(key(0, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 0).name));
         ring.advance(10 * SECOND);
-        assert_eq!(ring.sending(), Some(key(0, 1).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 1).name));
         assert_eq!(ring.next_deadline(), u64::MAX);
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
         let late = InstallKey { send_from_ns: 5 * SECOND, ..key(0, 2) };
-        ring.install(&Aead::default(), 10 * SECOND, &late).unwrap();
-        assert_eq!(ring.sending(), Some(key(0, 2).name), "the instant has passed already");
+        install(&mut ring, 10 * SECOND, &late).unwrap();
+        assert_eq!(ring.seal.sending(), Some(key(0, 2).name), "the instant has passed already");
     }
 
     #[test]
     fn the_successor_sends_when_told() {
         let mut ring = with(&[key(0, 0), key(0, 1)]);
-        ring.send_with(key(0, 9).name);
-        assert_eq!(ring.sending(), Some(key(0, 0).name), "no such key");
-        ring.send_with(key(0, 1).name);
-        assert_eq!(ring.sending(), Some(key(0, 1).name));
-        ring.send_with(key(0, 0).name);
-        assert_eq!(ring.sending(), Some(key(0, 1).name), "never back");
+        ring.seal.send_with(key(0, 9).name);
+        assert_eq!(ring.seal.sending(), Some(key(0, 0).name), "no such key");
+        ring.seal.send_with(key(0, 1).name);
+        assert_eq!(ring.seal.sending(), Some(key(0, 1).name));
+        ring.seal.send_with(key(0, 0).name);
+        assert_eq!(ring.seal.sending(), Some(key(0, 1).name), "never back");
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
     }
 
@@ -574,8 +290,8 @@ pub(crate) mod tests {
         assert_eq!(open(&mut ring, 10 * SECOND, &seal(&mut old, b"2").unwrap()), Err(DropReason::UnknownKey));
         assert_eq!(ring.next_deadline(), 10 * SECOND);
         ring.advance(10 * SECOND);
-        assert_eq!(ring.names().collect::<Vec<_>>(), [key(0, 1).name]);
-        assert_eq!(ring.sending(), Some(key(0, 1).name), "the one that is left sends");
+        assert_eq!(ring.open.names().collect::<Vec<_>>(), [key(0, 1).name]);
+        assert_eq!(ring.seal.sending(), Some(key(0, 1).name), "the one that is left sends");
         assert_eq!(events(&mut ring), [WorkerEvent::KeySending(key(0, 1).name)]);
     }
 
@@ -583,39 +299,39 @@ pub(crate) mod tests {
     fn a_new_generation_sends_at_once_and_the_old_one_opens_until_it_is_dropped() {
         let next = InstallKey { retire_previous_ns: 0, ..key(1, 0) };
         let mut ring = with(&[key(0, 0), next]);
-        assert_eq!(ring.sending(), Some(key(1, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(1, 0).name));
         // Both have key-id 0.
         assert_eq!(open(&mut ring, SECOND, &sealed_with(&key(0, 0))), Ok(true));
         assert_eq!(open(&mut ring, SECOND, &sealed_with(&key(1, 0))), Ok(true));
-        assert_eq!(ring.sending(), Some(key(1, 0).name), "an old key does not take the sending direction back");
+        assert_eq!(ring.seal.sending(), Some(key(1, 0).name), "an old key does not take the sending direction back");
         ring.drop_keys(0);
         let mut old = with(&[key(0, 0)]);
         let second = (0..2).map(|_| seal(&mut old, b"hello").unwrap()).last().unwrap();
         assert_eq!(open(&mut ring, SECOND, &second), Err(DropReason::AuthenticationFailed));
-        assert_eq!(ring.sending(), Some(key(1, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(1, 0).name));
     }
 
     #[test]
     fn dropping_the_generation_that_sends_leaves_the_rest_to_send() {
         let mut ring = with(&[key(0, 0), key(1, 0)]);
         ring.drop_keys(1);
-        assert_eq!(ring.sending(), Some(key(0, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 0).name));
         ring.drop_keys(0);
-        assert_eq!((ring.sending(), ring.overhead()), (None, None));
-        assert_eq!(ring.reserve(Usage::packet(1)).unwrap_err(), DropReason::NoKey);
+        assert_eq!((ring.seal.sending(), ring.seal.overhead()), (None, None));
+        assert_eq!(ring.seal.reserve(Usage::packet(1)).unwrap_err(), DropReason::NoKey);
     }
 
     #[test]
     fn a_fourth_key_displaces_the_oldest() {
         let mut ring = with(&[key(0, 0), key(0, 1), key(0, 2)]);
-        assert_eq!(ring.sending(), Some(key(0, 0).name));
+        assert_eq!(ring.seal.sending(), Some(key(0, 0).name));
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Ok(true));
-        ring.install(&Aead::default(), 0, &key(0, 3)).unwrap();
-        assert_eq!(ring.names().map(|name| name.negotiation).collect::<Vec<_>>(), [3, 2, 1]);
+        install(&mut ring, 0, &key(0, 3)).unwrap();
+        assert_eq!(ring.open.names().map(|name| name.negotiation).collect::<Vec<_>>(), [3, 2, 1]);
         assert_eq!(open(&mut ring, 0, &sealed_with(&key(0, 0))), Err(DropReason::UnknownKey));
         // The key that sent is gone: a packet must still find one.
         ring.advance(0);
-        assert!(ring.sending().is_some());
+        assert!(ring.seal.sending().is_some());
         assert!(seal(&mut ring, b"x").is_ok());
     }
 
@@ -645,22 +361,15 @@ pub(crate) mod tests {
     fn reserved_ids_follow_one_another_and_unused_ones_are_lost() {
         let mut ring = with(&[key(0, 0)]);
         let mut out = [0; 24 + 3];
-        let mut sealer = ring.reserve(Usage::packets(2, 3, 3)).unwrap();
+        let mut sealer = ring.seal.reserve(Usage::packets(2, 3, 3)).unwrap();
         assert!(sealer.seal(b"abc", &mut out));
         assert_eq!(out[4..8], 1u32.to_be_bytes());
         assert!(sealer.seal(b"abc", &mut out));
         assert_eq!(out[4..8], 2u32.to_be_bytes());
-        let mut sealer = ring.reserve(Usage::packet(3)).unwrap();
+        let mut sealer = ring.seal.reserve(Usage::packet(3)).unwrap();
         assert!(sealer.seal(b"abc", &mut out));
         assert_eq!(out[4..8], 4u32.to_be_bytes());
         assert!(!sealer.seal(b"abc", &mut out), "one more than was reserved");
-    }
-
-    #[test]
-    fn usage_counts_blocks_and_packets() {
-        assert_eq!(Usage::packet(16), Usage { packets: 1, bytes: 16, aead: 2 });
-        assert_eq!(Usage::packet(17), Usage { packets: 1, bytes: 17, aead: 3 });
-        assert_eq!(Usage::packets(2, 33, 16), Usage { packets: 3, bytes: 82, aead: 10 });
     }
 
     /// Seals one-byte packets (2 AEAD units each) until the key refuses; how many it sealed and what it asked for.
@@ -695,9 +404,9 @@ pub(crate) mod tests {
     fn a_batch_that_would_cross_the_hard_limit_reserves_nothing() {
         let limits = KeyLimits { hard_packet_id: 5, ..LIMITS };
         let mut ring = with(&[InstallKey { limits, ..key(0, 0) }]);
-        assert_eq!(ring.reserve(Usage::packets(5, 1, 1)).unwrap_err(), DropReason::KeyExhausted);
-        assert!(ring.reserve(Usage::packets(4, 1, 1)).is_ok());
-        assert_eq!(ring.reserve(Usage::packet(1)).unwrap_err(), DropReason::KeyExhausted);
+        assert_eq!(ring.seal.reserve(Usage::packets(5, 1, 1)).unwrap_err(), DropReason::KeyExhausted);
+        assert!(ring.seal.reserve(Usage::packets(4, 1, 1)).is_ok());
+        assert_eq!(ring.seal.reserve(Usage::packet(1)).unwrap_err(), DropReason::KeyExhausted);
     }
 
     #[test]
@@ -752,5 +461,137 @@ pub(crate) mod tests {
         let mut peer = with(&[key(0, 0)]);
         let second = (0..2).map(|_| seal(&mut peer, b"hello").unwrap()).last().unwrap();
         assert_eq!(open(&mut ring, 0, &second), Err(DropReason::FailureLimit));
+    }
+
+    /// The two halves on two threads: each in a ring of its own, with one crossing.
+    struct Halves {
+        opens: Keyring,
+        seals: Keyring,
+    }
+
+    impl Halves {
+        fn new() -> Self {
+            let crossing = Arc::<Crossing>::default();
+            let ring = || Keyring::new(64, 15, None, Arc::clone(&crossing));
+            Halves { opens: ring(), seals: ring() }
+        }
+
+        fn install(&mut self, key: &InstallKey) {
+            let sealing = self.opens.install_opening(&Aead::default(), 0, key).unwrap();
+            self.seals.seal.install(0, sealing).unwrap();
+        }
+
+        fn open(&mut self, packet: &[u8]) -> Result<bool, DropReason> {
+            open(&mut self.opens, 0, packet)
+        }
+    }
+
+    #[test]
+    fn the_half_that_seals_follows_what_the_other_half_opened() {
+        let mut halves = Halves::new();
+        halves.install(&key(0, 0));
+        halves.install(&key(0, 1));
+        events(&mut halves.seals);
+        let mut forged = sealed_with(&key(0, 1));
+        forged[30 - 2] ^= 1;
+        assert_eq!(halves.open(&forged), Err(DropReason::AuthenticationFailed));
+        halves.seals.seal.follow();
+        assert!(!halves.opens.open.take_proven());
+        assert_eq!(halves.seals.seal.sending(), Some(key(0, 0).name));
+        assert_eq!(halves.open(&sealed_with(&key(0, 1))), Ok(true));
+        assert!(halves.opens.open.take_proven() && !halves.opens.open.take_proven(), "news once");
+        assert_eq!((halves.opens.seal.sending(), events(&mut halves.opens)), (None, vec![]));
+        halves.seals.seal.follow();
+        assert_eq!(events(&mut halves.seals), [WorkerEvent::KeySending(key(0, 1).name)]);
+        assert_eq!(halves.open(&sealed_with(&key(0, 0))), Ok(true));
+        halves.seals.seal.follow();
+        assert_eq!(halves.seals.seal.sending(), Some(key(0, 1).name), "never back");
+    }
+
+    #[test]
+    fn a_key_that_is_proven_before_it_can_seal_sends_as_soon_as_it_can() {
+        let mut halves = Halves::new();
+        halves.install(&key(0, 0));
+        let sealing = halves.opens.install_opening(&Aead::default(), 0, &key(0, 1)).unwrap();
+        assert_eq!(halves.open(&sealed_with(&key(0, 1))), Ok(true));
+        halves.seals.seal.follow();
+        assert_eq!(halves.seals.seal.sending(), Some(key(0, 0).name));
+        halves.seals.seal.install(0, sealing).unwrap();
+        assert_eq!(halves.seals.seal.sending(), Some(key(0, 1).name));
+    }
+
+    #[test]
+    fn a_proof_that_is_gone_again_promotes_nothing_else() {
+        let mut halves = Halves::new();
+        halves.install(&key(0, 0));
+        halves.install(&key(0, 1));
+        halves.install(&key(1, 0));
+        assert_eq!(halves.open(&sealed_with(&key(1, 0))), Ok(true));
+        halves.seals.drop_keys(1);
+        assert_eq!(halves.seals.seal.sending(), Some(key(0, 1).name), "the newest that is left");
+        halves.seals.seal.follow();
+        assert_eq!(halves.seals.seal.sending(), Some(key(0, 1).name));
+    }
+
+    #[test]
+    fn both_halves_together_ask_once() {
+        let limits = KeyLimits { soft_packets: 2, ..LIMITS };
+        let name = key(0, 0).name;
+        let usage = WorkerEvent::KeyUsage(name, UsageReason::Packets);
+        for sealing_first in [true, false] {
+            let mut halves = Halves::new();
+            halves.install(&InstallKey { limits, ..key(0, 0) });
+            events(&mut halves.seals);
+            (0..2).for_each(|_| _ = seal(&mut halves.seals, b"x").unwrap());
+            let mut peer = with(&[key(0, 0)]);
+            (0..2).for_each(|_| _ = halves.open(&seal(&mut peer, b"x").unwrap()).unwrap());
+            let said = events(&mut halves.seals);
+            assert_eq!(said, std::slice::from_ref(&usage), "it cannot know");
+            if sealing_first {
+                assert!(halves.opens.is_news(&said[0]));
+                assert_eq!(events(&mut halves.opens), []);
+            } else {
+                assert_eq!(events(&mut halves.opens), std::slice::from_ref(&usage));
+                assert!(!halves.opens.is_news(&said[0]));
+            }
+            assert!(halves.opens.is_news(&WorkerEvent::KeySending(name)));
+            assert!(halves.opens.is_news(&WorkerEvent::KeyUsage(key(9, 9).name, UsageReason::Bytes)), "not its key");
+        }
+        // In one ring it is one question, too.
+        let mut ring = with(&[InstallKey { limits, ..key(0, 0) }]);
+        let mut peer = with(&[key(0, 0)]);
+        for _ in 0..2 {
+            seal(&mut ring, b"x").unwrap();
+            open(&mut ring, 0, &seal(&mut peer, b"x").unwrap()).unwrap();
+        }
+        assert_eq!(events(&mut ring), [usage]);
+    }
+
+    #[test]
+    fn a_key_that_cannot_seal_opens_nothing_and_one_that_was_forgotten_no_more() {
+        let mut halves = Halves::new();
+        let short = DirectionKey { key: Secret(vec![1; 16]), implicit_iv: Secret(vec![1; 8]) };
+        let bad = InstallKey { seal: short, ..key(0, 0) };
+        assert_eq!(halves.opens.install_opening(&Aead::default(), 0, &bad).unwrap_err(), KeyRefusal::BadKey);
+        assert_eq!(halves.open(&sealed_with(&key(0, 0))), Err(DropReason::UnknownKey));
+        halves.install(&key(0, 0));
+        halves.opens.open.forget(key(0, 1).name);
+        assert_eq!(halves.open(&sealed_with(&key(0, 0))), Ok(true));
+        halves.opens.open.forget(key(0, 0).name);
+        assert_eq!(halves.opens.open.names().count(), 0);
+    }
+
+    #[test]
+    fn each_half_refuses_a_name_that_is_not_newer() {
+        let mut halves = Halves::new();
+        halves.install(&key(0, 1));
+        let again = NewSealingKey::new(&Aead::default(), &key(0, 1)).unwrap();
+        assert_eq!(halves.seals.seal.install(0, again), Err(KeyRefusal::NotNewer), "no packet id twice");
+        assert_eq!(
+            halves.opens.install_opening(&Aead::default(), 0, &key(0, 1)).unwrap_err(),
+            KeyRefusal::NotNewer,
+            "no packet twice"
+        );
+        assert_eq!((halves.opens.last_name(), halves.seals.last_name()), (Some((0, 1)), Some((0, 1))));
     }
 }

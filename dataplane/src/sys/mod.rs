@@ -28,6 +28,7 @@ mod name;
 mod resplit;
 pub mod simd;
 pub mod socket;
+pub mod steering;
 pub mod syscall;
 #[cfg(feature = "trial")]
 pub mod trial;
@@ -109,6 +110,10 @@ pub trait Observer {
 pub trait Engine {
     /// Its name and why it was chosen.
     fn info(&self) -> &EngineInfo;
+
+    /// What to wait for: datagrams, packets of the TUN, both (so it begins). What is not listened to is attached for the other
+    /// direction alone. To be called before anything is attached.
+    fn listen_to(&mut self, socket: bool, tun: bool);
 
     /// Takes the socket; one attached before is closed, and what it still held is forgotten.
     fn attach_socket(&mut self, socket: WireSocket, path: Path) -> io::Result<()>;

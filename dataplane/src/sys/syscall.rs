@@ -30,6 +30,8 @@ pub struct SyscallEngine {
     sender: Sender,
     receiver: Receiver,
     port: TunPort,
+    /// Whether to wait for datagrams, and for packets of the TUN.
+    listens: (bool, bool),
 }
 
 impl SyscallEngine {
@@ -48,6 +50,7 @@ impl SyscallEngine {
             sender: Sender::new(),
             receiver: Receiver::new(),
             port: TunPort::new(),
+            listens: (true, true),
         })
     }
 
@@ -57,8 +60,8 @@ impl SyscallEngine {
             Some(self.timer.fd.as_fd()),
             Some(self.orders.as_fd()),
             self.link.as_ref().map(AsFd::as_fd),
-            self.tun.as_ref().map(AsFd::as_fd),
-            self.socket.as_ref().map(|(socket, _)| socket.as_fd()),
+            self.tun.as_ref().filter(|_| self.listens.1).map(AsFd::as_fd),
+            self.socket.as_ref().filter(|_| self.listens.0).map(|(socket, _)| socket.as_fd()),
         ];
         // What is not attached is polled for nothing on a descriptor that is there.
         let timer = self.timer.fd.as_fd();
@@ -86,6 +89,10 @@ impl SyscallEngine {
 impl Engine for SyscallEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    fn listen_to(&mut self, socket: bool, tun: bool) {
+        self.listens = (socket, tun);
     }
 
     fn attach_socket(&mut self, socket: WireSocket, path: Path) -> io::Result<()> {

@@ -89,6 +89,8 @@ pub struct UringEngine {
     sender: Sender,
     receiver: Receiver,
     port: TunPort,
+    /// Whether to wait for datagrams, and for packets of the TUN.
+    listens: (bool, bool),
 }
 
 impl UringEngine {
@@ -117,6 +119,7 @@ impl UringEngine {
             sender: Sender::new(),
             receiver: Receiver::new(),
             port: TunPort::new(),
+            listens: (true, true),
         };
         engine.try_out()?;
         engine.arm_polls();
@@ -215,11 +218,13 @@ impl UringEngine {
             self.link_poll = self.arm_poll(fd, Kind::Link, self.link_poll);
         }
         if let Some(fd) = self.socket.as_ref().map(|(socket, _)| socket.as_fd().as_raw_fd())
+            && self.listens.0
             && !self.socket_poll.live
         {
             self.socket_poll = self.arm_poll(fd, Kind::Socket, self.socket_poll);
         }
         if let Some(fd) = self.tun.as_ref().map(|tun| tun.as_fd().as_raw_fd())
+            && self.listens.1
             && !self.tun_poll.live
         {
             self.tun_poll = self.arm_poll(fd, Kind::Tun, self.tun_poll);
@@ -286,6 +291,10 @@ impl UringEngine {
 impl Engine for UringEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
+    }
+
+    fn listen_to(&mut self, socket: bool, tun: bool) {
+        self.listens = (socket, tun);
     }
 
     fn attach_socket(&mut self, socket: WireSocket, path: Path) -> io::Result<()> {

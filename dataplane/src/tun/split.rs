@@ -9,7 +9,7 @@
 use super::checksum::Sum;
 use super::ip::{self, IpInfo};
 use super::virtio::{F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
-use crate::datachannel::keyring::Usage;
+use crate::datachannel::usage::Usage;
 use crate::drop_reason::DropReason;
 
 /// The longest headers of a super-packet, IP and transport together, in bytes. IPv4 and TCP with all options have 120.

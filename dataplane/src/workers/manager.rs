@@ -1,14 +1,15 @@
 //! Start, order about, and stop the workers: what the daemon sees of the packet path's threads.
 //!
-//! A worker is one pinned thread with its own I/O engine. Orders reach it over a bounded queue that it looks at
+//! A worker is one pinned thread with its own I/O engine, or two of them, one per direction ([`Split`]). Orders reach it over a bounded queue that it looks at
 //! only after its bell rang; the packet path never touches the queue. What it has to say comes back through the
 //! report function given to [`spawn`], called on the worker's thread, so it must be quick (send it on a channel).
 
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use link::WorkerEnd;
@@ -23,8 +24,10 @@ use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
 use crate::sys::{EngineInfo, IoChoice};
 use crate::tun::too_big::AnswersFrom;
-use crate::workers::stats::{OffloadsInUse, WorkerStats};
-use crate::workers::worker::Worker;
+use crate::workers::halves::{OpeningThread, QUEUE, Role, Said, SealingThread, Task};
+use crate::workers::handover::{self, Incoming, Mates};
+use crate::workers::stats::{OffloadsInUse, StatsReader, WorkerStats};
+use crate::workers::worker::{Seat, Worker};
 
 /// Orders that may wait for one worker; a sender of one more waits until the worker took one (microseconds).
 const ORDERS: usize = 64;
@@ -56,13 +59,23 @@ pub struct Tuning {
     pub busy_poll_us: u32,
 }
 
+/// Two directions on two threads: `worker-N-open` (network → TUN), which also does everything that is no packet, and `worker-N-seal`
+/// (TUN → network). Each has an engine of its own over the same socket and the same TUN queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Split {
+    /// The CPU to pin `worker-N-seal` to, another one than [`WorkerConfig::cpu`]; `None` leaves it to the scheduler.
+    pub cpu: Option<usize>,
+}
+
 /// What a worker is started with.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
     /// Its number: the thread is named `worker-N`, and paths carry it.
     pub index: u16,
-    /// The CPU to pin it to; `None` leaves it to the scheduler.
+    /// The CPU to pin it to; `None` leaves it to the scheduler. With the directions split, that of `worker-N-open`.
     pub cpu: Option<usize>,
+    /// `None`: one thread for both directions.
+    pub split: Option<Split>,
     /// Priority and busy polling.
     pub tuning: Tuning,
     /// Which I/O engine.
@@ -102,8 +115,11 @@ pub enum WorkerOrder {
         /// The gateway's addresses inside the tunnel.
         from: AnswersFrom,
     },
-    /// Which inner destination belongs to which peer, from now on.
-    SetRoutes(Box<RouteTable>),
+    /// Which inner destination belongs to which peer, from now on. Every worker has the same table.
+    SetRoutes(Arc<RouteTable>),
+    /// Whether packets of one peer for another one turn round in the workers (`client-to-client`) or go to the TUN like all others; so it
+    /// begins. A worker whose directions are split does not do it: its thread that opens cannot seal.
+    SetRelay(bool),
     /// The peer is elsewhere now.
     SetPath {
         /// The worker's handle of the peer.
@@ -183,9 +199,9 @@ pub struct WorkerGone;
 /// A running worker. Dropping it stops the thread and waits for it.
 #[derive(Debug)]
 pub struct WorkerHandle {
-    orders: SyncSender<WorkerOrder>,
+    orders: SyncSender<Task>,
     bell: Bell,
-    stats: Arc<WorkerStats>,
+    stats: StatsReader,
     engine: EngineInfo,
     aead: AeadInfo,
     thread: Option<JoinHandle<()>>,
@@ -194,14 +210,14 @@ pub struct WorkerHandle {
 impl WorkerHandle {
     /// Gives an order. Fails only when the worker has ended.
     pub fn send(&self, order: WorkerOrder) -> Result<(), WorkerGone> {
-        self.orders.send(order).map_err(|_| WorkerGone)?;
+        self.orders.send(Task::Order(order)).map_err(|_| WorkerGone)?;
         self.bell.ring();
         Ok(())
     }
 
     /// The worker's counters, readable at any time without disturbing it.
-    pub fn stats(&self) -> Arc<WorkerStats> {
-        Arc::clone(&self.stats)
+    pub fn stats(&self) -> StatsReader {
+        self.stats.clone()
     }
 
     /// The engine that runs, and why.
@@ -235,64 +251,164 @@ impl Drop for WorkerHandle {
     }
 }
 
-/// Starts a worker: a thread named `worker-N`, pinned, with its engine set up. Returns when the engine runs.
+/// Starts a worker: a thread named `worker-N`, pinned, with its engine set up, or two of them ([`Split`]). Returns when the engines run.
 ///
 /// # Errors
-/// The thread could not be started, or [`IoChoice::Uring`] was asked for and io_uring is refused (the error says by
+/// A thread could not be started, or [`IoChoice::Uring`] was asked for and io_uring is refused (the error says by
 /// what and what to do).
 pub fn spawn(
     config: WorkerConfig,
     link: WorkerEnd,
     on_report: impl Fn(WorkerReport) + Send + 'static,
 ) -> io::Result<WorkerHandle> {
-    let stats = Arc::new(WorkerStats::default());
-    let bell = Bell::new()?;
+    start(config, link, Bell::new()?, (Mates::none(), Incoming::none()), Box::new(on_report))
+}
+
+fn start(
+    config: WorkerConfig,
+    link: WorkerEnd,
+    bell: Bell,
+    ends: (Mates, Incoming),
+    report: Report,
+) -> io::Result<WorkerHandle> {
+    let stats = Arc::<WorkerStats>::default();
     let aead = config.config.aead.info().clone();
-    let (orders, queue) = sync_channel(ORDERS);
-    let (started, starting) = sync_channel(1);
-    let start = Start {
-        name: format!("worker-{}", config.index),
-        config,
-        link,
-        queue,
+    let (orders, inbox) = sync_channel(ORDERS);
+    let name = format!("worker-{}", config.index);
+    let mut start = Start {
+        name: name.clone(),
+        role: Role::Both,
+        link: Some(link),
+        back: None,
+        inbox,
         bell: bell.try_clone()?,
         stats: Arc::clone(&stats),
-        report: Box::new(on_report),
+        socket_error: Arc::default(),
+        report,
+        mates: ends.0,
+        incoming: ends.1,
+        config,
     };
-    let thread = std::thread::Builder::new().name(start.name.clone()).spawn(move || run(start, &started))?;
-    let engine = starting.recv().map_err(|_| io::Error::other("the worker ended while it started"))??;
+    let mut sealing_stats = None;
+    if let Some(split) = start.config.split {
+        // Rare enough for a lock: neither thread reports on the packet path.
+        let report = Arc::new(Mutex::new(start.report));
+        start.report = shared(&report);
+        let stats = sealing_stats.insert(Arc::default());
+        start.role = Role::Opens(spawn_sealing(&start, split, Arc::clone(stats), shared(&report))?);
+        start.name = format!("{name}-open");
+    }
+    let (thread, engine) = spawn_thread(start)?;
+    let stats = StatsReader::new(stats, sealing_stats);
     Ok(WorkerHandle { orders, bell, stats, engine, aead, thread: Some(thread) })
 }
 
-/// What the new thread takes with it.
+/// Starts workers that hand over to each other what is another's: peer `p` is that of worker `p % n`
+/// ([`handover::owner_of`]), so orders and keys for it go there; routes go to all. Each config has the worker's own number, from 0. Each
+/// worker wants its socket of [`bind_group`](crate::sys::socket::bind_group) and its queue of [`TunQueue::open_group`], in the same order.
+/// `on_report` is called on the threads of the workers, with the number of the one that speaks.
+///
+/// # Errors
+/// Those of [`spawn`]; `InvalidInput` when there are not as many links as configs or none, when a number is not in its place, or when the
+/// directions of one of several workers are to be split.
+pub fn spawn_group(
+    configs: Vec<WorkerConfig>,
+    links: Vec<WorkerEnd>,
+    on_report: impl Fn(u16, WorkerReport) + Send + Sync + 'static,
+) -> io::Result<Vec<WorkerHandle>> {
+    let placed = (0u16..).zip(&configs).all(|(number, config)| config.index == number);
+    let split = configs.len() > 1 && configs.iter().any(|config| config.split.is_some());
+    if configs.is_empty() || configs.len() != links.len() || !placed || split {
+        let what = "a group has a link for each of its workers, which are numbered from 0 and have one thread each";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let bells = configs.iter().map(|_| Bell::new()).collect::<io::Result<Vec<_>>>()?;
+    let on_report = Arc::new(on_report);
+    let ends = handover::join(&bells)?;
+    let starts = configs.into_iter().zip(links).zip(bells).zip(ends);
+    starts
+        .map(|(((config, link), bell), ends)| {
+            let (number, on_report) = (config.index, Arc::clone(&on_report));
+            start(config, link, bell, ends, Box::new(move |report| on_report(number, report)))
+        })
+        .collect()
+}
+
+/// A report function that another thread has, too.
+fn shared(report: &Arc<Mutex<Report>>) -> Report {
+    let report = Arc::clone(report);
+    // A report function that panicked ends the process; until then it may still be called.
+    Box::new(move |said| report.lock().unwrap_or_else(PoisonError::into_inner)(said))
+}
+
+/// Starts the thread that seals, for the thread that `opens` describes.
+fn spawn_sealing(opens: &Start, split: Split, stats: Arc<WorkerStats>, report: Report) -> io::Result<SealingThread> {
+    let (tasks, inbox) = sync_channel(QUEUE);
+    let (says, said) = sync_channel::<Said>(QUEUE);
+    let bell = Bell::new()?;
+    let start = Start {
+        name: format!("{}-seal", opens.name),
+        config: WorkerConfig { cpu: split.cpu, ..opens.config.clone() },
+        role: Role::Seals,
+        link: None,
+        back: Some(OpeningThread::new(says, opens.bell.try_clone()?)),
+        inbox,
+        bell: bell.try_clone()?,
+        stats,
+        socket_error: Arc::clone(&opens.socket_error),
+        report,
+        mates: Mates::none(),
+        incoming: Incoming::none(),
+    };
+    let (thread, _) = spawn_thread(start)?;
+    Ok(SealingThread::new(tasks, said, bell, thread))
+}
+
+/// Starts one thread and waits until its engine runs.
+fn spawn_thread(start: Start) -> io::Result<(JoinHandle<()>, EngineInfo)> {
+    let (started, starting) = sync_channel(1);
+    let thread = std::thread::Builder::new().name(start.name.clone()).spawn(move || run(start, &started))?;
+    let engine = starting.recv().map_err(|_| io::Error::other("the worker ended while it started"))??;
+    Ok((thread, engine))
+}
+
+/// What a new thread takes with it.
 struct Start {
     name: String,
     config: WorkerConfig,
-    link: WorkerEnd,
-    queue: Receiver<WorkerOrder>,
+    role: Role,
+    link: Option<WorkerEnd>,
+    back: Option<OpeningThread>,
+    inbox: Receiver<Task>,
     bell: Bell,
     stats: Arc<WorkerStats>,
+    socket_error: Arc<AtomicI32>,
     report: Report,
+    mates: Mates,
+    incoming: Incoming,
 }
 
 /// The thread. Whatever unwinds out of it ends the process.
 fn run(start: Start, started: &SyncSender<io::Result<EngineInfo>>) {
-    let name = start.name.clone();
+    let Start { name, config, role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = start;
     let guard = AbortOnUnwind;
-    let report = start.report;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
-        if let Some(line) = settle(&name, &start.config) {
+        if let Some(line) = settle(&name, &config) {
             report(WorkerReport::Pinned(line));
         }
-        let worker = Worker::new(start.config, start.link, start.queue, start.bell, start.stats, &report);
-        let mut worker = match worker {
+        let speaks = !matches!(role, Role::Seals);
+        let seat = Seat { role, link, back, inbox, bell, stats, socket_error, report: &report, mates, incoming };
+        let mut worker = match Worker::new(&config, seat) {
             Ok(worker) => worker,
             Err(error) => {
                 let _ = started.send(Err(error));
                 return;
             }
         };
-        report(WorkerReport::EngineChosen(worker.engine_info().clone()));
+        // Of two threads, both have the same engine.
+        if speaks {
+            report(WorkerReport::EngineChosen(worker.engine_info().clone()));
+        }
         let _ = started.send(Ok(worker.engine_info().clone()));
         worker.run();
     }));

@@ -4,6 +4,7 @@
 //! Groups that different parts of the loop write stand on cache lines of their own.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::drop_reason::DropReason;
@@ -39,12 +40,17 @@ pub struct DirectionStats {
     pub wire_packets: Counter,
     /// Wire bytes of the data channel: UDP payload.
     pub wire_bytes: Counter,
-    /// Reads that brought something: TUN reads outbound, receives (trains) inbound.
+    /// Reads that brought something: TUN reads outbound, receives (trains) inbound; and what was relayed or taken over.
     pub batches: Counter,
     /// System calls or ring entries that carried something away: sends outbound, TUN writes inbound.
     pub writes: Counter,
     /// Packets that those carried: divided by `writes`, the segments per send.
     pub written: Counter,
+    /// Packets that were handed to the worker that has their peer: datagrams inbound, inner packets outbound. That one counts them as
+    /// if they had come to it; here they are in no other counter.
+    pub handed_over: Counter,
+    /// Packets that another worker handed over. They are in the other counters, too.
+    pub taken_over: Counter,
 }
 
 /// Drops by reason, on cache lines of their own.
@@ -125,6 +131,9 @@ pub struct WorkerStats {
     pub control_received: Counter,
     /// Packets that were too long and answered by ICMP into the TUN; each is one TUN write more than packets that arrived.
     pub too_big_answers: Counter,
+    /// Packets that came from one peer for another one and did not go to the TUN; each is an inner packet inbound, and what became of it
+    /// is counted outbound, here or where it was handed over.
+    pub relayed: Counter,
     offloads: AtomicU32,
     drops: DropStats,
 }
@@ -166,9 +175,39 @@ impl WorkerStats {
             pings_received: self.pings_received.get(),
             control_received: self.control_received.get(),
             too_big_answers: self.too_big_answers.get(),
+            relayed: self.relayed.get(),
             offloads: self.offloads(),
             drops: std::array::from_fn(|i| self.drops.0[i].get()),
         }
+    }
+}
+
+/// Reads a worker's counters: of its one thread, or of both as one sum. Each thread writes its own, so a counter has one writer.
+#[derive(Clone, Debug, Default)]
+pub struct StatsReader {
+    /// Of the thread that opens, or of the one thread.
+    stats: Arc<WorkerStats>,
+    /// Of the thread that seals, if it is another one.
+    sealing: Option<Arc<WorkerStats>>,
+}
+
+impl StatsReader {
+    pub(crate) fn new(stats: Arc<WorkerStats>, sealing: Option<Arc<WorkerStats>>) -> Self {
+        StatsReader { stats, sealing }
+    }
+
+    /// All counters at about one instant: each is exact, together they may be a few packets apart.
+    pub fn snapshot(&self) -> StatsSnapshot {
+        let mut sum = self.stats.snapshot();
+        if let Some(sealing) = &self.sealing {
+            sum.add_sealing(&sealing.snapshot());
+        }
+        sum
+    }
+
+    /// How many packets were dropped for this reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.stats.dropped(reason) + self.sealing.as_ref().map_or(0, |sealing| sealing.dropped(reason))
     }
 }
 
@@ -189,6 +228,10 @@ pub struct DirectionSnapshot {
     pub writes: u64,
     /// Packets that the writes carried.
     pub written: u64,
+    /// Packets handed to another worker.
+    pub handed_over: u64,
+    /// Packets that another worker handed over.
+    pub taken_over: u64,
 }
 
 impl DirectionSnapshot {
@@ -201,6 +244,8 @@ impl DirectionSnapshot {
             batches: live.batches.get(),
             writes: live.writes.get(),
             written: live.written.get(),
+            handed_over: live.handed_over.get(),
+            taken_over: live.taken_over.get(),
         }
     }
 
@@ -212,6 +257,18 @@ impl DirectionSnapshot {
     /// Packets of one write: segments per send outbound, packets per TUN write inbound; 0 before the first.
     pub fn packets_per_write(&self) -> f64 {
         ratio(self.written, self.writes)
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.inner_packets += more.inner_packets;
+        self.inner_bytes += more.inner_bytes;
+        self.wire_packets += more.wire_packets;
+        self.wire_bytes += more.wire_bytes;
+        self.batches += more.batches;
+        self.writes += more.writes;
+        self.written += more.written;
+        self.handed_over += more.handed_over;
+        self.taken_over += more.taken_over;
     }
 
     /// Writes for one read; 0 before the first.
@@ -230,6 +287,8 @@ impl DirectionSnapshot {
             batches: self.batches.wrapping_sub(before.batches),
             writes: self.writes.wrapping_sub(before.writes),
             written: self.written.wrapping_sub(before.written),
+            handed_over: self.handed_over.wrapping_sub(before.handed_over),
+            taken_over: self.taken_over.wrapping_sub(before.taken_over),
         }
     }
 }
@@ -253,6 +312,8 @@ pub struct StatsSnapshot {
     pub control_received: u64,
     /// Packets that were too long and answered by ICMP into the TUN.
     pub too_big_answers: u64,
+    /// Packets relayed from one peer to another.
+    pub relayed: u64,
     /// The offloads in use.
     pub offloads: OffloadsInUse,
     /// Drops, indexed by [`DropReason::index`].
@@ -260,6 +321,21 @@ pub struct StatsSnapshot {
 }
 
 impl StatsSnapshot {
+    /// Adds what the thread that seals counted. Of the offloads, UDP_SEGMENT is its own.
+    fn add_sealing(&mut self, sealing: &StatsSnapshot) {
+        self.outbound.add(&sealing.outbound);
+        self.inbound.add(&sealing.inbound);
+        self.pings_sent += sealing.pings_sent;
+        self.pings_received += sealing.pings_received;
+        self.control_received += sealing.control_received;
+        self.too_big_answers += sealing.too_big_answers;
+        self.relayed += sealing.relayed;
+        self.offloads.udp_gso = sealing.offloads.udp_gso;
+        for (sum, more) in self.drops.iter_mut().zip(&sealing.drops) {
+            *sum += more;
+        }
+    }
+
     /// Dropped packets of all reasons together.
     pub fn dropped_total(&self) -> u64 {
         self.drops.iter().sum()
@@ -284,6 +360,60 @@ mod tests {
         assert_eq!(snapshot.dropped(DropReason::NoKey), 3);
         assert_eq!(snapshot.dropped_total(), 3);
         assert_eq!(stats.dropped(DropReason::NoRoute), 0);
+    }
+
+    #[test]
+    fn what_two_threads_counted_is_read_as_one_sum() {
+        let (opening, sealing) = (Arc::new(WorkerStats::default()), Arc::new(WorkerStats::default()));
+        let reader = StatsReader::new(Arc::clone(&opening), Some(Arc::clone(&sealing)));
+        for (factor, stats) in [(1, &opening), (100, &sealing)] {
+            for (direction, base) in [(&stats.outbound, 1), (&stats.inbound, 10)] {
+                let counters = [
+                    &direction.inner_packets,
+                    &direction.inner_bytes,
+                    &direction.wire_packets,
+                    &direction.wire_bytes,
+                    &direction.batches,
+                    &direction.writes,
+                    &direction.written,
+                    &direction.handed_over,
+                    &direction.taken_over,
+                ];
+                (base..).zip(counters).for_each(|(n, counter)| counter.add(n * factor));
+            }
+            let rest = [
+                &stats.pings_sent,
+                &stats.pings_received,
+                &stats.control_received,
+                &stats.too_big_answers,
+                &stats.relayed,
+            ];
+            (20..).zip(rest).for_each(|(n, counter)| counter.add(n * factor));
+            stats.drop_many(DropReason::NoKey, 5 * factor);
+        }
+        opening.set_offloads(OffloadsInUse { udp_gso: true, udp_gro: true, ..Default::default() });
+        sealing.set_offloads(OffloadsInUse { udp_gso: false, ..Default::default() });
+        let sum = reader.snapshot();
+        let direction = |base: u64| DirectionSnapshot {
+            inner_packets: base * 101,
+            inner_bytes: (base + 1) * 101,
+            wire_packets: (base + 2) * 101,
+            wire_bytes: (base + 3) * 101,
+            batches: (base + 4) * 101,
+            writes: (base + 5) * 101,
+            written: (base + 6) * 101,
+            handed_over: (base + 7) * 101,
+            taken_over: (base + 8) * 101,
+        };
+        assert_eq!((sum.outbound, sum.inbound), (direction(1), direction(10)));
+        assert_eq!(
+            [sum.pings_sent, sum.pings_received, sum.control_received, sum.too_big_answers, sum.relayed],
+            [20 * 101, 21 * 101, 22 * 101, 23 * 101, 24 * 101]
+        );
+        assert_eq!((sum.dropped_total(), reader.dropped(DropReason::NoKey)), (505, 505));
+        assert_eq!(sum.offloads, OffloadsInUse { udp_gso: false, udp_gro: true, ..Default::default() });
+        let alone = StatsReader::new(opening.clone(), None);
+        assert_eq!((alone.snapshot(), alone.dropped(DropReason::NoKey)), (opening.snapshot(), 5));
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! One worker: one thread, one engine, one loop. A turn takes in what completed, runs the pipeline over it, and sends
-//! what came of it; it never waits to fill a batch, and it sleeps only when a turn found nothing to do.
+//! One thread of a worker: one engine, one loop. Mostly it is the whole worker; with the directions split, one such thread opens
+//! and does everything that is no packet, and one seals ([`halves`](crate::workers::halves)).
+//! A turn takes in what completed, runs the pipeline over it, and sends what came of it; it never waits to fill a batch, and it
+//! sleeps only when a turn found nothing to do.
 //!
 //! A turn, in order:
 //! 1. trains from the socket → pipeline → one write per frame to the TUN
 //! 2. frames from the TUN → pipeline → one send for all of them
-//! 3. orders, when their bell rang
-//! 4. commands and datagrams of the control process
-//! 5. what is due by the clock
+//! 3. what other workers handed over, the same ways
+//! 4. orders, when their bell rang
+//! 5. commands and datagrams of the control process
+//! 6. what is due by the clock
 //!
 //! With busy polling, a turn that found nothing is followed by more of them for a while before the worker sleeps.
 //!
@@ -14,19 +17,23 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use link::message::{Datagram, MAX_DATAGRAM, Path, WorkerCommand, WorkerEvent};
 use link::{LinkError, WorkerEnd};
 
 use crate::drop_reason::DropReason;
+use crate::networkio::gro::Train;
 use crate::networkio::gso::WireBatch;
-use crate::pipeline::{BatchFull, PeerReport, Pipeline, Up};
+use crate::pipeline::{BatchFull, PeerReport, PeerSetup, Pipeline, Up};
 use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::{self, Engine, EngineInfo, Observer, Step, Trouble, clock};
 use crate::tun::coalesce::{TunBatch, TunOffload};
 use crate::tun::ip;
+use crate::workers::halves::{OpeningThread, Role, Said, SealingThread, Task};
+use crate::workers::handover::{Incoming, Mates, Taken, What};
 use crate::workers::manager::{OffloadChoice, Report, WorkerConfig, WorkerOrder, WorkerReport};
 use crate::workers::stats::{OffloadsInUse, WorkerStats};
 
@@ -39,6 +46,9 @@ const MAX_SEGMENTS: usize = 64;
 /// Commands, and datagrams, of the control process in one turn.
 const LINK_BUDGET: usize = 64;
 
+/// Things that other workers handed over, in one turn.
+const MATES_BUDGET: usize = 256;
+
 /// So many times that budget is granted to a link that is being replaced: more than its rings hold.
 const LAST_WORDS: usize = 64;
 
@@ -50,9 +60,11 @@ pub(crate) struct Worker<'r> {
     pipeline: Pipeline,
     wire: WireBatch,
     tun: TunBatch,
+    incoming: Incoming,
     up: Upward<'r>,
     notes: Notes<'r>,
-    orders: Receiver<WorkerOrder>,
+    role: Role,
+    inbox: Receiver<Task>,
     bell: Bell,
     offload: OffloadChoice,
     /// A link that replaces the present one at the end of the turn.
@@ -68,6 +80,25 @@ pub(crate) struct Worker<'r> {
     next_tick_ns: u64,
 }
 
+/// Where a thread sits: what it does, and how the others reach it and it reaches them.
+pub(crate) struct Seat<'r> {
+    pub(crate) role: Role,
+    /// To the control process; a thread that seals has none.
+    pub(crate) link: Option<WorkerEnd>,
+    /// To the thread that opens, for one that seals.
+    pub(crate) back: Option<OpeningThread>,
+    pub(crate) inbox: Receiver<Task>,
+    /// Rings when something is in the inbox, or was said by the other thread.
+    pub(crate) bell: Bell,
+    pub(crate) stats: Arc<WorkerStats>,
+    /// The socket's error that was said last, of both threads; see [`Notes`].
+    pub(crate) socket_error: Arc<AtomicI32>,
+    pub(crate) report: &'r Report,
+    /// What goes to the other workers, and what comes from them.
+    pub(crate) mates: Mates,
+    pub(crate) incoming: Incoming,
+}
+
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
@@ -78,25 +109,34 @@ enum Turn {
 
 impl<'r> Worker<'r> {
     /// Sets up the engine; to be called on the worker's thread.
-    pub(crate) fn new(
-        config: WorkerConfig,
-        link: WorkerEnd,
-        orders: Receiver<WorkerOrder>,
-        bell: Bell,
-        stats: Arc<WorkerStats>,
-        report: &'r Report,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(config: &WorkerConfig, seat: Seat<'r>) -> io::Result<Self> {
+        let Seat { role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = seat;
         let mut engine = sys::engine(config.io, bell.try_clone()?)?;
-        engine.watch_link(Some(Bell::same_as(link.bell_fd())?))?;
+        engine.listen_to(!matches!(role, Role::Seals), !matches!(role, Role::Opens(_)));
+        if let Some(link) = &link {
+            engine.watch_link(Some(Bell::same_as(link.bell_fd())?))?;
+        }
         engine.set_gso(config.offload.udp_gso);
+        let mut pipeline = Pipeline::new(Arc::clone(&stats), config.config.clone());
+        pipeline.set_mates(mates);
         Ok(Self {
             engine,
-            pipeline: Pipeline::new(Arc::clone(&stats), config.config),
+            pipeline,
+            incoming,
             wire: WireBatch::new(WIRE_BYTES, MAX_SEGMENTS, config.offload.udp_gso),
             tun: TunBatch::new(TunOffload::default()),
-            up: Upward { link: Some(link), failed: None, stats: Arc::clone(&stats), report },
-            notes: Notes::new(stats, report),
-            orders,
+            up: Upward {
+                link,
+                back,
+                failed: None,
+                moved: Vec::new(),
+                proven: false,
+                stats: Arc::clone(&stats),
+                report,
+            },
+            notes: Notes::new(stats, report, socket_error, !matches!(role, Role::Seals)),
+            role,
+            inbox,
             bell,
             offload: config.offload,
             next_link: None,
@@ -130,13 +170,24 @@ impl<'r> Worker<'r> {
         // ICMP may have come with nothing to send behind it.
         if std::mem::take(&mut self.notes.path_mtu) {
             self.fit_path_mtu();
+            if let Role::Opens(seal) = &mut self.role {
+                seal.hand(Task::FitPathMtu);
+            }
         }
-        let mut busy = self.inbound();
-        busy |= self.outbound();
+        let mut busy = !matches!(self.role, Role::Seals) && self.inbound();
+        self.tell_sealing();
+        busy |= !matches!(self.role, Role::Opens(_)) && self.outbound();
+        busy |= self.take_over();
         let mut ordered = self.heed_orders();
+        if ordered && matches!(self.role, Role::Seals) {
+            // The bell rang, perhaps because of what the other thread heard.
+            self.pipeline.touch_all();
+        }
         let commanded = self.serve_link();
-        if let Some(link) = self.next_link.take() {
-            self.attach_link(*link);
+        if !self.is_installing()
+            && let Some(link) = self.next_link.take()
+        {
+            self.attach_link(link);
             ordered = true;
         }
         if self.stopping {
@@ -146,6 +197,7 @@ impl<'r> Worker<'r> {
             self.tick();
         }
         self.flush_wire();
+        self.pipeline.part();
         if busy || commanded || ordered { Turn::Busy } else { Turn::Idle }
     }
 
@@ -153,19 +205,96 @@ impl<'r> Worker<'r> {
         let (pipeline, tun, up, now) = (&mut self.pipeline, &mut self.tun, &mut self.up, self.now_ns);
         let trains = self.engine.receive(&mut self.notes, &mut |train| {
             pipeline.inbound(now, train, tun, up);
-            if tun.wants_flush() { Step::Stop } else { Step::More }
+            if tun.wants_flush() || pipeline.wants_relay() { Step::Stop } else { Step::More }
         });
         if trains == 0 {
             return false;
         }
         self.notes.heard();
+        self.flush_tun();
+        true
+    }
+
+    /// Writes what arrived to the TUN, and sends what turned round.
+    fn flush_tun(&mut self) {
         if !self.tun.is_empty() {
             self.engine.write_tun(&mut self.notes, &mut self.tun);
             if let Some(udp) = self.notes.tun_offload_lost.take() {
                 self.lose_tun_offload(udp);
             }
         }
-        true
+        if self.pipeline.has_relayed() {
+            self.relay();
+        }
+    }
+
+    /// Seals what peers sent to peers.
+    fn relay(&mut self) {
+        let mut number = 0;
+        while let Some(relayed) = self.pipeline.relay(self.now_ns, number, &mut self.wire) {
+            match relayed {
+                Ok(()) => number += 1,
+                Err(BatchFull) if !self.wire.is_empty() => self.flush_wire(),
+                Err(BatchFull) => {
+                    self.up.stats.drop_many(DropReason::TooLarge, 1);
+                    number += 1;
+                }
+            }
+            if self.wire.bytes().len() >= FLUSH_BYTES {
+                self.flush_wire();
+            }
+        }
+        self.flush_wire();
+        if self.pipeline.too_big().noticed() {
+            self.answer_too_big();
+        }
+    }
+
+    /// What other workers handed over. True when there was something.
+    fn take_over(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..MATES_BUDGET {
+            let (pipeline, wire, tun, up, now) =
+                (&mut self.pipeline, &mut self.wire, &mut self.tun, &mut self.up, self.now_ns);
+            let taken = self.incoming.take(|what, bytes| match what {
+                What::Datagram { .. } if tun.wants_flush() || pipeline.wants_relay() => Taken::Again,
+                What::Datagram { path } => {
+                    let segment = bytes.len();
+                    pipeline.take_datagram(now, Train { bytes, segment, path }, tun, up);
+                    Taken::Done
+                }
+                What::Frame { peer } => match pipeline.take_frame(now, peer, bytes, wire) {
+                    Ok(()) => Taken::Done,
+                    Err(BatchFull) if !wire.is_empty() => Taken::Again,
+                    Err(BatchFull) => {
+                        up.stats.drop_many(DropReason::TooLarge, 1);
+                        Taken::Done
+                    }
+                },
+                What::Address { remote, peer, here } => {
+                    pipeline.note_address(remote, peer, here);
+                    Taken::Done
+                }
+            });
+            match taken {
+                None => break,
+                Some(taken) => {
+                    any = true;
+                    if taken == Taken::Again || self.wire.bytes().len() >= FLUSH_BYTES {
+                        self.flush_wire();
+                        self.flush_tun();
+                    }
+                }
+            }
+        }
+        if any {
+            self.flush_tun();
+            self.flush_wire();
+            if self.pipeline.too_big().noticed() {
+                self.answer_too_big();
+            }
+        }
+        any
     }
 
     /// The TUN refuses super-packets of TCP, or of UDP: none are made from now on.
@@ -239,6 +368,33 @@ impl<'r> Worker<'r> {
         self.pipeline.set_max_payload(known.filter(|_| self.forbids_fragments));
     }
 
+    /// Tells the thread that seals, if there is one, what the packets that came mean to it.
+    fn tell_sealing(&mut self) {
+        let Role::Opens(seal) = &mut self.role else { return };
+        if std::mem::take(&mut self.up.proven) {
+            seal.ring();
+        }
+        for (peer, path) in self.up.moved.drain(..) {
+            seal.hand(Task::Order(WorkerOrder::SetPath { peer, path }));
+        }
+    }
+
+    /// Takes in what the thread that seals says.
+    fn hear_sealing(&mut self) {
+        let Role::Opens(seal) = &mut self.role else { return };
+        while let Some(said) = seal.hear() {
+            match said {
+                Said::Installed(name, installed) => self.pipeline.installed(name, installed, &mut self.up),
+                Said::Event(event) => self.pipeline.sealing_says(event, &mut self.up),
+            }
+        }
+    }
+
+    /// A key is on its way to the thread that seals.
+    fn is_installing(&self) -> bool {
+        matches!(&self.role, Role::Opens(seal) if seal.is_installing())
+    }
+
     /// What the control process wants. True when there was something.
     fn serve_link(&mut self) -> bool {
         match self.serve() {
@@ -280,16 +436,45 @@ impl<'r> Worker<'r> {
     }
 
     fn next_command(&mut self) -> Result<Option<WorkerCommand>, LinkError> {
+        // Commands are answered in their order, so none is taken before the last one is.
+        if self.is_installing() {
+            return Ok(None);
+        }
         self.up.link.as_mut().map_or(Ok(None), WorkerEnd::recv_command)
     }
 
     fn obey(&mut self, command: WorkerCommand) {
+        let Some(command) = self.share_command(command) else { return };
         match command {
             WorkerCommand::InstallKey(key) => self.pipeline.install_key(self.now_ns, key, &mut self.up),
             WorkerCommand::SendWith(name) => self.pipeline.send_with(name, &mut self.up),
             WorkerCommand::DropKeys { peer, generation } => self.pipeline.drop_keys(peer, generation, &mut self.up),
             WorkerCommand::PeerAlive { peer } => self.pipeline.peer_alive(self.now_ns, peer, &mut self.up),
+            WorkerCommand::SetPath { peer, path } => _ = self.pipeline.move_back(self.now_ns, peer, path),
         }
+    }
+
+    /// Hands the thread that seals, if there is one, its part of a command; what is left for this thread.
+    fn share_command(&mut self, command: WorkerCommand) -> Option<WorkerCommand> {
+        let Role::Opens(seal) = &mut self.role else { return Some(command) };
+        match command {
+            // It opens here before it seals there, and is said to be installed when both have it.
+            WorkerCommand::InstallKey(key) => match self.pipeline.install_opening(self.now_ns, &key) {
+                Ok(sealing) => seal.hand(Task::Install(sealing)),
+                Err(refusal) => self.pipeline.installed(key.name, Err(refusal), &mut self.up),
+            },
+            WorkerCommand::SendWith(name) => seal.hand(Task::SendWith(name)),
+            WorkerCommand::DropKeys { peer, generation } => {
+                seal.hand(Task::DropKeys { peer, generation });
+                return Some(command);
+            }
+            WorkerCommand::SetPath { peer, path } => {
+                seal.hand(Task::Order(WorkerOrder::SetPath { peer, path }));
+                return Some(command);
+            }
+            WorkerCommand::PeerAlive { .. } => return Some(command),
+        }
+        None
     }
 
     fn drop_link(&mut self, error: LinkError) {
@@ -304,16 +489,83 @@ impl<'r> Worker<'r> {
         if !self.bell.rang() {
             return false;
         }
+        self.hear_sealing();
         loop {
-            match self.orders.try_recv() {
-                Ok(WorkerOrder::Stop) | Err(TryRecvError::Disconnected) => {
+            match self.inbox.try_recv() {
+                Ok(Task::Order(WorkerOrder::Stop)) | Err(TryRecvError::Disconnected) => {
                     self.stopping = true;
                     return true;
                 }
-                Ok(order) => self.carry_out(order),
+                Ok(Task::Order(order)) => {
+                    if let Some(order) = self.share_order(order) {
+                        self.carry_out(order);
+                    }
+                }
+                Ok(task) => self.seal_task(task),
                 Err(TryRecvError::Empty) => return true,
             }
         }
+    }
+
+    /// What the thread that opens has this one do.
+    fn seal_task(&mut self, task: Task) {
+        let now = self.now_ns;
+        match task {
+            Task::Order(order) => self.carry_out(order),
+            Task::AddPeer(setup, crossing) => self.pipeline.add_sealing_peer(now, *setup, crossing),
+            Task::Install(key) => {
+                let name = key.name();
+                let installed = self.pipeline.install_sealing(now, key);
+                self.up.say(Said::Installed(name, installed));
+            }
+            Task::SendWith(name) => self.pipeline.send_with(name, &mut self.up),
+            Task::DropKeys { peer, generation } => self.pipeline.drop_keys(peer, generation, &mut self.up),
+            Task::FitPathMtu => self.fit_path_mtu(),
+        }
+    }
+
+    /// Hands the thread that seals, if there is one, its part of an order; what is left for this thread.
+    fn share_order(&mut self, order: WorkerOrder) -> Option<WorkerOrder> {
+        let Role::Opens(seal) = &mut self.role else { return Some(order) };
+        let part = match &order {
+            WorkerOrder::AttachLink(_) | WorkerOrder::ReportWhenHeard { .. } | WorkerOrder::Stop => return Some(order),
+            WorkerOrder::OccExit { .. } | WorkerOrder::PingNow { .. } | WorkerOrder::SetTunnel { .. } => {
+                seal.hand(Task::Order(order));
+                return None;
+            }
+            WorkerOrder::AddPeer(setup) => {
+                add_peer(self.now_ns, setup, &mut self.pipeline, seal);
+                return None;
+            }
+            WorkerOrder::AttachSocket { socket, path } => match socket.try_clone() {
+                Ok(socket) => WorkerOrder::AttachSocket { socket, path: *path },
+                Err(error) => {
+                    self.notes.trouble(Trouble::Socket(error.raw_os_error().unwrap_or(0)));
+                    WorkerOrder::DetachSocket
+                }
+            },
+            WorkerOrder::AttachTun(tun) => match tun.try_clone() {
+                Ok(tun) => WorkerOrder::AttachTun(tun),
+                Err(error) => {
+                    self.notes.trouble(Trouble::Tun(error.raw_os_error().unwrap_or(0)));
+                    WorkerOrder::DetachTun
+                }
+            },
+            WorkerOrder::DetachSocket => WorkerOrder::DetachSocket,
+            WorkerOrder::DetachTun => WorkerOrder::DetachTun,
+            WorkerOrder::UpdatePeer(setup) => {
+                let (opens, seals) = halves(setup);
+                seal.hand(Task::Order(WorkerOrder::UpdatePeer(Box::new(seals))));
+                return Some(WorkerOrder::UpdatePeer(Box::new(opens)));
+            }
+            WorkerOrder::SetRoutes(routes) => WorkerOrder::SetRoutes(Arc::clone(routes)),
+            // What this thread opened it cannot seal.
+            WorkerOrder::SetRelay(_) => return None,
+            WorkerOrder::SetPath { peer, path } => WorkerOrder::SetPath { peer: *peer, path: *path },
+            WorkerOrder::RemovePeer { peer } => WorkerOrder::RemovePeer { peer: *peer },
+        };
+        seal.hand(Task::Order(part));
+        Some(order)
     }
 
     fn carry_out(&mut self, order: WorkerOrder) {
@@ -336,7 +588,8 @@ impl<'r> Worker<'r> {
             // Orders about a peer that is gone meanwhile have nothing to change.
             WorkerOrder::UpdatePeer(setup) => _ = self.pipeline.update_peer(now, *setup),
             WorkerOrder::SetPath { peer, path } => _ = self.pipeline.set_path(peer, path),
-            WorkerOrder::SetRoutes(routes) => self.pipeline.set_routes(*routes),
+            WorkerOrder::SetRoutes(routes) => self.pipeline.set_routes(routes),
+            WorkerOrder::SetRelay(on) => self.pipeline.set_relay(on),
             WorkerOrder::RemovePeer { peer } => _ = self.pipeline.remove_peer(peer),
             WorkerOrder::OccExit { peer } => _ = self.pipeline.occ_exit(now, peer, &mut self.wire),
             WorkerOrder::PingNow { peer } => _ = self.pipeline.ping_now(now, peer, &mut self.wire),
@@ -347,7 +600,7 @@ impl<'r> Worker<'r> {
         self.flush_wire();
     }
 
-    fn attach_link(&mut self, link: WorkerEnd) {
+    fn attach_link(&mut self, link: Box<WorkerEnd>) {
         // Keys that the old control process sent are installed before it is forgotten. It should be dead; if it is not,
         // it does not keep us here. If it dies in the middle of a word, that is no news: its successor must not be blamed.
         for _ in 0..LAST_WORDS {
@@ -355,10 +608,15 @@ impl<'r> Worker<'r> {
                 break;
             }
         }
+        if self.is_installing() {
+            // There may be more of them behind that one.
+            self.next_link = Some(link);
+            return;
+        }
         self.up.failed = None;
         self.up.link = None;
         match Bell::same_as(link.bell_fd()).and_then(|bell| self.engine.watch_link(Some(bell))) {
-            Ok(()) => self.up.link = Some(link),
+            Ok(()) => self.up.link = Some(*link),
             Err(error) => (self.up.report)(WorkerReport::LinkCorrupt(format!("its bell cannot be watched: {error}"))),
         }
     }
@@ -372,7 +630,7 @@ impl<'r> Worker<'r> {
         (self.notes.offloads.udp_gso, self.notes.offloads.udp_gro) = (gso, socket.gro());
         self.engine.set_gso(gso);
         self.wire.set_gso(gso);
-        self.notes.socket = None;
+        self.notes.heard();
         self.notes.has_socket = true;
         if let Err(error) = self.engine.attach_socket(socket, path) {
             self.notes.trouble(Trouble::Socket(error.raw_os_error().unwrap_or(0)));
@@ -403,7 +661,10 @@ impl<'r> Worker<'r> {
         {
             return;
         }
-        self.engine.sleep(self.next_tick_ns);
+        if self.incoming.prepare_sleep() {
+            self.engine.sleep(self.next_tick_ns);
+            self.incoming.awake();
+        }
         if let Some(link) = self.up.link.as_ref() {
             link.awake();
         }
@@ -413,7 +674,13 @@ impl<'r> Worker<'r> {
 /// What the pipeline wants to tell, on its way to the rings and to the supervisor.
 struct Upward<'r> {
     link: Option<WorkerEnd>,
+    /// What a thread that seals has instead of a link.
+    back: Option<OpeningThread>,
     failed: Option<LinkError>,
+    /// Peers that floated, for the thread that seals.
+    moved: Vec<(u32, Path)>,
+    /// A peer proved a newer key, for the thread that seals.
+    proven: bool,
     stats: Arc<WorkerStats>,
     report: &'r Report,
 }
@@ -431,6 +698,12 @@ impl Up for Upward<'_> {
     }
 
     fn event(&mut self, event: WorkerEvent) {
+        if self.back.is_some() {
+            return self.say(Said::Event(event));
+        }
+        if let WorkerEvent::Floated { peer, path } = event {
+            self.moved.push((peer, path));
+        }
         if let Some(link) = self.link.as_mut()
             && let Err(error) = link.send_event(&event)
         {
@@ -441,13 +714,41 @@ impl Up for Upward<'_> {
     fn report(&mut self, report: PeerReport) {
         (self.report)(WorkerReport::Peer(report));
     }
+
+    fn proven(&mut self) {
+        self.proven = true;
+    }
+}
+
+impl Upward<'_> {
+    /// On a thread that seals.
+    fn say(&self, said: Said) {
+        if let Some(back) = &self.back {
+            back.say(said);
+        }
+    }
+}
+
+/// The settings of the half that opens and of the half that seals: each has the timer of its own direction.
+fn halves(setup: &PeerSetup) -> (PeerSetup, PeerSetup) {
+    (PeerSetup { ping_s: 0, ..setup.clone() }, PeerSetup { ping_restart_s: 0, ..setup.clone() })
+}
+
+/// Adds a peer on both threads.
+fn add_peer(now_ns: u64, setup: &PeerSetup, pipeline: &mut Pipeline, seal: &mut SealingThread) {
+    let (opens, seals) = halves(setup);
+    pipeline.add_peer(now_ns, opens);
+    if let Some(peer) = pipeline.peers.get(setup.peer) {
+        seal.hand(Task::AddPeer(Box::new(seals), Arc::clone(&peer.crossing)));
+    }
 }
 
 /// Counts what the engine tells, and reports an error once until something went well again.
 struct Notes<'r> {
     stats: Arc<WorkerStats>,
     report: &'r Report,
-    socket: Option<i32>,
+    /// The socket's error that was said last, by either thread; 0 is none, or something came since.
+    socket: Arc<AtomicI32>,
     tun: Option<i32>,
     /// The kernel learned another path MTU.
     path_mtu: bool,
@@ -458,14 +759,16 @@ struct Notes<'r> {
     said: Option<OffloadsInUse>,
     has_socket: bool,
     has_tun: bool,
+    /// Not on a thread that seals: its other half says it.
+    says_offloads: bool,
 }
 
 impl<'r> Notes<'r> {
-    fn new(stats: Arc<WorkerStats>, report: &'r Report) -> Self {
+    fn new(stats: Arc<WorkerStats>, report: &'r Report, socket: Arc<AtomicI32>, says_offloads: bool) -> Self {
         Notes {
             stats,
             report,
-            socket: None,
+            socket,
             tun: None,
             path_mtu: false,
             tun_offload_lost: None,
@@ -473,13 +776,18 @@ impl<'r> Notes<'r> {
             said: None,
             has_socket: false,
             has_tun: false,
+            says_offloads,
         }
     }
 
     /// Says which offloads are in use, when that is known and something new.
     fn say_offloads(&mut self) {
         self.stats.set_offloads(self.offloads);
-        if self.has_socket && self.has_tun && self.said.replace(self.offloads) != Some(self.offloads) {
+        if self.says_offloads
+            && self.has_socket
+            && self.has_tun
+            && self.said.replace(self.offloads) != Some(self.offloads)
+        {
             (self.report)(WorkerReport::Offloads(self.offloads));
         }
     }
@@ -493,7 +801,9 @@ impl<'r> Notes<'r> {
 
     /// Something came from the network.
     fn heard(&mut self) {
-        self.socket = None;
+        if self.socket.load(Relaxed) != 0 {
+            self.socket.store(0, Relaxed);
+        }
     }
 }
 
@@ -524,10 +834,9 @@ impl Observer for Notes<'_> {
             // An interface that is down answers EIO to every write.
             Trouble::Tun(libc::EIO) => {}
             // What ICMP said of an earlier datagram, when nothing was being sent.
-            Trouble::Socket(libc::EMSGSIZE) if self.socket == Some(libc::EMSGSIZE) => self.path_mtu = true,
-            Trouble::Socket(errno) if self.socket != Some(errno) => {
+            Trouble::Socket(libc::EMSGSIZE) if self.socket.load(Relaxed) == libc::EMSGSIZE => self.path_mtu = true,
+            Trouble::Socket(errno) if self.socket.swap(errno, Relaxed) != errno => {
                 self.path_mtu |= errno == libc::EMSGSIZE;
-                self.socket = Some(errno);
                 (self.report)(WorkerReport::SocketError { errno, text: text(errno) });
             }
             Trouble::Tun(errno) if self.tun != Some(errno) => {

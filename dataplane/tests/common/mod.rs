@@ -4,7 +4,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -16,9 +15,9 @@ use dataplane::sys::tundev::TunQueue;
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::virtio::VNET_HDR_LEN;
 use dataplane::workers::manager::{
-    OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
+    OffloadChoice, Split, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
 };
-use dataplane::workers::stats::WorkerStats;
+use dataplane::workers::stats::StatsReader;
 use link::message::{Cipher, DirectionKey, InstallKey, KeyLimits, KeyName, Path, Secret, WorkerCommand, WorkerEvent};
 
 /// What supervisor and control process tell each other is no matter here.
@@ -35,6 +34,9 @@ pub const ENGINES: [(IoChoice, IoChoice); 4] = [
     (IoChoice::Syscall, IoChoice::Uring),
     (IoChoice::Uring, IoChoice::Syscall),
 ];
+
+/// Whether workers have a thread for each direction: in the test programs of these names, which run the same situations.
+pub const SPLIT: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"split" | b"split_alloc" | b"split_faults");
 
 /// One worker and what the test holds of it.
 pub struct End {
@@ -76,6 +78,7 @@ pub fn peer(path: Path) -> PeerSetup {
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 
@@ -112,6 +115,7 @@ pub fn config(io: IoChoice) -> WorkerConfig {
     WorkerConfig {
         index: 0,
         cpu: None,
+        split: SPLIT.then(Split::default),
         tuning: Tuning::default(),
         io,
         offload: OffloadChoice::default(),
@@ -178,7 +182,7 @@ impl End {
         }
     }
 
-    pub fn stats(&self) -> Arc<WorkerStats> {
+    pub fn stats(&self) -> StatsReader {
         self.worker.stats()
     }
 
