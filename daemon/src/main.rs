@@ -4,8 +4,13 @@ use std::process::ExitCode;
 
 use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
+<<<<<<< HEAD
 use minivpn::gateway::requests;
 use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
+=======
+use minivpn::host::privileges;
+use minivpn::{bench, client, config, control_process, environment, healthcheck, observe, sandbox};
+>>>>>>> w/ghost
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -28,6 +33,7 @@ fn main() -> ExitCode {
     };
     let level = if cli.quiet { observe::log::Level::Error } else { cli.log_level };
     observe::log::init(cli.log_format, level);
+    privileges::raise_permitted();
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
         Command::Status(options) => requests::status(&options),

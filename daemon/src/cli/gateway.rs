@@ -108,16 +108,16 @@ pub struct Up {
     #[arg(long, value_name = "NETWORK,…", value_parser = routes)]
     pub route: Option<Routes>,
     /// Give packets of clients this host's address where they leave it (the default; takes --no-nat back)
-    #[arg(long, overrides_with = "no_nat")]
+    #[arg(long, conflicts_with = "no_nat")]
     pub nat: bool,
     /// Leave the clients' addresses as they are: others must route the pool to this host
-    #[arg(long, overrides_with = "nat")]
+    #[arg(long)]
     pub no_nat: bool,
     /// Clients reach each other
-    #[arg(long, overrides_with = "no_client_to_client")]
+    #[arg(long, conflicts_with = "no_client_to_client")]
     pub client_to_client: bool,
     /// Clients do not reach each other (the default; takes --client-to-client back)
-    #[arg(long, overrides_with = "client_to_client")]
+    #[arg(long)]
     pub no_client_to_client: bool,
     /// Most clients at once [default: what the IPv4 pool holds]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_CLIENTS)))]
@@ -247,7 +247,8 @@ mod tests {
         let more = more.unwrap().wishes();
         assert_eq!((more.nat, more.client_to_client), (Some(false), Some(true)));
         assert_eq!((more.dns, more.pool_ipv6, more.routes.unwrap().len()), (Some(Vec::new()), Some(None), 1));
-        assert_eq!(up(&["--no-nat", "--nat"]).unwrap().wishes().nat, Some(true), "the last one counts");
+        assert_eq!(up(&["--nat"]).unwrap().wishes().nat, Some(true));
+        assert!(up(&["--no-nat", "--nat"]).is_err());
     }
 
     #[test]
