@@ -4,13 +4,9 @@ use std::process::ExitCode;
 
 use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
-<<<<<<< HEAD
 use minivpn::gateway::requests;
-use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
-=======
 use minivpn::host::privileges;
-use minivpn::{bench, client, config, control_process, environment, healthcheck, observe, sandbox};
->>>>>>> w/ghost
+use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
