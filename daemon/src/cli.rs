@@ -144,9 +144,9 @@ pub struct BenchCrypto {
 /// `minivpn config …`
 #[derive(Debug, Subcommand)]
 pub enum Config {
-    /// List every problem of a profile with its line, what is wrong and what to write instead
+    /// List every problem of a client's profile or a server's configuration with its line, what is wrong and what to write instead
     Lint {
-        /// The profile (.ovpn)
+        /// The profile (.ovpn), or the server's configuration (server.conf): what stands in it decides
         file: PathBuf,
     },
 }

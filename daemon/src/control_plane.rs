@@ -249,3 +249,6 @@ fn order_server(server: &mut Server, command: ToControl, now: Now, rng: &mut dyn
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     .into()
 }
 
-/// `minivpn config lint FILE`: 0 when a profile can be run (warnings allowed), 2 otherwise.
+/// `minivpn config lint FILE`: 0 when a profile can be run, or a server's configuration be served (warnings allowed), 2 otherwise.
 fn lint(file: &std::path::Path, quiet: bool) -> Exit {
     let problems = config::lint(file);
     for problem in &problems {
@@ -52,10 +52,8 @@ fn lint(file: &std::path::Path, quiet: bool) -> Exit {
     let mut errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     // What stands in certificates and keys is looked at once the lines are right.
-    if errors == 0
-        && let Ok((profile, _)) = config::load(file)
-    {
-        for sentence in client::unusable(&profile) {
+    if errors == 0 {
+        for sentence in unusable(file) {
             println!("{}: error: {sentence}", file.display());
             errors += 1;
         }
@@ -64,6 +62,13 @@ fn lint(file: &std::path::Path, quiet: bool) -> Exit {
         println!("{}: {}, {}", file.display(), count(errors, "error"), count(warnings, "warning"));
     }
     if errors == 0 { Exit::Ok } else { Exit::Config }
+}
+
+fn unusable(file: &std::path::Path) -> Vec<String> {
+    if config::is_server(file) {
+        return config::load_server(file).map_or_else(|_| Vec::new(), |(profile, _)| config::unusable(&profile));
+    }
+    config::load(file).map_or_else(|_| Vec::new(), |(profile, _)| client::unusable(&profile))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -193,6 +193,8 @@ impl Client {
                 let list: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
                 tracing::debug!("control datagrams not accepted: {}", list.join(", "));
             }
+            // A gateway's.
+            FromChild::Message(FromControl::Reloaded(_) | FromControl::Moved { .. }) => {}
             FromChild::Died(why) => self.on_control_death(&why),
         }
     }

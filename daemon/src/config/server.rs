@@ -5,7 +5,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use controlplane::{Cipher, Digest, Secret, TlsSetup, Wrap};
+pub use controlplane::ClientCertificate;
+use controlplane::{Cipher, Digest, ReplyLimit, Secret, ServerSetup, TlsSetup, Wrap};
 
 use super::agreed::{Device, Family, MssFix, MtuDiscovery, ReplayWindow, Timers};
 use super::tunnel::Topology;
@@ -123,6 +124,34 @@ pub struct ServerProfile {
     pub files: ServerFiles,
 }
 
+impl ServerProfile {
+    /// What the control process is told before anything else, and again at a reload. `cookie_secret`: 32 random bytes. Generations
+    /// start at 1; who resumes sessions of a process before this one sets `first_generation`.
+    pub fn server_setup(&self, cookie_secret: Secret, workers: u16) -> ServerSetup {
+        let (count, seconds) = self.connect_freq_initial;
+        ServerSetup {
+            wrap: self.wrap.clone(),
+            tls: self.tls.clone(),
+            client_certificate: self.client_certificate,
+            data_ciphers: self.data_ciphers.clone(),
+            fallback_cipher: self.fallback_cipher,
+            auth: self.auth,
+            tun_mtu: self.tun_mtu,
+            tls_timeout: self.timers.tls_timeout,
+            hand_window: self.timers.hand_window,
+            tran_window: self.timers.tran_window,
+            reneg_sec: self.timers.reneg_sec,
+            max_packet_size: self.max_packet_size,
+            limits: self.timers.key_limits(),
+            max_clients: self.max_clients,
+            cookie_secret,
+            replies: ReplyLimit { count, seconds },
+            workers,
+            first_generation: 1,
+        }
+    }
+}
+
 /// Where clients are awaited: UDP only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
@@ -155,7 +184,7 @@ impl Listen {
 pub struct Pool4 {
     /// First address of the network that the server's address and the pool lie in.
     pub network: Ipv4Addr,
-    /// Its prefix length, 8..=30.
+    /// Its prefix length, 8..=32.
     pub prefix: u8,
     /// The same as a mask; what clients of topology subnet get with their address.
     pub netmask: Ipv4Addr,
@@ -197,18 +226,6 @@ pub struct KernelRoute {
     pub prefix: u8,
     /// Its metric, `route-metric` applied; `None` is the kernel's default.
     pub metric: Option<u32>,
-}
-
-/// `verify-client-cert`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClientCertificate {
-    /// `require`; the default.
-    #[default]
-    Require,
-    /// `optional`: one that is shown must be good.
-    Optional,
-    /// `none`: it is not asked for.
-    None,
 }
 
 /// `auth-user-pass-verify`

@@ -126,7 +126,8 @@ impl Gateway {
         }
         self.profile = Rc::new(profile);
         self.watched = Watched::of(&self.profile);
-        self.control.set_configuration(self.configuration());
+        let configuration = self.configuration();
+        self.control.set_configuration(configuration);
         self.timers.status = self.profile.status.as_ref().map(|_| clock::now().at);
         let said = if changed.is_empty() { "nothing is different".to_owned() } else { changed.join("; ") };
         tracing::info!("reloaded: {said}");
@@ -213,6 +214,7 @@ fn revoked(pem: &str) -> BTreeSet<String> {
     listed
 }
 
+#[allow(clippy::clone_on_copy)] // one rule for fields of every type
 /// The new configuration, with what cannot change taken from the old one; what changes, and what would need a restart.
 fn settle(old: &ServerProfile, mut new: ServerProfile) -> (ServerProfile, Vec<String>, Vec<String>) {
     let mut not_changed = Vec::new();

@@ -259,7 +259,8 @@ impl Gateway {
     fn on_control_death(&mut self, why: &str) {
         tracing::warn!("the control process died ({why}); starting it anew, data flows on");
         self.restarts = self.restarts.saturating_add(1);
-        self.control.set_configuration(self.configuration());
+        let configuration = self.configuration();
+        self.control.set_configuration(configuration);
         match self.control.restart() {
             Ok(links) => self.workers.relink(links),
             Err(fatal) => return self.end(Err(fatal)),

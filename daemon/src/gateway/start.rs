@@ -2,7 +2,7 @@
 //! are dropped, the control process takes its configuration, the host is set up, the workers start.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -421,7 +421,7 @@ async fn raise(
     journal: &mut Journal,
 ) -> Result<Raised, Fatal> {
     let failed = |error: HostError| Fatal::new(Exit::Routes, error.to_string());
-    let pools: Vec<_> = profile
+    let pools: Vec<(IpAddr, u8)> = profile
         .ipv4
         .iter()
         .map(|pool| (pool.network.into(), pool.prefix))

@@ -158,9 +158,4 @@ impl Workers {
     pub(super) fn each(&self) -> impl Iterator<Item = (u16, &WorkerHandle, &Seat)> {
         (0..).zip(&self.handles).zip(&self.seats).map(|((index, handle), seat)| (index, handle, seat))
     }
-
-    /// Ends them all.
-    pub(super) fn stop(self) {
-        self.handles.into_iter().for_each(WorkerHandle::stop);
-    }
 }
