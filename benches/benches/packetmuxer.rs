@@ -65,6 +65,7 @@ fn setup(peer: u32) -> PeerSetup {
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 

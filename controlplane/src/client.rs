@@ -55,7 +55,7 @@ impl Client {
         now: Now,
         random: Option<&'static dyn SecureRandom>,
     ) -> Result<Client, Ending> {
-        let tls = TlsConfig::new(Role::Client, &setup.tls, now.unix, random).map_err(Ending::Tls)?;
+        let tls = TlsConfig::client(&setup.tls, now.unix, random).map_err(Ending::Tls)?;
         let settings = settings(&setup, tls)?;
         Ok(Client {
             settings,
@@ -97,7 +97,7 @@ impl Client {
         self.settings.tls.set_time(now.unix);
         let generation = record.generation;
         let mut ctx = Context { now, rng, settings: &self.settings, out: &mut self.out };
-        match Session::resume(&mut ctx, &record, path, credentials) {
+        match Session::resume(&mut ctx, &record, path, credentials, Duration::ZERO) {
             Ok(session) => self.session = Some(session),
             Err(ending) => self.out.event(Event::Ended { generation, ending }),
         }

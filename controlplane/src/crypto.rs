@@ -141,6 +141,13 @@ pub fn sha256(data: &[u8]) -> [u8; 32] {
     out
 }
 
+/// SHA-1 (FIPS 180-4), as a name for certificates only.
+#[must_use]
+pub fn sha1(data: &[u8]) -> [u8; 20] {
+    use sha1::Digest as _;
+    Sha1::digest(data).into()
+}
+
 /// Encrypts or decrypts `data` in place with AES-256-CTR; the whole of `iv` is the first block's
 /// 128-bit big-endian counter (NIST SP 800-38A).
 pub fn aes256_ctr(key: &[u8; 32], iv: &[u8; 16], data: &mut [u8]) {

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+
 use crate::controlchannel::key_method::{ClientKeyMethod, ClientSource, ServerKeyMethod, ServerSource};
 use crate::controlchannel::message::{Lines, Message};
 use crate::error::{DropReason, Error};
@@ -100,6 +102,8 @@ struct Active {
     tls: Box<TlsSession>,
     client: ClientSource,
     server: Option<ServerSource>,
+    /// As a server: our key message was sent.
+    answered: bool,
 }
 
 /// What every negotiation of a session has in common.
@@ -215,11 +219,14 @@ impl Negotiation {
         }
     }
 
-    /// As a server: sends our key message.
+    /// As a server: sends our key message, once.
     pub(crate) fn send_server_key_method(&mut self, options: &str) -> Result<(), Error> {
-        let Stage::Active(Active { server: Some(source), .. }) = &self.stage else {
+        let Stage::Active(Active { server: Some(source), answered, .. }) = &mut self.stage else {
             return Err(Error::Misuse("the server's randoms were not chosen"));
         };
+        if std::mem::replace(answered, true) {
+            return Ok(());
+        }
         let message = ServerKeyMethod { source: source.clone(), options: options.to_owned() };
         let bytes = zeroize::Zeroizing::new(message.encode()?);
         self.write(&bytes);
@@ -259,6 +266,16 @@ impl Negotiation {
         }
     }
 
+    /// The certificates that the peer showed, leaf first; empty when it showed none.
+    pub(crate) fn peer_chain(&self) -> &[CertificateDer<'static>] {
+        match &self.stage {
+            Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) | Stage::Active(Active { tls, .. }) => {
+                tls.peer_certificates()
+            }
+            _ => &[],
+        }
+    }
+
     /// Moves TLS records into the send window, as far as it is open.
     pub(crate) fn pump(&mut self, now: Instant) {
         while !self.tls_out.is_empty() && self.transport.sender.can_send() {
@@ -267,6 +284,16 @@ impl Negotiation {
             if self.transport.sender.push(payload, Opcode::ControlV1, now).is_err() {
                 break;
             }
+        }
+    }
+
+    /// Gives back the memory of what a finished exchange has left empty: a session may be idle for hours.
+    pub(crate) fn rest(&mut self) {
+        if self.is_active() && self.all_acknowledged() {
+            self.tls_out.shrink_to_fit();
+            self.happenings.shrink_to_fit();
+            self.plaintext.shrink_to_fit();
+            self.lines.rest();
         }
     }
 
@@ -354,7 +381,7 @@ impl Negotiation {
         if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, ours: Some(client) }) =
             std::mem::replace(&mut self.stage, Stage::Failed)
         {
-            self.stage = Stage::Active(Active { tls, client, server: Some(message.source) });
+            self.stage = Stage::Active(Active { tls, client, server: Some(message.source), answered: true });
         }
         self.rest_is_text(len);
         self.happenings.push_back(Happening::ServerKeyMethod { options: message.options });
@@ -366,7 +393,7 @@ impl Negotiation {
             return Ok(());
         };
         if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) = std::mem::replace(&mut self.stage, Stage::Failed) {
-            self.stage = Stage::Active(Active { tls, client: message.source.clone(), server: None });
+            self.stage = Stage::Active(Active { tls, client: message.source.clone(), server: None, answered: false });
         }
         self.rest_is_text(len);
         self.happenings.push_back(Happening::ClientKeyMethod(Box::new(message)));

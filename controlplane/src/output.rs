@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::error::DropReason;
-use crate::setup::{Ending, Established, InstallKey, KeyName, Path, ResumeRecord, Secret, State};
+use crate::setup::{Ending, Established, InstallKey, KeyName, Login, Path, ResumeRecord, Secret, State};
 use crate::timers::{Instant, TimerReason};
 
 /// What `poll_output` gives.
@@ -86,7 +86,19 @@ pub enum Event {
         /// `auth-token-user`, when pushed.
         username: Option<String>,
     },
-    /// A session ended. Nothing more comes from this generation.
+    /// As a server: a client's key message is here, in its first negotiation or a later one. Answered by `admit` or
+    /// `refuse`; without an answer within `hand-window` the login fails.
+    Login(Box<Login>),
+    /// As a server: the peer's move to another address, which a worker reported, is refused: its datagrams go to this
+    /// path as before.
+    MoveBack {
+        /// The worker's handle of the peer.
+        peer: u32,
+        /// Where the control plane knows the peer to be.
+        path: Path,
+    },
+    /// A session ended. Nothing more comes from this generation. As a server: said also of sessions whose login was never
+    /// told, because their handshake failed.
     Ended {
         /// The session.
         generation: u32,

@@ -7,7 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+mod gateway;
+
 pub use crate::crypto::Digest;
+pub use gateway::{Admission, ClientCertificate, ClientCertificateInfo, Login, LoginLock, ReplyLimit, ServerSetup};
 
 /// Bytes that wipe themselves on drop and never print.
 #[derive(Clone, Default, PartialEq, Eq, Zeroize, ZeroizeOnDrop, Serialize, Deserialize)]
@@ -379,6 +382,8 @@ pub enum Ending {
         /// True when EXIT went over the control channel; false when OCC exit must be sent on the data channel.
         exit_sent: bool,
     },
+    /// As a server: the peer came back with a new session, which took this one's place.
+    Replaced,
     /// Our own misuse or a limit of ours.
     Internal(String),
 }
@@ -445,6 +450,8 @@ pub struct ResumeRecord {
     pub wrap_send_time: u32,
     /// The peer's highest wrap packet id and its timestamp: nothing at or below it is accepted after a resume.
     pub wrap_recv: Option<(u32, u32)>,
+    /// As a server: who the client was at its first login.
+    pub login: Option<LoginLock>,
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ pub enum TimerReason {
     PushRequest,
     /// PUSH_REPLY must have come within `hand-window` (or as long as AUTH_PENDING granted).
     PushReply,
+    /// As a server: the caller must have judged a login within `hand-window`.
+    Login,
     /// The worker must confirm the first key.
     KeyInstall,
     /// `reneg-sec` has passed since the key was made.

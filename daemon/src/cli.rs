@@ -1,5 +1,8 @@
 //! The command line: what a user may type, and the names of what it becomes.
 
+pub mod client;
+pub mod gateway;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +10,8 @@ use dataplane::datachannel::aead::AeadChoice;
 use dataplane::sys::affinity;
 
 use crate::bench::Engine;
+use crate::gateway::requests::StatusOptions;
+use crate::healthcheck;
 use crate::observe::log::{Format, Level};
 
 /// An OpenVPN-compatible VPN daemon for Linux.
@@ -14,10 +19,10 @@ use crate::observe::log::{Format, Level};
 #[command(name = "minivpn", version, arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Log lines on standard error: text or one JSON object a line
-    #[arg(long, global = true, value_enum, default_value = "text", env = "MINIVPN_LOG_FORMAT")]
+    #[arg(long, global = true, value_enum, default_value = "text")]
     pub log_format: Format,
     /// How much to log
-    #[arg(long, global = true, value_enum, default_value = "info", env = "MINIVPN_LOG_LEVEL")]
+    #[arg(long, global = true, value_enum, default_value = "info")]
     pub log_level: Level,
     /// Print nothing but errors
     #[arg(short, long, global = true)]
@@ -28,18 +33,42 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 other, 2 usage or configuration, 3 authentication refused, 4 unreachable, \
-5 TLS or certificate, 6 privilege or TUN device, 7 addresses or routes";
+5 TLS or certificate, 6 privilege or TUN device, 7 addresses or routes
+Environment: each option --some-flag can be given as MINIVPN_SOME_FLAG, and a value in a file as MINIVPN_SOME_FLAG_FILE=PATH; \
+the command line wins";
 
 /// The sub-commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Connect to an OpenVPN server and carry traffic until interrupted
     Connect(Connect),
+    /// What a gateway on this host is doing: its clients, its workers, what it drops
+    Status(StatusOptions),
+    /// Serve OpenVPN clients
+    Gateway {
+        /// What to do with it
+        #[command(subcommand)]
+        command: gateway::Gateway,
+    },
     /// Look at configuration files
     Config {
         /// What to do with it
         #[command(subcommand)]
         command: Config,
+    },
+    /// Say whether the gateway that runs here serves: exit 0 or 1
+    Healthcheck(healthcheck::Options),
+    /// The clients of a gateway: their certificates and profiles
+    Client {
+        /// What to do with them
+        #[command(subcommand)]
+        command: client::Client,
+    },
+    /// The certificates of a gateway itself
+    Pki {
+        /// What to do with them
+        #[command(subcommand)]
+        command: client::Pki,
     },
     /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
     Bench(Bench),
@@ -115,9 +144,9 @@ pub struct BenchCrypto {
 /// `minivpn config …`
 #[derive(Debug, Subcommand)]
 pub enum Config {
-    /// List every problem of a profile with its line, what is wrong and what to write instead
+    /// List every problem of a client's profile or a server's configuration with its line, what is wrong and what to write instead
     Lint {
-        /// The profile (.ovpn)
+        /// The profile (.ovpn), or the server's configuration (server.conf): what stands in it decides
         file: PathBuf,
     },
 }
@@ -127,6 +156,17 @@ pub enum Config {
 pub struct Connect {
     /// The profile (.ovpn)
     pub file: PathBuf,
+    /// The data path
+    #[command(flatten)]
+    pub data: DataPath,
+    /// Act as an older peer: clear these IV_PROTO bits
+    #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
+    pub iv_proto_mask: u32,
+}
+
+/// What is the same for a client and a gateway: how packets are moved, and where changes of the host are noted.
+#[derive(Clone, Debug, Args)]
+pub struct DataPath {
     /// How the data plane reads and writes
     #[arg(long, value_enum, default_value = "auto")]
     pub io: Io,
@@ -161,9 +201,6 @@ pub struct Connect {
     /// Where the journal of host changes is kept
     #[arg(long, value_name = "DIR", default_value = "/run/minivpn")]
     pub run_dir: PathBuf,
-    /// Act as an older peer: clear these IV_PROTO bits
-    #[arg(long, hide = true, default_value_t = 0, value_parser = number)]
-    pub iv_proto_mask: u32,
 }
 
 /// `--cpu`
@@ -239,6 +276,14 @@ mod tests {
     }
 
     #[test]
+    fn a_client_to_end_is_named_by_its_name_or_its_id() {
+        let kill = |words: &[&str]| Cli::try_parse_from([&["minivpn", "gateway", "kill"], words].concat());
+        assert!(kill(&["alice"]).is_ok() && kill(&["--id", "7"]).is_ok());
+        assert!(kill(&[]).is_err() && kill(&["alice", "--id", "7"]).is_err());
+        assert!(Cli::try_parse_from(["minivpn", "status", "--json", "--name", "office"]).is_ok());
+    }
+
+    #[test]
     fn a_processor_is_a_number_or_a_word() {
         assert_eq!(pinning("3"), Ok(Pinning::To(3)));
         assert_eq!(pinning("none"), Ok(Pinning::None));
@@ -256,15 +301,15 @@ mod tests {
 
     #[test]
     fn directions_are_split_only_when_wished() {
-        assert!(!connect(&[]).unwrap().split_directions);
-        assert!(connect(&["--split-directions", "--cpu-list", "0-1"]).unwrap().split_directions);
+        assert!(!connect(&[]).unwrap().data.split_directions);
+        assert!(connect(&["--split-directions", "--cpu-list", "0-1"]).unwrap().data.split_directions);
     }
 
     #[test]
     fn processors_are_one_or_a_list_and_not_both() {
         let both = connect(&["--cpu-list", "0-1,3"]).unwrap();
-        assert_eq!((both.cpu_list, both.cpu), (Some(CpuList(vec![0, 1, 3])), Pinning::Auto));
-        assert_eq!(connect(&["--cpu", "2"]).unwrap().cpu, Pinning::To(2));
+        assert_eq!((both.data.cpu_list, both.data.cpu), (Some(CpuList(vec![0, 1, 3])), Pinning::Auto));
+        assert_eq!(connect(&["--cpu", "2"]).unwrap().data.cpu, Pinning::To(2));
         assert!(connect(&["--cpu-list", "0", "--cpu", "1"]).is_err());
         assert!(connect(&["--cpu-list", "3-1"]).is_err());
         assert!(connect(&["--cpu-list", ""]).is_err());
@@ -273,9 +318,9 @@ mod tests {
     #[test]
     fn priority_and_polling_are_off_and_bounded() {
         let plain = connect(&[]).unwrap();
-        assert_eq!((plain.sched_fifo, plain.busy_poll), (None, 0));
+        assert_eq!((plain.data.sched_fifo, plain.data.busy_poll), (None, 0));
         let set = connect(&["--sched-fifo", "99", "--busy-poll", "50"]).unwrap();
-        assert_eq!((set.sched_fifo, set.busy_poll), (Some(99), 50));
+        assert_eq!((set.data.sched_fifo, set.data.busy_poll), (Some(99), 50));
         for wrong in [["--sched-fifo", "0"], ["--sched-fifo", "100"], ["--busy-poll", "1000001"], ["--busy-poll", "-1"]]
         {
             assert!(connect(&wrong).is_err(), "{wrong:?}");
@@ -285,7 +330,7 @@ mod tests {
     #[test]
     fn the_aead_is_one_of_four_words() {
         let aead = |word: &str| match Cli::try_parse_from(["minivpn", "connect", "x.ovpn", "--aead", word]) {
-            Ok(Cli { command: Command::Connect(options), .. }) => Some(options.aead),
+            Ok(Cli { command: Command::Connect(options), .. }) => Some(options.data.aead),
             _ => None,
         };
         for choice in AeadChoice::ALL {
@@ -296,7 +341,7 @@ mod tests {
         else {
             panic!("the shortest command line");
         };
-        assert_eq!(options.aead, AeadChoice::Auto);
+        assert_eq!(options.data.aead, AeadChoice::Auto);
     }
 
     #[test]

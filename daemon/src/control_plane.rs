@@ -1,9 +1,10 @@
-//! The control plane's loop: drain the rings into the client, drain the client into the rings, sleep until the doorbell or
-//! the next deadline. It runs as a process of its own (`control_process.rs`) or on a thread; it knows neither.
+//! The control plane's loop: drain the rings into the endpoint, drain the endpoint into the rings, sleep until the doorbell
+//! or the next deadline. The endpoint is a client or a gateway, as the first message says. It runs as a process of its own
+//! (`control_process.rs`) or on a thread; it knows neither.
 
 use std::time::Duration;
 
-use controlplane::{Client, Event, Instant, Now, Output, Random, SystemRandom};
+use controlplane::{Client, Ending, Event, Instant, Now, Output, Random, Server, SystemRandom};
 use link::LinkError;
 
 use crate::clock;
@@ -14,10 +15,10 @@ const DATAGRAMS_PER_TURN: usize = 64;
 /// Counters of dropped datagrams are told at most this often.
 const DROPPED_EVERY: Duration = Duration::from_secs(1);
 
-/// The control plane of a client.
+/// A control plane.
 pub struct ControlPlane {
     end: ControlEnd,
-    client: Option<Client>,
+    endpoint: Option<Endpoint>,
     rng: SystemRandom,
     dropped_told: Instant,
 }
@@ -25,7 +26,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Takes its end of the link.
     pub fn new(end: ControlEnd) -> ControlPlane {
-        ControlPlane { end, client: None, rng: SystemRandom, dropped_told: Instant::default() }
+        ControlPlane { end, endpoint: None, rng: SystemRandom, dropped_told: Instant::default() }
     }
 
     /// Runs until the link breaks, which is the end of this control plane.
@@ -44,8 +45,8 @@ impl ControlPlane {
             self.take_datagrams(worker)?;
         }
         let now = clock::now();
-        if let Some(client) = &mut self.client {
-            client.handle_timeout(now, &mut self.rng);
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.handle_timeout(now, &mut self.rng);
         }
         let wake = self.carry_out()?;
         self.tell_dropped(now)?;
@@ -55,28 +56,54 @@ impl ControlPlane {
     fn take_commands(&mut self) -> Result<(), LinkError> {
         while let Some(command) = self.end.recv_from_supervisor()? {
             let now = clock::now();
-            if let ToControl::ConfigureClient(setup) = command {
-                let answer = match Client::new(*setup, now) {
-                    Ok(client) => {
-                        self.client = Some(client);
-                        FromControl::Ready
-                    }
-                    Err(ending) => FromControl::Refused(ending),
-                };
-                self.end.send_to_supervisor(&answer)?;
-            } else if let Some(client) = &mut self.client {
-                order(client, command, now, &mut self.rng);
+            match (command, &mut self.endpoint) {
+                (ToControl::ConfigureClient(setup), _) => {
+                    let client = Client::new(*setup, now);
+                    self.configured(client.map(|client| Endpoint::Client(Box::new(client))))?;
+                }
+                (ToControl::ConfigureGateway(setup), _) => {
+                    let server = Server::new(*setup, now, &mut self.rng, None);
+                    self.configured(server.map(|server| Endpoint::Server(Box::new(server))))?;
+                }
+                (ToControl::ReloadGateway(setup), Some(Endpoint::Server(server))) => {
+                    let reloaded = server.reload(now, *setup);
+                    self.end.send_to_supervisor(&FromControl::Reloaded(reloaded))?;
+                }
+                (command, Some(Endpoint::Client(client))) => order_client(client, command, now, &mut self.rng),
+                (command, Some(Endpoint::Server(server))) => order_server(server, command, now, &mut self.rng),
+                (_, None) => {}
             }
             self.carry_out()?;
         }
         Ok(())
     }
 
+    fn configured(&mut self, endpoint: Result<Endpoint, Ending>) -> Result<(), LinkError> {
+        let answer = match endpoint {
+            Ok(endpoint) => {
+                self.endpoint = Some(endpoint);
+                FromControl::Ready
+            }
+            Err(ending) => FromControl::Refused(ending),
+        };
+        self.end.send_to_supervisor(&answer)
+    }
+
     fn take_events(&mut self, worker: usize) -> Result<(), LinkError> {
         while let Some(event) = self.end.recv_event(worker)? {
             let now = clock::now();
-            if let (Some(client), Some(event)) = (&mut self.client, messages::key_event(&event)) {
-                client.handle_key_event(now, &mut self.rng, event);
+            match (&mut self.endpoint, event) {
+                (Some(Endpoint::Server(server)), link::WorkerEvent::Floated { peer, path }) => {
+                    server.floated(now, peer, messages::path_in(&path));
+                    // When it is refused, where the peer is instead follows.
+                    self.end.send_to_supervisor(&FromControl::Moved { peer, path })?;
+                }
+                (Some(endpoint), event) => {
+                    if let Some(event) = messages::key_event(&event) {
+                        endpoint.handle_key_event(now, &mut self.rng, event);
+                    }
+                }
+                (None, _) => {}
             }
             self.carry_out()?;
         }
@@ -87,37 +114,37 @@ impl ControlPlane {
         for _ in 0..DATAGRAMS_PER_TURN {
             let Some(datagram) = self.end.recv_datagram(worker)? else { break };
             let now = clock::now();
-            if let Some(client) = &mut self.client {
+            if let Some(endpoint) = &mut self.endpoint {
                 let path = messages::path_in(&datagram.path);
-                client.handle_datagram(now, &mut self.rng, &path, datagram.bytes);
+                endpoint.handle_datagram(now, &mut self.rng, &path, datagram.bytes);
             }
             self.carry_out()?;
         }
         Ok(())
     }
 
-    /// Drains the client's outputs, in their order. Returns when it wants to be called again.
+    /// Drains the endpoint's outputs, in their order. Returns when it wants to be called again.
     fn carry_out(&mut self) -> Result<Option<Instant>, LinkError> {
-        let Some(client) = &mut self.client else { return Ok(None) };
+        let Some(endpoint) = &mut self.endpoint else { return Ok(None) };
         loop {
-            match client.poll_output() {
+            match endpoint.poll_output() {
                 Output::Transmit { path, bytes } => {
                     let path = messages::path_out(&path);
                     // A full ring drops it, as the wire might: the reliability layer sends it again.
                     self.end.send_datagram(usize::from(path.worker), &link::Datagram { path, bytes: &bytes });
                 }
-                Output::Event(event) => hand_on(&mut self.end, event)?,
+                Output::Event(event) => hand_on(&mut self.end, endpoint, event)?,
                 Output::Idle { wake } => return Ok(wake.map(|(at, _)| at)),
             }
         }
     }
 
     fn tell_dropped(&mut self, now: Now) -> Result<(), LinkError> {
-        let Some(client) = &mut self.client else { return Ok(()) };
+        let Some(endpoint) = &mut self.endpoint else { return Ok(()) };
         if now.at.since(self.dropped_told) < DROPPED_EVERY {
             return Ok(());
         }
-        let counts = client.take_dropped();
+        let counts = endpoint.take_dropped();
         if !counts.is_empty() {
             self.dropped_told = now.at;
             self.end.send_to_supervisor(&FromControl::Dropped(counts))?;
@@ -126,19 +153,71 @@ impl ControlPlane {
     }
 }
 
-/// The peers of a client live on its one worker.
-const CLIENT_WORKER: usize = 0;
+/// Who is at the other end of the control channel's rules.
+enum Endpoint {
+    Client(Box<Client>),
+    Server(Box<Server>),
+}
 
-fn hand_on(end: &mut ControlEnd, event: Event) -> Result<(), LinkError> {
+impl Endpoint {
+    fn handle_datagram(&mut self, now: Now, rng: &mut dyn Random, path: &controlplane::Path, bytes: &[u8]) {
+        match self {
+            Endpoint::Client(client) => client.handle_datagram(now, rng, path, bytes),
+            Endpoint::Server(server) => server.handle_datagram(now, rng, path, bytes),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Now, rng: &mut dyn Random) {
+        match self {
+            Endpoint::Client(client) => client.handle_timeout(now, rng),
+            Endpoint::Server(server) => server.handle_timeout(now, rng),
+        }
+    }
+
+    fn handle_key_event(&mut self, now: Now, rng: &mut dyn Random, event: controlplane::KeyEvent) {
+        match self {
+            Endpoint::Client(client) => client.handle_key_event(now, rng, event),
+            Endpoint::Server(server) => server.handle_key_event(now, rng, event),
+        }
+    }
+
+    fn poll_output(&mut self) -> Output {
+        match self {
+            Endpoint::Client(client) => client.poll_output(),
+            Endpoint::Server(server) => server.poll_output(),
+        }
+    }
+
+    fn take_dropped(&mut self) -> Vec<(String, u64)> {
+        match self {
+            Endpoint::Client(client) => client.take_dropped(),
+            Endpoint::Server(server) => server.take_dropped(),
+        }
+    }
+
+    /// The worker that a peer lives on. A client's peer is 0, whoever gave it which number.
+    fn worker_of(&self, peer: u32) -> usize {
+        match self {
+            Endpoint::Client(_) => 0,
+            Endpoint::Server(server) => usize::from(server.worker_of(peer)),
+        }
+    }
+}
+
+fn hand_on(end: &mut ControlEnd, endpoint: &Endpoint, event: Event) -> Result<(), LinkError> {
     match messages::worker_command(event) {
-        Ok(command) => end.send_command(CLIENT_WORKER, &command),
+        Ok(command) => {
+            if let link::WorkerCommand::SetPath { peer, path } = command {
+                end.send_to_supervisor(&FromControl::Moved { peer, path })?;
+            }
+            end.send_command(endpoint.worker_of(messages::peer_of(&command)), &command)
+        }
         Err(event) => end.send_to_supervisor(&FromControl::Event(*event)),
     }
 }
 
-fn order(client: &mut Client, command: ToControl, now: Now, rng: &mut dyn Random) {
+fn order_client(client: &mut Client, command: ToControl, now: Now, rng: &mut dyn Random) {
     match command {
-        ToControl::ConfigureClient(_) => {}
         ToControl::Connect { generation, path, credentials } => {
             client.connect(now, rng, generation, messages::path_in(&path), credentials);
         }
@@ -149,5 +228,27 @@ fn order(client: &mut Client, command: ToControl, now: Now, rng: &mut dyn Random
         ToControl::Disconnect { generation } => client.disconnect(now, generation),
         ToControl::Forget { generation } => client.forget(generation),
         ToControl::Renegotiate { generation } => client.renegotiate(now, rng, generation),
+        // A gateway's.
+        _ => {}
     }
 }
+
+fn order_server(server: &mut Server, command: ToControl, now: Now, rng: &mut dyn Random) {
+    match command {
+        ToControl::Admit { generation, negotiation, admission } => {
+            server.admit(now, rng, generation, negotiation, *admission);
+        }
+        ToControl::Refuse { generation, negotiation, text, reason } => {
+            server.refuse(now, rng, generation, negotiation, &text, &reason);
+        }
+        ToControl::Dismiss { generation, text } => server.dismiss(now, rng, generation, &text),
+        ToControl::Close { generation } => server.close(now, generation),
+        ToControl::ResumeClient { record, path } => server.resume(now, rng, *record, messages::path_in(&path)),
+        ToControl::Renegotiate { generation } => server.renegotiate(now, rng, generation),
+        // A client's.
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

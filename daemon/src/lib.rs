@@ -4,10 +4,15 @@
 //! |---|---|
 //! | `bench` | `minivpn bench`: measuring and the report |
 //! | `cli`, `exit` | the command line and the process status |
+//! | `environment` | the command line's options as `MINIVPN_*` variables |
+//! | `healthcheck` | `minivpn healthcheck` |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
+//! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `supervisor` | its runtime |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
+//! | `control_child` | the same process as its supervisor sees it |
+//! | `data_path` | flags of the workers, for whoever starts some |
 //! | `messages` | what the two say to each other |
 //! | `host` | changes to the host, each of which knows its undo |
 //! | `observe` | log, states, live line |
@@ -20,9 +25,14 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+mod control_child;
 pub mod control_plane;
 pub mod control_process;
+mod data_path;
+pub mod environment;
 pub mod exit;
+pub mod gateway;
+pub mod healthcheck;
 pub mod host;
 pub mod messages;
 pub mod observe;

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use minivpn::cli::{Cli, Command, Config};
+use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
-use minivpn::{bench, client, config, control_process, observe, sandbox};
+use minivpn::gateway::requests;
+use minivpn::host::privileges;
+use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == bench::BENCH_PEER) {
         return bench::peer_main();
     }
-    let cli = match Cli::try_parse() {
+    let cli = match environment::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -28,15 +29,21 @@ fn main() -> ExitCode {
     };
     let level = if cli.quiet { observe::log::Level::Error } else { cli.log_level };
     observe::log::init(cli.log_format, level);
+    privileges::raise_permitted();
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
+        Command::Status(options) => requests::status(&options),
+        Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
+        Command::Client { command } => gateway::client_main(&command),
+        Command::Pki { command } => gateway::pki_main(&command),
         Command::Bench(options) => bench::main(&options, cli.quiet),
+        Command::Healthcheck(options) => healthcheck::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),
     }
     .into()
 }
 
-/// `minivpn config lint FILE`: 0 when a profile can be run (warnings allowed), 2 otherwise.
+/// `minivpn config lint FILE`: 0 when a profile can be run, or a server's configuration be served (warnings allowed), 2 otherwise.
 fn lint(file: &std::path::Path, quiet: bool) -> Exit {
     let problems = config::lint(file);
     for problem in &problems {
@@ -45,10 +52,8 @@ fn lint(file: &std::path::Path, quiet: bool) -> Exit {
     let mut errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     // What stands in certificates and keys is looked at once the lines are right.
-    if errors == 0
-        && let Ok((profile, _)) = config::load(file)
-    {
-        for sentence in client::unusable(&profile) {
+    if errors == 0 {
+        for sentence in unusable(file) {
             println!("{}: error: {sentence}", file.display());
             errors += 1;
         }
@@ -57,6 +62,13 @@ fn lint(file: &std::path::Path, quiet: bool) -> Exit {
         println!("{}: {}, {}", file.display(), count(errors, "error"), count(warnings, "warning"));
     }
     if errors == 0 { Exit::Ok } else { Exit::Config }
+}
+
+fn unusable(file: &std::path::Path) -> Vec<String> {
+    if config::is_server(file) {
+        return config::load_server(file).map_or_else(|_| Vec::new(), |(profile, _)| config::unusable(&profile));
+    }
+    config::load(file).map_or_else(|_| Vec::new(), |(profile, _)| client::unusable(&profile))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -1,7 +1,7 @@
 //! What the supervisor and the control process say to each other, and the two translations between the planes: the
 //! control plane's types become the link's, which the workers know, and back. Everything else crosses unchanged.
 
-use controlplane::{ClientSetup, Credentials, Ending, Event, KeyEvent, ResumeRecord};
+use controlplane::{Admission, ClientSetup, Credentials, Ending, Event, KeyEvent, ResumeRecord, ServerSetup};
 use serde::{Deserialize, Serialize};
 
 /// The supervisor's end of the link.
@@ -54,6 +54,49 @@ pub enum ToControl {
         /// The session.
         generation: u32,
     },
+    /// First message to a gateway's control process.
+    ConfigureGateway(Box<ServerSetup>),
+    /// A gateway's configuration from now on; answered by [`FromControl::Reloaded`].
+    ReloadGateway(Box<ServerSetup>),
+    /// A login is good: make the key, push these options.
+    Admit {
+        /// The session.
+        generation: u32,
+        /// Which of its negotiations.
+        negotiation: u32,
+        /// What the client is given.
+        admission: Box<Admission>,
+    },
+    /// A login is not good.
+    Refuse {
+        /// The session.
+        generation: u32,
+        /// Which of its negotiations.
+        negotiation: u32,
+        /// What the client is told: `AUTH_FAILED`, or with a comma and a reason.
+        text: String,
+        /// What [`Ending::AuthFailed`] will say.
+        reason: String,
+    },
+    /// Tell a client something final (`RESTART`, `HALT,reason`), then end its session.
+    Dismiss {
+        /// The session.
+        generation: u32,
+        /// What it is told.
+        text: String,
+    },
+    /// End a session at once, without a word.
+    Close {
+        /// The session.
+        generation: u32,
+    },
+    /// Go on, by a SOFT_RESET, with one session of a control process that died.
+    ResumeClient {
+        /// The last record of the session.
+        record: Box<ResumeRecord>,
+        /// Where the client is now.
+        path: link::Path,
+    },
 }
 
 /// What the control process tells the supervisor.
@@ -65,6 +108,15 @@ pub enum FromControl {
     Refused(Ending),
     /// Something happened to a session. Events that concern workers never come this way.
     Event(Event),
+    /// The new configuration of a gateway holds, or why the old one stays.
+    Reloaded(Result<(), Ending>),
+    /// A gateway's client is at another address since then, as its worker says and the control plane allows.
+    Moved {
+        /// The worker's handle of the peer.
+        peer: u32,
+        /// Where.
+        path: link::Path,
+    },
     /// Control datagrams that were not accepted: `(reason, count since the last message)`. At most one a second.
     Dropped(Vec<(String, u64)>),
 }
@@ -99,8 +151,20 @@ pub fn worker_command(event: Event) -> Result<link::WorkerCommand, Box<Event>> {
         Event::SendWith(name) => link::WorkerCommand::SendWith(name_out(name)),
         Event::DropKeys { peer, generation } => link::WorkerCommand::DropKeys { peer, generation },
         Event::PeerAlive { peer } => link::WorkerCommand::PeerAlive { peer },
+        Event::MoveBack { peer, path } => link::WorkerCommand::SetPath { peer, path: path_out(&path) },
         other => return Err(Box::new(other)),
     })
+}
+
+/// The peer that a command is about.
+pub fn peer_of(command: &link::WorkerCommand) -> u32 {
+    match command {
+        link::WorkerCommand::InstallKey(key) => key.name.peer,
+        link::WorkerCommand::SendWith(name) => name.peer,
+        link::WorkerCommand::DropKeys { peer, .. }
+        | link::WorkerCommand::PeerAlive { peer }
+        | link::WorkerCommand::SetPath { peer, .. } => *peer,
+    }
 }
 
 fn name_in(name: link::KeyName) -> controlplane::KeyName {

@@ -360,6 +360,23 @@ pub fn widen_receiver(socket: BorrowedFd<'_>, bytes: i32) {
     let _ = set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes) || set(libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
 }
 
+/// A moment (seconds since 1970) by the local calendar: year, month, day, hour, minute, second (localtime_r(3)). `None`
+/// for one that no calendar has.
+pub fn local_time(unix: u64) -> Option<[i32; 6]> {
+    let seconds = libc::time_t::try_from(unix).ok()?;
+    // SAFETY: all zeroes is a valid `tm`: integers and a pointer that may be null.
+    let mut calendar: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to values of this function that live through the call, one of them exclusively borrowed.
+    // The C library reads TZ without a lock against setenv; nothing in this program sets an environment variable once a
+    // second thread runs.
+    let filled = unsafe { libc::localtime_r(&raw const seconds, &raw mut calendar) };
+    if filled.is_null() {
+        return None;
+    }
+    let year = calendar.tm_year.checked_add(1_900)?;
+    Some([year, calendar.tm_mon + 1, calendar.tm_mday, calendar.tm_hour, calendar.tm_min, calendar.tm_sec])
+}
+
 /// Commands and sizes of linux/ethtool.h.
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
@@ -468,6 +485,15 @@ pub(crate) mod tests {
     /// Maps a descriptor.
     pub(crate) fn map_file(fd: &OwnedFd) -> io::Result<()> {
         map(libc::PROT_READ, libc::MAP_PRIVATE, std::os::fd::AsRawFd::as_raw_fd(fd)).map(drop)
+    }
+
+    #[test]
+    fn a_moment_has_a_date_wherever_this_runs() {
+        // 2026-11-22 12:00 UTC: no time zone is a whole day away.
+        let [year, month, day, _, minute, second] = local_time(1_795_348_800).unwrap();
+        assert_eq!((year, month, second), (2026, 11, 0));
+        assert!((22..=23).contains(&day) && minute % 15 == 0);
+        assert_eq!(local_time(u64::MAX), None);
     }
 
     #[test]

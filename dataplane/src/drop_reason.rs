@@ -62,6 +62,8 @@ pub enum DropReason {
     TunFull,
     /// Any other error of a TUN write (interface down, …).
     TunError,
+    /// It belongs to another worker, and the ring towards that one was full.
+    HandoverFull,
 }
 
 impl DropReason {
@@ -69,7 +71,7 @@ impl DropReason {
     pub const COUNT: usize = Self::ALL.len();
 
     /// Every reason, in the order of its counter.
-    pub const ALL: [DropReason; 28] = [
+    pub const ALL: [DropReason; 29] = [
         DropReason::Empty,
         DropReason::UnknownOpcode,
         DropReason::TooShort,
@@ -98,6 +100,7 @@ impl DropReason {
         DropReason::SocketError,
         DropReason::TunFull,
         DropReason::TunError,
+        DropReason::HandoverFull,
     ];
 
     /// The index of its counter.
@@ -136,6 +139,7 @@ impl DropReason {
             DropReason::SocketError => "socket_error",
             DropReason::TunFull => "tun_full",
             DropReason::TunError => "tun_error",
+            DropReason::HandoverFull => "handover_full",
         }
     }
 }

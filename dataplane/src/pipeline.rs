@@ -15,8 +15,13 @@
 //! 3. replay window: peek; open straight into the batch towards TUN; replay window: commit
 //! 4. keepalive and exit stop here
 //! 5. source address allowed; MSS of a SYN clamped
-//! 6. joined to its flow's super-packet ([`coalesce`](crate::tun::coalesce))
+//! 6. for another peer, where peers may talk to each other: aside ([`relay`](crate::tun::relay)), and from there outbound
+//! 7. joined to its flow's super-packet ([`coalesce`](crate::tun::coalesce))
+//!
+//! With several workers, what belongs to another one's peer leaves at stage 2 and goes on there at the same stage
+//! ([`handover`](crate::workers::handover)).
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use link::message::{InstallKey, KeyName, KeyRefusal, MAX_DATAGRAM, Path, WorkerEvent};
@@ -32,12 +37,16 @@ use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
 use crate::networkio::gso::{MAX_UDP_PAYLOAD, WireBatch};
 use crate::packetmuxer::{self, Kind};
+use crate::peers::counters::PeerCounters;
+use crate::peers::deadlines::Deadlines;
 use crate::peers::routes::RouteTable;
 use crate::peers::table::{Peer, PeerTable};
 use crate::tun::coalesce::TunBatch;
 use crate::tun::ip;
+use crate::tun::relay::RelayBatch;
 use crate::tun::split;
 use crate::tun::too_big::{AnswersFrom, TooBig};
+use crate::workers::handover::{Mates, What};
 use crate::workers::stats::WorkerStats;
 
 /// What the pipeline hands to its worker: all of it goes to a ring, none of it is on the packet path.
@@ -107,6 +116,8 @@ pub struct PeerSetup {
     pub float: bool,
     /// Which inner source addresses it may use.
     pub source: SourceRule,
+    /// What is counted for it. The same ones again in every later setup of this peer, or its counts begin anew.
+    pub counters: Arc<PeerCounters>,
 }
 
 /// What is the same for all peers of a worker.
@@ -127,12 +138,14 @@ pub struct BatchFull;
 pub struct Pipeline {
     /// The peers.
     pub peers: PeerTable,
-    routes: RouteTable,
+    routes: Arc<RouteTable>,
     aead: Aead,
     stats: Arc<WorkerStats>,
     too_big: TooBig,
-    /// Something changed that only [`tick`](Self::tick) can tell or act on.
-    wants_tick: bool,
+    deadlines: Deadlines,
+    /// Packets of a peer for another one; none where they go to the TUN like all others.
+    relay: Option<Box<RelayBatch>>,
+    mates: Mates,
 }
 
 const NS_PER_S: u64 = 1_000_000_000;
@@ -143,8 +156,37 @@ impl Pipeline {
     /// A pipeline without peers.
     pub fn new(stats: Arc<WorkerStats>, config: PipelineConfig) -> Self {
         let PipelineConfig { routes, aead } = config;
-        let too_big = TooBig::new(MAX_UDP_PAYLOAD);
-        Pipeline { peers: PeerTable::default(), routes, aead, stats, too_big, wants_tick: false }
+        Pipeline {
+            peers: PeerTable::default(),
+            routes: Arc::new(routes),
+            aead,
+            stats,
+            too_big: TooBig::new(MAX_UDP_PAYLOAD),
+            deadlines: Deadlines::default(),
+            relay: None,
+            mates: Mates::none(),
+        }
+    }
+
+    /// The other workers, to which goes what is theirs. To be called before there are peers.
+    pub fn set_mates(&mut self, mates: Mates) {
+        self.peers.moves = mates.announces().then(Default::default);
+        self.mates = mates;
+    }
+
+    /// Tells the others what they have to know and wakes those who have something to take. Call it once per turn. True: it could not tell
+    /// all, call it again soon.
+    #[inline]
+    pub fn part(&mut self) -> bool {
+        let mut left = false;
+        if let Some(moves) = &mut self.peers.moves
+            && !moves.is_empty()
+        {
+            self.mates.announce(moves);
+            left = !moves.is_empty();
+        }
+        self.mates.wake();
+        left
     }
 
     /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
@@ -153,14 +195,78 @@ impl Pipeline {
     /// # Errors
     /// [`BatchFull`]: nothing was done and the frame is as it was. Send and clear `out`, then call again with the same frame.
     pub fn outbound(&mut self, now_ns: u64, frame: &mut [u8], out: &mut WireBatch) -> Result<(), BatchFull> {
-        match self.try_outbound(now_ns, frame, out) {
+        let tried = self.try_outbound(now_ns, frame, out);
+        self.after_outbound(tried)
+    }
+
+    /// The same for a frame that another worker handed over, because it is for this peer.
+    ///
+    /// # Errors
+    /// [`BatchFull`], as with [`outbound`](Self::outbound).
+    pub fn take_frame(
+        &mut self,
+        now_ns: u64,
+        peer: u32,
+        frame: &mut [u8],
+        out: &mut WireBatch,
+    ) -> Result<(), BatchFull> {
+        let plan = split::plan(frame);
+        let packets = plan.as_ref().map_or(1, |plan| plan.count() as u64);
+        let tried = plan.map_err(|reason| Stop::Drop(reason, 1)).and_then(|plan| match self.peers.get(peer) {
+            Some(_) => self.seal(now_ns, peer, plan, frame, out),
+            // It went away meanwhile.
+            None => Err(Stop::Drop(DropReason::NoRoute, packets)),
+        });
+        self.after_outbound(tried)?;
+        self.stats.outbound.taken_over.add(packets);
+        Ok(())
+    }
+
+    /// One packet that was set aside for another peer: as if the TUN had given it back. `number` counts from 0; `None`: there are no more,
+    /// and what was set aside is forgotten.
+    pub fn relay(&mut self, now_ns: u64, number: usize, out: &mut WireBatch) -> Option<Result<(), BatchFull>> {
+        let mut relay = self.relay.take()?;
+        let relayed = relay.frame(number).map(|frame| self.outbound(now_ns, frame, out));
+        if relayed.is_none() {
+            relay.clear();
+        }
+        self.relay = Some(relay);
+        relayed
+    }
+
+    /// Packets were set aside for [`relay`](Self::relay).
+    #[inline]
+    pub fn has_relayed(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| !relay.is_empty())
+    }
+
+    /// There may be no room for the next train: [`relay`](Self::relay) first.
+    #[inline]
+    pub fn wants_relay(&self) -> bool {
+        self.relay.as_ref().is_some_and(|relay| relay.wants_flush())
+    }
+
+    /// Whether packets from one peer to another turn round here (`client-to-client`) or go to the TUN like all others. Those to a multicast
+    /// or broadcast address always do.
+    pub fn set_relay(&mut self, on: bool) {
+        match on {
+            true => _ = self.relay.get_or_insert_default(),
+            false => self.relay = None,
+        }
+    }
+
+    #[inline]
+    fn after_outbound(&mut self, tried: Result<(), Stop>) -> Result<(), BatchFull> {
+        match tried {
             Ok(()) => Ok(()),
             Err(Stop::BatchFull) => Err(BatchFull),
             Err(Stop::Drop(reason, packets)) => {
                 self.stats.outbound.batches.add(1);
                 self.stats.drop_many(reason, packets);
-                // A key that has reached its hard limit may ask for its successor with its last word.
-                self.wants_tick |= reason == DropReason::KeyExhausted;
+                Ok(())
+            }
+            Err(Stop::HandedOver(packets)) => {
+                self.stats.outbound.handed_over.add(packets);
                 Ok(())
             }
         }
@@ -169,11 +275,37 @@ impl Pipeline {
     #[inline]
     fn try_outbound(&mut self, now_ns: u64, frame: &mut [u8], out: &mut WireBatch) -> Result<(), Stop> {
         let plan = split::plan(frame).map_err(|reason| Stop::Drop(reason, 1))?;
+        let packet = &frame[crate::tun::virtio::VNET_HDR_LEN..];
+        match self.routes.lookup(|| plan.ip.destination(packet)) {
+            Some(peer) => self.seal(now_ns, peer, plan, frame, out),
+            None => Err(Stop::Drop(DropReason::NoRoute, plan.count() as u64)),
+        }
+    }
+
+    /// A frame for a peer that is not here: another worker's, or nobody's.
+    #[cold]
+    fn not_here(&mut self, peer: u32, frame: &[u8], packets: u64) -> Stop {
+        match self.mates.other(peer) {
+            Some(owner) if self.mates.hand(owner, What::Frame { peer }, frame) => Stop::HandedOver(packets),
+            Some(_) => Stop::Drop(DropReason::HandoverFull, packets),
+            None => Stop::Drop(DropReason::NoRoute, packets),
+        }
+    }
+
+    #[inline]
+    fn seal(
+        &mut self,
+        now_ns: u64,
+        peer: u32,
+        plan: split::Plan,
+        frame: &mut [u8],
+        out: &mut WireBatch,
+    ) -> Result<(), Stop> {
         let packets = plan.count() as u64;
         let stop = |reason| Stop::Drop(reason, packets);
-        let packet = &mut frame[crate::tun::virtio::VNET_HDR_LEN..];
-        let peer = self.routes.lookup(|| plan.ip.destination(packet)).and_then(|peer| self.peers.get_mut(peer));
-        let peer = peer.ok_or(stop(DropReason::NoRoute))?;
+        let Some(peer) = self.peers.get_mut(peer) else {
+            return Err(self.not_here(peer, frame, packets));
+        };
 
         peer.keys.seal.follow();
         let overhead = peer.keys.seal.overhead().ok_or(stop(DropReason::NoKey))?;
@@ -187,13 +319,24 @@ impl Pipeline {
             return Err(if out.is_empty() { stop(DropReason::TooLarge) } else { Stop::BatchFull });
         }
         if let Some(limits) = &peer.setup.mssfix {
+            let packet = &mut frame[crate::tun::virtio::VNET_HDR_LEN..];
             mssfix::clamp(packet, &plan.ip, limits, plan.checksum_is_partial());
         }
 
-        let mut sealer = peer.keys.seal.reserve(usage).map_err(stop)?;
+        let mut sealer = match peer.keys.seal.reserve(usage) {
+            Ok(sealer) => sealer,
+            Err(reason) => {
+                // A key that has reached its hard limit may ask for its successor with its last word.
+                self.deadlines.touch(peer);
+                return Err(stop(reason));
+            }
+        };
         let sealed = sealer.seal_all(&mut plan.segments(frame), &peer.setup.path, out) as u64;
         peer.last_sent_ns = now_ns;
-        self.wants_tick |= peer.keys.has_events();
+        if peer.keys.has_events() {
+            self.deadlines.touch(peer);
+        }
+        peer.setup.counters.went(sealed, usage.bytes);
         let stats = &self.stats.outbound;
         stats.batches.add(1);
         stats.inner_packets.add(sealed);
@@ -212,15 +355,18 @@ impl Pipeline {
         let Train { bytes, segment, path } = train;
         self.stats.inbound.batches.add(1);
         let mut sums = InboundSums::default();
-        let mut owner = None;
+        let mut owner: Option<Owner> = None;
         for datagram in bytes.chunks(segment.max(1)) {
             let outcome = match packetmuxer::classify(datagram) {
                 Ok(Kind::Data(header, parts)) => {
                     sums.wire_packets += 1;
                     sums.wire_bytes += datagram.len() as u64;
-                    self.owner(now_ns, &header, &path, &mut owner)
-                        .and_then(|at| self.data(now_ns, at, &path, &header, &parts, tun, up))
-                        .map(|bytes| sums.add_inner(bytes))
+                    match self.owner(now_ns, &header, &path, &mut owner, &mut sums) {
+                        Ok(at) => {
+                            self.data(now_ns, at, &path, &header, &parts, tun, up).map(|bytes| sums.add_inner(bytes))
+                        }
+                        Err(reason) => self.elsewhere(reason, &header, path, datagram, &mut sums),
+                    }
                 }
                 Ok(Kind::Control) => self.control(path, datagram, up),
                 Err(reason) => Err(reason),
@@ -229,7 +375,48 @@ impl Pipeline {
                 self.stats.drop_one(reason);
             }
         }
+        self.credit(now_ns, owner, &mut sums);
         sums.flush(&self.stats);
+    }
+
+    /// One datagram that another worker handed over.
+    pub fn take_datagram(&mut self, now_ns: u64, train: Train<'_>, tun: &mut TunBatch, up: &mut dyn Up) {
+        self.stats.inbound.taken_over.add(1);
+        self.inbound(now_ns, train, tun, up);
+    }
+
+    /// Counts for a peer what came from it since the last time.
+    #[inline]
+    fn credit(&self, now_ns: u64, owner: Option<Owner>, sums: &mut InboundSums) {
+        if let Some(peer) = owner.and_then(|owner| self.peers.get(owner.peer))
+            && sums.authenticated
+        {
+            peer.setup.counters.came(sums.inner_packets - sums.credited.0, sums.inner_bytes - sums.credited.1, now_ns);
+        }
+        sums.credited = (sums.inner_packets, sums.inner_bytes);
+        sums.authenticated = false;
+    }
+
+    /// A data packet that is of no peer of this worker, or of none that may send it.
+    #[cold]
+    fn elsewhere(
+        &mut self,
+        reason: DropReason,
+        header: &DataHeader,
+        path: Path,
+        datagram: &[u8],
+        sums: &mut InboundSums,
+    ) -> Result<(), DropReason> {
+        let peer = header.peer_id.or_else(|| self.peers.by_address(&path.remote));
+        let other = peer.filter(|_| reason == DropReason::UnknownPeer).and_then(|peer| self.mates.other(peer));
+        let owner = other.ok_or(reason)?;
+        if !self.mates.hand(owner, What::Datagram { path }, datagram) {
+            return Err(DropReason::HandoverFull);
+        }
+        sums.wire_packets -= 1;
+        sums.wire_bytes -= datagram.len() as u64;
+        self.stats.inbound.handed_over.add(1);
+        Ok(())
     }
 
     fn control(&mut self, path: Path, datagram: &[u8], up: &mut dyn Up) -> Result<(), DropReason> {
@@ -249,16 +436,18 @@ impl Pipeline {
         header: &DataHeader,
         path: &Path,
         known: &mut Option<Owner>,
+        sums: &mut InboundSums,
     ) -> Result<Owner, DropReason> {
         if let Some(owner) = known
             && owner.peer_id == header.peer_id
         {
             return Ok(*owner);
         }
+        self.credit(now_ns, known.take(), sums);
         let peer = packetmuxer::owner(&self.peers, header, &path.remote)?;
         let found = self.peers.get_mut(peer).ok_or(DropReason::UnknownPeer)?;
         let moved = found.setup.path.remote != path.remote || found.setup.path.stream != path.stream;
-        if moved && !found.setup.float {
+        if moved && (!found.setup.float || found.refuses(&path.remote, now_ns)) {
             return Err(DropReason::WrongAddress);
         }
         found.keys.open.begin_batch(now_ns);
@@ -291,13 +480,13 @@ impl Pipeline {
             }
         };
         peer.last_heard_ns = now_ns;
-        peer.silence_reported = false;
         let proven = peer.keys.open.take_proven();
-        if proven || peer.keys.has_events() || peer.listening {
+        if proven || peer.keys.has_events() || peer.awaited {
             if proven {
                 peer.keys.seal.follow();
                 up.proven();
             }
+            self.deadlines.touch(peer);
             announce(peer, up);
         }
         if owner.moved && highest {
@@ -316,6 +505,10 @@ impl Pipeline {
     fn deliver(&mut self, peer: u32, len: usize, tun: &mut TunBatch) -> Result<usize, DropReason> {
         let outcome = self.checked(peer, tun.landed());
         match outcome {
+            Ok(info) if self.relay.is_some() && self.turns_round(&info, tun.landed()) => {
+                tun.discard();
+                Ok(len)
+            }
             Ok(info) if tun.accept(&info) => Ok(len),
             Ok(_) => Err(DropReason::TunFull),
             Err(reason) => {
@@ -323,6 +516,18 @@ impl Pipeline {
                 Err(reason)
             }
         }
+    }
+
+    /// Sets a packet aside that is for another peer. There is room, because trains come only while [`wants_relay`](Self::wants_relay) is
+    /// false; if there were none, the TUN would take it.
+    fn turns_round(&mut self, info: &ip::IpInfo, packet: &[u8]) -> bool {
+        let to = info.destination(packet);
+        let to_many = to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST);
+        let aside = !to_many
+            && self.routes.lookup(|| to).is_some()
+            && self.relay.as_mut().is_some_and(|relay| relay.push(packet));
+        self.stats.relayed.add(u64::from(aside));
+        aside
     }
 
     /// The inner packet is well formed and its source allowed; its MSS is clamped.
@@ -359,23 +564,35 @@ impl Pipeline {
 
     /// Something waits that only [`tick`](Self::tick) can tell: call it in this round of the loop.
     pub fn wants_tick(&self) -> bool {
-        self.wants_tick
+        self.deadlines.any_touched()
+    }
+
+    /// The next [`tick`](Self::tick) looks at every peer: another thread may have changed something about any of them.
+    pub fn touch_all(&mut self) {
+        for peer in self.peers.iter_mut() {
+            self.deadlines.touch(peer);
+        }
     }
 
     /// What time does: keepalives into `out`, silence reports, keys that retire or start to send, events that the packet path left.
     /// Returns when to call it next; `u64::MAX`: not before something else happens.
     pub fn tick(&mut self, now_ns: u64, out: &mut WireBatch, up: &mut dyn Up) -> u64 {
-        self.wants_tick = false;
-        let mut deadline = u64::MAX;
-        for peer in self.peers.iter_mut() {
-            peer.keys.advance(now_ns);
-            announce_keys(peer, up);
-            deadline = deadline
-                .min(peer.keys.next_deadline())
-                .min(keep_alive(now_ns, peer, out, &self.stats))
-                .min(listen(now_ns, peer, up));
+        while let Some(peer) = self.deadlines.next_touched() {
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.touched = false;
+                let due_ns = attend(now_ns, peer, out, &self.stats, up);
+                self.deadlines.set(peer, due_ns);
+            }
         }
-        deadline
+        while let Some((due_ns, peer)) = self.deadlines.next_due(now_ns) {
+            if let Some(peer) = self.peers.get_mut(peer)
+                && Deadlines::is_due(peer, due_ns)
+            {
+                let due_ns = attend(now_ns, peer, out, &self.stats, up);
+                self.deadlines.set(peer, due_ns);
+            }
+        }
+        self.deadlines.next()
     }
 
     /// Installs a key and says what came of it: [`WorkerEvent::KeyInstalled`] or [`WorkerEvent::KeyRefused`].
@@ -394,7 +611,7 @@ impl Pipeline {
         let sealing = peer.keys.install_opening(&self.aead, now_ns, key)?;
         // The peer may use the key as soon as it is installed, before the supervisor has said more about it.
         self.peers.set_wire_id(key.name.peer, key.wire_peer_id);
-        self.wants_tick = true;
+        self.touch(key.name.peer);
         Ok(sealing)
     }
 
@@ -403,8 +620,17 @@ impl Pipeline {
     /// # Errors
     /// [`KeyRefusal::UnknownPeer`], [`KeyRefusal::NotNewer`].
     pub fn install_sealing(&mut self, now_ns: u64, key: NewSealingKey) -> Result<(), KeyRefusal> {
-        self.wants_tick = true;
-        self.peers.get_mut(key.name().peer).ok_or(KeyRefusal::UnknownPeer)?.keys.seal.install(now_ns, key)
+        let peer = self.peers.get_mut(key.name().peer).ok_or(KeyRefusal::UnknownPeer)?;
+        peer.keys.seal.install(now_ns, key)?;
+        peer.setup.counters.has_key_since(now_ns);
+        self.deadlines.touch(peer);
+        Ok(())
+    }
+
+    fn touch(&mut self, peer: u32) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            self.deadlines.touch(peer);
+        }
     }
 
     /// Both halves have the key, or one of them refused it: says so.
@@ -454,16 +680,16 @@ impl Pipeline {
     fn changed_keys(&mut self, peer: u32, up: &mut dyn Up) {
         if let Some(peer) = self.peers.get_mut(peer) {
             announce_keys(peer, up);
+            self.deadlines.touch(peer);
         }
-        self.wants_tick = true;
     }
 
     /// A control packet of this peer was verified: it is alive.
     pub fn peer_alive(&mut self, now_ns: u64, peer: u32, up: &mut dyn Up) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.last_heard_ns = peer.last_heard_ns.max(now_ns);
-            peer.silence_reported = false;
-            self.wants_tick = true;
+            peer.setup.counters.heard(now_ns);
+            self.deadlines.touch(peer);
             announce(peer, up);
         }
     }
@@ -478,24 +704,32 @@ impl Pipeline {
     /// Adds a peer, in the place of any that had its handle; that one's keys are gone. A handle that is not below
     /// [`MAX_PEERS`](crate::peers::table::MAX_PEERS) is ignored: its keys will be refused with [`KeyRefusal::UnknownPeer`].
     pub fn add_peer(&mut self, now_ns: u64, setup: PeerSetup) {
-        self.wants_tick = true;
+        let peer = setup.peer;
         self.peers.insert(now_ns, setup);
+        self.added(peer);
+    }
+
+    fn added(&mut self, peer: u32) {
+        self.deadlines.expect(self.peers.count());
+        self.touch(peer);
     }
 
     /// The same on the thread that seals; `crossing` is that of the peer on the thread that opens.
     pub fn add_sealing_peer(&mut self, now_ns: u64, setup: PeerSetup, crossing: Arc<Crossing>) {
-        self.wants_tick = true;
+        let peer = setup.peer;
         self.peers.insert_half(now_ns, setup, crossing);
+        self.added(peer);
     }
 
     /// Replaces a peer's settings; keys and timers stay. The replay window takes effect with the next key; a silence that was
     /// reported counts anew from now on. False: no such peer.
     pub fn update_peer(&mut self, now_ns: u64, setup: PeerSetup) -> bool {
-        self.wants_tick = true;
-        if let Some(peer) = self.peers.get_mut(setup.peer)
-            && std::mem::take(&mut peer.silence_reported)
-        {
-            peer.last_heard_ns = now_ns;
+        if let Some(peer) = self.peers.get_mut(setup.peer) {
+            if peer.silence_reported {
+                peer.set_awaited(peer.listening, false);
+                peer.last_heard_ns = now_ns;
+            }
+            self.deadlines.touch(peer);
         }
         self.peers.update(setup)
     }
@@ -508,6 +742,16 @@ impl Pipeline {
     /// Moves a peer to another address. False: no such peer.
     pub fn set_path(&mut self, peer: u32, path: Path) -> bool {
         self.peers.set_path(peer, path)
+    }
+
+    /// Moves a peer back to where it was: the move that was reported is refused, and not repeated for some seconds. False: no such peer.
+    pub fn move_back(&mut self, now_ns: u64, peer: u32, path: Path) -> bool {
+        self.peers.move_back(now_ns, peer, path)
+    }
+
+    /// A peer of another worker has this address, or has it no more.
+    pub fn note_address(&mut self, remote: SocketAddr, peer: u32, here: bool) {
+        self.peers.note_address(remote, peer, here);
     }
 
     /// The longest UDP payload in bytes that may be sent, where the path forbids longer ones; `None`: whatever UDP carries.
@@ -527,14 +771,14 @@ impl Pipeline {
     }
 
     /// Replaces the table of inner addresses.
-    pub fn set_routes(&mut self, routes: RouteTable) {
-        self.routes = routes;
+    pub fn set_routes(&mut self, routes: impl Into<Arc<RouteTable>>) {
+        self.routes = routes.into();
     }
 
     /// Reports [`PeerReport::FirstHeard`] at the peer's next authenticated packet, of data or of the control channel.
     pub fn listen_for(&mut self, peer: u32) {
         if let Some(peer) = self.peers.get_mut(peer) {
-            peer.listening = true;
+            peer.set_awaited(true, peer.silence_reported);
         }
     }
 
@@ -556,6 +800,8 @@ enum Stop {
     BatchFull,
     /// So many packets are dropped.
     Drop(DropReason, u64),
+    /// So many packets went to another worker.
+    HandedOver(u64),
 }
 
 /// A packet, or the packets of a super-packet, are too long to be sent. The first of them is answered.
@@ -592,11 +838,16 @@ struct InboundSums {
     wire_bytes: u64,
     inner_packets: u64,
     inner_bytes: u64,
+    /// Of these, what a peer was credited with.
+    credited: (u64, u64),
+    /// Something authenticated came since then.
+    authenticated: bool,
 }
 
 impl InboundSums {
     #[inline]
     fn add_inner(&mut self, bytes: usize) {
+        self.authenticated = true;
         self.inner_packets += u64::from(bytes != 0);
         self.inner_bytes += bytes as u64;
     }
@@ -612,9 +863,17 @@ impl InboundSums {
 #[cold]
 fn announce(peer: &mut Peer, up: &mut dyn Up) {
     announce_keys(peer, up);
-    if std::mem::take(&mut peer.listening) {
+    if peer.listening {
         up.report(PeerReport::FirstHeard { peer: peer.setup.peer });
     }
+    peer.set_awaited(false, false);
+}
+
+/// What is due for one peer; when something is again.
+fn attend(now_ns: u64, peer: &mut Peer, out: &mut WireBatch, stats: &WorkerStats, up: &mut dyn Up) -> u64 {
+    peer.keys.advance(now_ns);
+    announce_keys(peer, up);
+    peer.keys.next_deadline().min(keep_alive(now_ns, peer, out, stats)).min(listen(now_ns, peer, up))
 }
 
 fn announce_keys(peer: &mut Peer, up: &mut dyn Up) {
@@ -651,7 +910,7 @@ fn listen(now_ns: u64, peer: &mut Peer, up: &mut dyn Up) -> u64 {
     if now_ns < due {
         return due;
     }
-    peer.silence_reported = true;
+    peer.set_awaited(peer.listening, true);
     up.report(PeerReport::Silent { peer: peer.setup.peer, quiet_ns: now_ns - peer.last_heard_ns });
     u64::MAX
 }
@@ -678,7 +937,6 @@ pub(crate) mod tests {
     use crate::tun::virtio::VNET_HDR_LEN;
     use link::message::{Cipher, DirectionKey, KeyLimits, Secret, UsageReason};
     use proptest::prelude::*;
-    use std::net::SocketAddr;
 
     pub(crate) fn path(port: u16) -> Path {
         Path { worker: 0, local: None, ifindex: 0, remote: SocketAddr::from(([192, 0, 2, 1], port)), stream: None }
@@ -696,6 +954,7 @@ pub(crate) mod tests {
             ping_restart_s: 0,
             float: false,
             source: SourceRule::Any,
+            counters: Arc::default(),
         }
     }
 
@@ -1174,6 +1433,121 @@ pub(crate) mod tests {
         b.receive(&a.send(&Packet::default().frame())[0]);
         assert_eq!(b.heard.events, [WorkerEvent::KeySending(key(0, 1).name)]);
         assert_eq!(b.send(&Packet::default().frame())[0][0] & 7, 1);
+    }
+
+    #[test]
+    fn of_many_peers_those_are_looked_at_that_are_due() {
+        let mut end = End::without_key(setup(), RouteTable::all_to(0));
+        for peer in 1..=1_000 {
+            let port = peer as u16;
+            end.pipeline.add_peer(
+                0,
+                PeerSetup { peer, wire_peer_id: Some(peer), path: path(port), ping_restart_s: peer, ..setup() },
+            );
+        }
+        assert!(end.pipeline.remove_peer(7));
+        // One that was heard in time, one whose patience was shortened, one that begins anew in its old place.
+        let later = |setup: PeerSetup| PeerSetup { path: path(9_000), ..setup };
+        for second in 1..=1_000u32 {
+            let now = u64::from(second) * SECOND;
+            if second == 400 {
+                end.pipeline.peer_alive(now, 500, &mut end.heard);
+                end.pipeline.update_peer(now, later(PeerSetup { peer: 900, ping_restart_s: 450, ..setup() }));
+                end.pipeline
+                    .add_peer(now, PeerSetup { peer: 7, wire_peer_id: Some(7), ping_restart_s: 101, ..setup() });
+            }
+            let next = end.tick(now);
+            // Nobody is due in second 7.
+            assert!(next > now && (next <= now + SECOND || [6, 1_000].contains(&second)), "{second}");
+            let quiet: Vec<u32> = end
+                .heard
+                .reports
+                .drain(..)
+                .map(|report| match report {
+                    PeerReport::Silent { peer, .. } => peer,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            let expected: &[u32] = match second {
+                7 | 500 => &[],
+                450 => &[450, 900],
+                501 => &[7, 501],
+                900 => &[500],
+                other => &[other],
+            };
+            let mut quiet = quiet;
+            quiet.sort_unstable();
+            assert_eq!(quiet, expected, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_packet_for_another_peer_turns_round_and_one_for_all_does_not() {
+        let routes =
+            |address: &str| crate::peers::routes::Route { address: address.parse().unwrap(), prefix_len: 32, peer: 0 };
+        for (to, on, turns) in [
+            ([10, 0, 0, 2], true, true),
+            ([10, 0, 0, 2], false, false),
+            ([10, 0, 0, 3], true, false),
+            ([224, 0, 0, 2], true, false),
+            ([255; 4], true, false),
+        ] {
+            let (mut a, mut b) = pair();
+            b.pipeline.set_relay(on);
+            let table = ["10.0.0.2", "224.0.0.2", "255.255.255.255"].map(routes);
+            b.pipeline.set_routes(RouteTable::new(&table));
+            let mut packet = Packet::default().bytes();
+            packet[16..20].copy_from_slice(&to);
+            let frame = [&[0; VNET_HDR_LEN][..], &packet].concat();
+            b.receive(&a.send(&frame)[0]);
+            assert_eq!(b.pipeline.has_relayed(), turns, "{to:?}");
+            assert_eq!(b.packets().len(), usize::from(!turns));
+            assert_eq!(b.stats.snapshot().relayed, u64::from(turns));
+            assert_eq!(b.stats.snapshot().inbound.inner_packets, 1);
+            b.out.clear();
+            assert_eq!(b.pipeline.relay(1, 0, &mut b.out), turns.then_some(Ok(())));
+            assert_eq!(b.pipeline.relay(1, 1, &mut b.out), None);
+            assert!(!b.pipeline.has_relayed());
+            assert_eq!(b.datagrams().len(), usize::from(turns));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_over_for_a_peer_that_is_gone_has_no_route() {
+        let mut end = End::new(setup());
+        let mut frame = Packet::with_payload(1000).super_frame(100);
+        assert_eq!(end.pipeline.take_frame(1, 3, &mut frame, &mut end.out), Ok(()));
+        assert_eq!((end.stats.dropped(DropReason::NoRoute), end.stats.snapshot().outbound.taken_over), (10, 10));
+        assert_eq!(end.pipeline.take_frame(1, 0, &mut frame, &mut end.out), Ok(()));
+        assert_eq!(end.datagrams().len(), 10);
+        assert_eq!(end.pipeline.take_frame(1, 0, &mut [0; 20], &mut end.out), Ok(()));
+        assert_eq!((end.stats.dropped(DropReason::NotIp), end.stats.snapshot().dropped_total()), (1, 11));
+    }
+
+    #[test]
+    fn what_a_peer_sent_and_got_is_credited_to_it_alone() {
+        let (mut a, mut b) = pair();
+        let other = PeerSetup { peer: 1, wire_peer_id: Some(6), path: path(7), counters: Arc::default(), ..setup() };
+        let mine = Arc::clone(&b.pipeline.peers.get(0).unwrap().setup.counters);
+        b.pipeline.add_peer(1, other.clone());
+        let wire = a.send(&Packet::with_payload(300).super_frame(100));
+        let mut train = wire.concat();
+        // Not authenticated, and another peer's: neither is credited.
+        let mut forged = wire[0].clone();
+        forged[3] = 6;
+        train.extend(&forged);
+        b.receive_at(9, path(1194), &train, wire[0].len());
+        b.packets();
+        let bytes = a.stats.snapshot().outbound.inner_bytes;
+        assert_eq!((mine.packets_in(), mine.bytes_in(), mine.last_heard_ns()), (3, bytes, 9));
+        assert_eq!((other.counters.packets_in(), other.counters.last_heard_ns()), (0, 0));
+        b.out.clear();
+        b.send(&Packet::with_payload(200).super_frame(100));
+        assert_eq!((mine.packets_out(), mine.packets_in()), (2, 3));
+        assert!(a.pipeline.ping_now(1, 0, &mut a.out));
+        let ping = a.datagrams().pop().unwrap();
+        b.receive_at(12, path(1194), &ping, ping.len());
+        assert_eq!((mine.packets_in(), mine.last_heard_ns()), (3, 12), "a keepalive is a sign of life and no packet");
     }
 
     #[test]

@@ -12,9 +12,9 @@ use controlplane::ids::{KeyId, Role, SessionId};
 use controlplane::packet::opcode::Opcode;
 use controlplane::wrap::{StaticKey, WrapConfig, Wrapper};
 use controlplane::{
-    Cipher, Client, ClientSetup, Credentials, Digest, Event, InstallKey, Instant, KeyEvent, KeyLimits, KeyName,
-    KeyRefusal, Now, Output, Path, PeerUsage, Random, ResumeRecord, Secret, Server, ServerSetup, TlsSetup, TlsVersion,
-    UsageReason, Wrap,
+    Admission, Cipher, Client, ClientCertificate, ClientSetup, Credentials, Digest, Event, InstallKey, Instant,
+    KeyEvent, KeyLimits, KeyName, KeyRefusal, Login, Now, Output, Path, PeerUsage, Random, ReplyLimit, ResumeRecord,
+    Secret, Server, ServerSetup, TlsSetup, TlsVersion, UsageReason, Wrap,
 };
 
 use crate::input::Input;
@@ -135,8 +135,6 @@ fn server_setup(settings: u8) -> ServerSetup {
         fallback_cipher: None,
         auth: Digest::Sha1,
         tun_mtu: 1_500,
-        push: vec!["ifconfig 10.8.0.2 255.255.255.0".into(), "auth-token abc".into()],
-        users: (settings & 128 != 0).then(|| vec![credentials("right")]),
         tls_timeout: 2,
         hand_window: 60,
         tran_window: 3_600,
@@ -144,6 +142,11 @@ fn server_setup(settings: u8) -> ServerSetup {
         max_packet_size: MAX_PACKET,
         limits: limits(),
         max_clients: 4,
+        client_certificate: ClientCertificate::Require,
+        cookie_secret: Secret(vec![7; 32]),
+        replies: ReplyLimit { count: u32::MAX, seconds: 1 },
+        workers: 1,
+        first_generation: 1,
     }
 }
 
@@ -175,6 +178,8 @@ struct World {
     generation: u32,
     /// The last session has ended: nothing more may come of it.
     ended: bool,
+    /// The server wants the right password.
+    choosy: bool,
 }
 
 impl World {
@@ -200,6 +205,7 @@ impl World {
             record: None,
             generation: 0,
             ended: false,
+            choosy: settings & 128 != 0,
         };
         world.connect("right");
         world
@@ -384,6 +390,7 @@ impl World {
             match self.server.poll_output() {
                 Output::Transmit { bytes, .. } => self.sent(End::Server, bytes),
                 Output::Event(Event::InstallKey(key)) => self.install(End::Server, &key),
+                Output::Event(Event::Login(login)) => self.judge(&login),
                 Output::Event(_) => {}
                 Output::Idle { .. } => break,
             }
@@ -391,6 +398,17 @@ impl World {
         }
         assert!(outputs <= MAX_OUTPUTS, "{outputs} outputs after one input");
         assert!(self.server.sessions() <= 4);
+    }
+
+    fn judge(&mut self, login: &Login) {
+        let (generation, negotiation) = (login.generation, login.negotiation);
+        if self.choosy && login.password != credentials("right").password {
+            self.server.refuse(self.now, &mut self.rng, generation, negotiation, "AUTH_FAILED", "wrong password");
+            return;
+        }
+        let push = vec!["ifconfig 10.8.0.2 255.255.255.0".into()];
+        let admission = Admission { push, token: Some(Secret(b"abc".to_vec())) };
+        self.server.admit(self.now, &mut self.rng, generation, negotiation, admission);
     }
 
     fn sent(&mut self, from: End, bytes: Vec<u8>) {

@@ -62,6 +62,7 @@ pub(crate) fn peer(settings: u8) -> PeerSetup {
         ping_restart_s: 0,
         float: settings & 8 != 0,
         source: if settings & 16 == 0 { SourceRule::Any } else { SourceRule::Routed },
+        counters: Default::default(),
     }
 }
 

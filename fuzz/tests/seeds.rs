@@ -117,6 +117,19 @@ fn profiles() -> Vec<Seed> {
         ifconfig 10.8.0.2 255.255.255.0\ntopology subnet\ntun-mtu 1400\nkeepalive 10 60\nreneg-sec 3600 3000\n\
         data-ciphers AES-256-GCM:AES-128-GCM\nauth SHA256\ncipher AES-256-CBC\nverb 4\nreplay-window 128 30\n\
         pull-filter ignore \"route \"\nsetenv opt block-outside-dns\nverify-x509-name server name\nuser nobody\n";
+    let pem = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let identity = format!("dev tun\nca ca.crt\ncert ca.crt\n<key>\n{pem}</key>\nkeepalive 10 60\n");
+    let server = format!(
+        "server 10.8.0.0 255.255.255.0\nserver-ipv6 fd00::/64\ntopology subnet\n{identity}push \"route 10.1.0.0 255.255.0.0\"\n\
+         push-remove ping\nclient-to-client\nmax-clients 100\nscript-security 2\nauth-user-pass-verify \"/bin/x 'a b'\" via-file\n\
+         auth-gen-token 3600 600 external-auth\nverify-client-cert optional\nstatus status.log 10\nstatus-version 2\n"
+    );
+    let bare = format!(
+        "mode server\ntls-server\nifconfig 10.9.0.1 10.9.0.2\nifconfig-pool 10.9.0.4 10.9.0.250\nroute 10.9.0.0 255.255.255.0\n\
+         ifconfig-ipv6 fd00::1/64 fd00::2\nifconfig-ipv6-pool fd00::1000/64\n{identity}duplicate-cn\nclient-config-dir ccd\n"
+    );
+    let one_client = "ifconfig-push 10.8.0.6 255.255.255.0\nifconfig-ipv6-push fd00::6/64\niroute 10.1.0.0 255.255.0.0\n\
+        iroute-ipv6 fd01::/64\npush-remove \"route 10\"\npush \"ping 5\"\npush-reset\ndisable\nping 5\n";
     let seed = |name, parts: &[&str]| {
         let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
         ("profile", name, parts.join(&0xFF))
@@ -137,6 +150,9 @@ fn profiles() -> Vec<Seed> {
             "mistakes",
             &["remot a\nremote\n<ca>\nnever closed\n\"open\nverb 99\n\u{1b}[31m x\ncomp-lzo\n\\x \\\" 'a b'\n"],
         ),
+        seed("server", &[&server]),
+        seed("server_without_helpers", &[&bare]),
+        seed("one_client", &[one_client]),
         seed("unprintable_tag", &["<c\u{1b}[31ma>\nx\n</\u{7}>\n"]),
         seed("not_utf8", &["client\n# ", "\n"]),
     ]

@@ -221,4 +221,12 @@ pub enum WorkerCommand {
         /// The worker's handle of the peer.
         peer: u32,
     },
+    /// The peer is there, whatever the worker reported with [`WorkerEvent::Floated`]: the move is refused, because the address is another
+    /// peer's. For some seconds packets from the refused address are dropped, so that they do not move it again.
+    SetPath {
+        /// The worker's handle of the peer.
+        peer: u32,
+        /// Where its packets go to.
+        path: Path,
+    },
 }

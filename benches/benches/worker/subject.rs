@@ -250,6 +250,7 @@ fn peer(path: link::message::Path) -> PeerSetup {
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 

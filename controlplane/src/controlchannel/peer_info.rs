@@ -50,6 +50,21 @@ pub fn build(ciphers: &[Cipher], mask: u32, extra: &[(String, String)]) -> Strin
     lines.join("\n")
 }
 
+/// The most variables of one client that are handed on.
+const MAX_PAIRS: usize = 64;
+
+/// A client's lines as pairs, for scripts and people: at most 64, names of letters, digits and `_`, values without control
+/// characters. Others are left out.
+pub fn pairs(text: &str) -> Vec<(String, String)> {
+    let named = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .filter(|(name, value)| named(name) && !value.contains(char::is_control))
+        .take(MAX_PAIRS)
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
 /// What a server reads in a client's lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerInfo {
@@ -108,6 +123,15 @@ mod tests {
         let masked = PeerInfo::parse(&build(&BOTH[..1], iv_proto::TLS_KEY_EXPORT | iv_proto::DATA_V2, &[]));
         assert_eq!(masked.proto, 404);
         assert_eq!(masked.ncp, 0, "IV_NCP=2 would promise AES-128-GCM as well");
+    }
+
+    #[test]
+    fn a_clients_lines_become_pairs_that_a_script_can_bear() {
+        let text = "IV_VER=2.6.14\nUV_X=a=b\n=1\nA B=1\nnothing\nUV_C=\u{7f}\nUV_D=";
+        let expected = [("IV_VER", "2.6.14"), ("UV_X", "a=b"), ("UV_D", "")];
+        let got = pairs(text);
+        assert_eq!(got.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect::<Vec<_>>(), expected);
+        assert_eq!(pairs(&"A=1\n".repeat(1_000)).len(), 64);
     }
 
     #[test]

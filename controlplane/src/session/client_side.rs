@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::{Agreed, Context, GetConfig, Installing, KEY_INSTALL, Phase, Session, Side, Slot};
 use crate::controlchannel::key_method::{ClientKeyMethod, ClientSource};
 use crate::controlchannel::message::Message;
@@ -195,7 +197,8 @@ impl Session {
             cc_exit: reply.cc_exit,
         });
         let deadline = Some(ctx.now.at + KEY_INSTALL);
-        self.phase = Phase::Installing(Installing { established, deadline, push_wanted: false });
+        let reply = Zeroizing::default();
+        self.phase = Phase::Installing(Installing { established, deadline, push_wanted: false, reply });
         if let Err(why) = self.install(ctx, Slot::Current) {
             self.end(ctx, Ending::Tls(why));
         }

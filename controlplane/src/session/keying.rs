@@ -53,6 +53,8 @@ impl Session {
         }
         self.renegotiating = false;
         self.installing = None;
+        self.judging = None;
+        self.token_to_tell = None;
         self.deadlines.again = Some(ctx.now.at + ctx.settings.hand_window.min(AGAIN));
         ctx.out.event(Event::RenegotiationFailed { generation: self.generation, why });
     }
@@ -73,7 +75,8 @@ impl Session {
         }
         match &self.next {
             Some(next) if next.begun + ctx.settings.hand_window <= now => {
-                let why = format!("it did not complete within hand-window; awaited {}", next.awaiting());
+                let awaited = if self.judging.is_some() { "the answer to its login" } else { next.awaiting() };
+                let why = format!("it did not complete within hand-window; awaited {awaited}");
                 self.renegotiation_failed(ctx, why);
             }
             None if due(self.deadlines.renegotiate) || due(self.deadlines.again) => self.start_renegotiation(ctx),
@@ -110,7 +113,7 @@ impl Session {
     }
 
     pub(super) fn on_key_installed(&mut self, ctx: &mut Context<'_>, name: KeyName) {
-        if self.installing != Some(name) {
+        if self.installing != Some(name) || self.keys_dropped {
             return;
         }
         self.installing = None;
@@ -225,6 +228,7 @@ impl Session {
             wrap_send_next: self.wrap_reserved,
             wrap_send_time: self.wrapper.send_time(),
             wrap_recv: self.wrapper.recv_high(),
+            login: self.lock.clone(),
         })
     }
 }

@@ -8,6 +8,8 @@ mod server_side;
 
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 use crate::controlchannel::push::PushCollector;
 use crate::crypto::Random;
 use crate::error::DropReason;
@@ -18,7 +20,8 @@ use crate::output::{Event, OutputQueue};
 use crate::packet::control::ControlPacket;
 use crate::packet::opcode::Opcode;
 use crate::setup::{
-    Cipher, Credentials, Ending, Established, KeyEvent, KeyLimits, KeyName, Path, ResumeRecord, Secret, State,
+    Cipher, Credentials, Ending, Established, KeyEvent, KeyLimits, KeyName, LoginLock, Path, ResumeRecord, Secret,
+    State,
 };
 use crate::timers::{Instant, Now, TimerReason, earliest};
 use crate::tlssession::TlsConfig;
@@ -70,14 +73,14 @@ pub(crate) struct Settings {
 #[derive(Debug)]
 pub(crate) enum Side {
     Client { pull: bool, peer_info: String, auth_nocache: bool },
-    Server { push: Vec<String>, users: Option<Vec<Credentials>> },
+    Server,
 }
 
 impl Settings {
     pub(crate) fn role(&self) -> Role {
         match self.side {
             Side::Client { .. } => Role::Client,
-            Side::Server { .. } => Role::Server,
+            Side::Server => Role::Server,
         }
     }
 
@@ -111,6 +114,21 @@ enum Slot {
     Current,
     Next,
     Previous,
+}
+
+/// How far a session is, as an endpoint of many sessions has to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nothing is known of the peer but that it has its address.
+    HalfOpen,
+    /// TLS is done and the login was told; no data flows yet.
+    Proven,
+    /// Data flows.
+    Settled,
+    /// The last message may still be acknowledged.
+    Leaving,
+    /// Nothing more comes.
+    Ended,
 }
 
 /// One peer.
@@ -147,6 +165,14 @@ pub(crate) struct Session {
     last_begun: Option<Instant>,
     words: Words,
     last_record: Option<ResumeRecord>,
+    /// As a server: who the client was at its first login.
+    lock: Option<LoginLock>,
+    /// As a server: the negotiation whose login the caller is judging.
+    judging: Option<u32>,
+    /// As a server: a token to be told once the renegotiation is complete.
+    token_to_tell: Option<Secret>,
+    /// The worker was told to forget the keys.
+    keys_dropped: bool,
 }
 
 /// Where the session stands as a whole.
@@ -156,6 +182,8 @@ enum Phase {
     Negotiating,
     /// As a client: waits for PUSH_REPLY.
     GetConfig(Box<GetConfig>),
+    /// As a server: the caller is judging the first login.
+    LoggingIn(LoggingIn),
     /// Waits for the worker to confirm the first key; as a server, then for PUSH_REQUEST.
     Installing(Installing),
     /// Data flows.
@@ -179,11 +207,22 @@ struct GetConfig {
 }
 
 #[derive(Debug)]
+struct LoggingIn {
+    deadline: Instant,
+    /// The client has asked for its settings, or need not ask.
+    push_wanted: bool,
+    /// The client negotiates its cipher, so that it is to be told.
+    names_cipher: bool,
+}
+
+#[derive(Debug)]
 struct Installing {
     established: Box<Established>,
     deadline: Option<Instant>,
     /// As a server: the client has asked, or need not ask.
     push_wanted: bool,
+    /// As a server: the messages of PUSH_REPLY. They may hold a token.
+    reply: Zeroizing<Vec<String>>,
 }
 
 /// What both sides agreed on, for all keys of the session.
@@ -248,12 +287,14 @@ impl Session {
         Ok(session)
     }
 
-    /// A client's session that goes on after its process died.
+    /// A session that goes on after its process died. As a server, its SOFT_RESET waits for `delay`, so that many sessions
+    /// do not come at once: their keys go on in the meantime.
     pub(crate) fn resume(
         ctx: &mut Context<'_>,
         record: &ResumeRecord,
         path: Path,
         credentials: Option<Credentials>,
+        delay: Duration,
     ) -> Result<Session, Ending> {
         let unusable = |what: &str| Ending::Internal(format!("the resume record cannot be used: {what}"));
         if !record.resumable {
@@ -278,10 +319,19 @@ impl Session {
         });
         session.token = record.auth_token.clone();
         session.token_user = record.auth_token_user.clone();
+        session.lock = record.login.clone();
         session.phase = Phase::Up;
         session.newest = session.key_before_resume();
-        session.deadlines.resume = Some(ctx.now.at + RESUME_ANSWER);
-        session.start_renegotiation(ctx);
+        // A client that finds nobody connects anew. A server that hears nothing leaves it to the data channel to find out
+        // that its client has gone: it may only be asleep.
+        if ctx.settings.role() == Role::Client {
+            session.deadlines.resume = Some(ctx.now.at + RESUME_ANSWER);
+        }
+        if delay.is_zero() {
+            session.start_renegotiation(ctx);
+        } else {
+            session.deadlines.again = Some(ctx.now.at + delay);
+        }
         session.settle(ctx);
         Ok(session)
     }
@@ -332,6 +382,10 @@ impl Session {
             last_begun: None,
             words: Words::default(),
             last_record: None,
+            lock: None,
+            judging: None,
+            token_to_tell: None,
+            keys_dropped: false,
         }
     }
 
@@ -339,9 +393,23 @@ impl Session {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Whether a key of this session was installed.
+    /// Whether a worker may hold keys of this session.
     pub(crate) fn has_keys(&self) -> bool {
-        self.newest.is_some() || self.installing.is_some()
+        (self.newest.is_some() || self.installing.is_some()) && !self.keys_dropped
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        match self.phase {
+            Phase::Negotiating | Phase::GetConfig(_) => Standing::HalfOpen,
+            Phase::LoggingIn(_) | Phase::Installing(_) => Standing::Proven,
+            Phase::Up | Phase::Exiting { .. } => Standing::Settled,
+            Phase::Lingering { .. } => Standing::Leaving,
+            Phase::Ended => Standing::Ended,
+        }
+    }
+
+    pub(crate) fn lock(&self) -> Option<&LoginLock> {
+        self.lock.as_ref()
     }
 
     pub(crate) fn peer(&self) -> u32 {
@@ -474,6 +542,7 @@ impl Session {
             Phase::GetConfig(g) => {
                 earliest(Some((g.request_at, TimerReason::PushRequest)), Some((g.deadline, TimerReason::PushReply)))
             }
+            Phase::LoggingIn(login) => Some((login.deadline, TimerReason::Login)),
             Phase::Installing(i) => i.deadline.map(|at| (at, TimerReason::KeyInstall)),
             Phase::Exiting { deadline, repeat_at } => Some((*deadline.min(repeat_at), TimerReason::ExitAck)),
             Phase::Lingering { deadline, .. } => Some((*deadline, TimerReason::Linger)),
@@ -547,7 +616,7 @@ impl Session {
             (Happening::Failed(why), _) => self.on_tls_failure(ctx, slot, why),
             (happening, _) => match ctx.settings.side {
                 Side::Client { .. } => self.client_happening(ctx, slot, happening),
-                Side::Server { .. } => self.server_happening(ctx, slot, happening),
+                Side::Server => self.server_happening(ctx, slot, happening),
             },
         }
     }
@@ -581,6 +650,7 @@ impl Session {
                 self.end(ctx, ending);
             }
             Phase::GetConfig(_) => self.client_get_config_timers(ctx),
+            Phase::LoggingIn(_) => self.server_login_expires(ctx),
             Phase::Installing(_) => self.end(ctx, Ending::Internal("the worker did not install the key".into())),
             Phase::Exiting { deadline, .. } if *deadline <= now => {
                 self.end(ctx, Ending::Disconnected { exit_sent: true });
@@ -605,6 +675,14 @@ impl Session {
             self.last_alive = Some(ctx.now.at);
             ctx.out.event(Event::PeerAlive { peer: self.peer });
         }
+    }
+
+    /// Ends the session without a word to the peer. `ending` is told to the caller, unless it never heard of the session.
+    pub(crate) fn abandon(&mut self, ctx: &mut Context<'_>, ending: Ending) {
+        if !matches!(self.standing(), Standing::HalfOpen | Standing::Ended) {
+            ctx.out.event(Event::Ended { generation: self.generation, ending });
+        }
+        self.phase = Phase::Ended;
     }
 
     /// Ends the session: what must still be said goes out before the event.
@@ -654,6 +732,7 @@ impl Session {
             let packet = ControlPacket { opcode, key_id, session_id, acks, remote_session_id, message_id, payload };
             self.transmit(ctx, &packet);
         }
+        n.rest();
         while n.transport.acks.has_pending() {
             let acks = n.transport.acks.take_for_ack();
             let packet = ControlPacket {

@@ -2,6 +2,7 @@
 //! packet and no OpenVPN message is known here. [`provider`] reads PEM texts and builds the configuration once;
 //! [`verify`] decides whether a certificate is acceptable.
 
+mod certificate;
 pub mod provider;
 pub mod verify;
 
@@ -118,14 +119,14 @@ impl TlsSession {
         }
     }
 
-    /// The peer's leaf certificate, once it was accepted.
-    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.conn.peer_certificates().and_then(|chain| chain.first())
+    /// The certificates that the peer showed, leaf first, once they were accepted; empty when it showed none.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        self.conn.peer_certificates().unwrap_or_default()
     }
 
     /// The peer's subject as OpenVPN prints it; empty when the peer showed no certificate.
     pub fn peer_subject(&self) -> String {
-        self.peer_certificate().map(|der| verify::subject_of(der)).unwrap_or_default()
+        self.peer_certificates().first().map(|der| verify::subject_of(der)).unwrap_or_default()
     }
 
     fn sentence(&self, error: &rustls::Error) -> String {

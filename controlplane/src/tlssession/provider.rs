@@ -15,13 +15,15 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::verify::{PeerVerifier, own_certificate_problem};
 use crate::ids::Role;
-use crate::setup::{TlsSetup, TlsVersion};
+use crate::setup::{ClientCertificate, ClientCertificateInfo, TlsSetup, TlsVersion};
 
 /// A checked TLS configuration of one role.
 #[derive(Debug)]
 pub struct TlsConfig {
     role: RoleConfig,
     clock: Arc<Clock>,
+    /// `None` where the peer's certificate is not asked for.
+    verifier: Option<Arc<PeerVerifier>>,
 }
 
 #[derive(Debug)]
@@ -31,26 +33,46 @@ pub(super) enum RoleConfig {
 }
 
 impl TlsConfig {
-    /// Reads the PEM texts and checks all that can be checked before a peer is met. `random` replaces the
+    /// A client's: reads the PEM texts and checks all that can be checked before a peer is met. `random` replaces the
     /// library's random source (tests: a seeded one).
     ///
     /// # Errors
     /// A sentence that says which text is wrong and what to renew or correct.
-    pub fn new(
-        role: Role,
+    pub fn client(setup: &TlsSetup, unix: u64, random: Option<&'static dyn SecureRandom>) -> Result<TlsConfig, String> {
+        let clock = Arc::new(Clock(AtomicU64::new(unix)));
+        let provider = Arc::new(provider(random));
+        let identity = identity(setup, unix)?;
+        let verifier = Arc::new(PeerVerifier::new(Role::Server, setup, &provider)?);
+        let role = RoleConfig::Client(client(setup, provider, &clock, verifier.clone(), identity)?);
+        Ok(TlsConfig { role, clock, verifier: Some(verifier) })
+    }
+
+    /// A server's, as [`TlsConfig::client`]. `wanted` says whether clients must show a certificate.
+    ///
+    /// # Errors
+    /// As [`TlsConfig::client`]; also when it has no certificate of its own.
+    pub fn server(
         setup: &TlsSetup,
+        wanted: ClientCertificate,
         unix: u64,
         random: Option<&'static dyn SecureRandom>,
     ) -> Result<TlsConfig, String> {
         let clock = Arc::new(Clock(AtomicU64::new(unix)));
         let provider = Arc::new(provider(random));
         let identity = identity(setup, unix)?;
-        let verifier = Arc::new(PeerVerifier::new(role.peer(), setup, &provider)?);
-        let role = match role {
-            Role::Client => RoleConfig::Client(client(setup, provider, &clock, verifier, identity)?),
-            Role::Server => RoleConfig::Server(server(setup, provider, &clock, verifier, identity)?),
+        let verifier = match wanted {
+            ClientCertificate::None => None,
+            ClientCertificate::Require => Some(PeerVerifier::new(Role::Client, setup, &provider)?),
+            ClientCertificate::Optional => Some(PeerVerifier::new(Role::Client, setup, &provider)?.optional()),
         };
-        Ok(TlsConfig { role, clock })
+        let verifier = verifier.map(Arc::new);
+        let role = RoleConfig::Server(server(setup, provider, &clock, verifier.clone(), identity)?);
+        Ok(TlsConfig { role, clock, verifier })
+    }
+
+    /// What a client's verified chain, leaf first, says; `None` when it showed none.
+    pub fn client_certificate(&self, chain: &[CertificateDer<'static>]) -> Option<ClientCertificateInfo> {
+        self.verifier.as_ref()?.describe(chain)
     }
 
     /// Certificate validity is judged at this time (unix seconds) from now on.
@@ -123,16 +145,18 @@ fn server(
     setup: &TlsSetup,
     provider: Arc<CryptoProvider>,
     clock: &Arc<Clock>,
-    verifier: Arc<PeerVerifier>,
+    verifier: Option<Arc<PeerVerifier>>,
     identity: Identity,
 ) -> Result<Arc<ServerConfig>, String> {
     let (chain, key) = identity.ok_or("a server needs a certificate and its key (cert, key)")?;
-    let mut config = ServerConfig::builder_with_details(provider, clock.clone())
+    let builder = ServerConfig::builder_with_details(provider, clock.clone())
         .with_protocol_versions(&versions(setup)?)
-        .map_err(|e| format!("the TLS versions cannot be used: {e}"))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|e| identity_sentence(&e))?;
+        .map_err(|e| format!("the TLS versions cannot be used: {e}"))?;
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|e| identity_sentence(&e))?;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))

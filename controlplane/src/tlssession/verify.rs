@@ -18,13 +18,17 @@ use webpki::{
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use x509_parser::public_key::PublicKey;
 
+use super::certificate;
 use super::provider::certificates;
 use crate::crypto::{ct_eq, sha256};
 use crate::ids::Role;
-use crate::setup::{PeerUsage, TlsSetup, VerifyName};
+use crate::setup::{ClientCertificateInfo, PeerUsage, TlsSetup, VerifyName};
 
 /// The most characters of a certificate's subject that a sentence shows.
 const SHOWN: usize = 512;
+
+/// The longest common name of a client, in bytes; stock servers take no longer ones.
+const MAX_COMMON_NAME: usize = 64;
 
 /// The rules by which a peer's certificate is judged. `peer` is the peer's role.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub struct PeerVerifier {
     usage: Option<PeerUsage>,
     name: Option<VerifyName>,
     fingerprints: Vec<[u8; 32]>,
+    /// As a server: a client must show a certificate.
+    mandatory: bool,
 }
 
 impl PeerVerifier {
@@ -66,7 +72,21 @@ impl PeerVerifier {
             usage: setup.peer_usage,
             name: setup.verify_name.clone(),
             fingerprints: setup.fingerprints.clone(),
+            mandatory: true,
         })
+    }
+
+    /// `verify-client-cert optional`: a client may show no certificate; one that it shows is judged all the same.
+    #[must_use]
+    pub fn optional(mut self) -> PeerVerifier {
+        self.mandatory = false;
+        self
+    }
+
+    /// What a client's verified chain says; `None` when it showed none.
+    #[must_use]
+    pub fn describe(&self, chain: &[CertificateDer<'static>]) -> Option<ClientCertificateInfo> {
+        certificate::describe(chain, &self.authorities)
     }
 
     /// Judges a certificate at a time.
@@ -94,6 +114,7 @@ impl PeerVerifier {
             self.check_chain(leaf, sent, now).map_err(refuse)?;
         }
         self.check_usage(&parsed).map_err(refuse)?;
+        self.check_common_name(&parsed).map_err(refuse)?;
         self.check_name(&parsed, &subject).map_err(refuse)
     }
 
@@ -171,6 +192,18 @@ impl PeerVerifier {
                 .into());
         }
         Ok(())
+    }
+
+    /// A gateway knows its clients by their common names, which must be there and fit.
+    fn check_common_name(&self, cert: &X509Certificate<'_>) -> Result<(), String> {
+        if self.peer == Role::Server {
+            return Ok(());
+        }
+        match common_name(cert.subject()).map(|name| name.len()) {
+            Some(1..=MAX_COMMON_NAME) => Ok(()),
+            Some(0) | None => Err("it has no common name (CN), by which the server would know its owner".into()),
+            Some(_) => Err(format!("its common name is longer than {MAX_COMMON_NAME} bytes")),
+        }
     }
 
     fn check_name(&self, cert: &X509Certificate<'_>, subject: &str) -> Result<(), String> {
@@ -288,6 +321,10 @@ impl ServerCertVerifier for PeerVerifier {
 }
 
 impl ClientCertVerifier for PeerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -343,7 +380,7 @@ pub fn subject_of(der: &[u8]) -> String {
 }
 
 /// A name for a sentence.
-fn cut(subject: &str) -> String {
+pub(super) fn cut(subject: &str) -> String {
     subject.chars().take(SHOWN).collect()
 }
 
@@ -439,7 +476,7 @@ fn weak_key(cert: &X509Certificate<'_>) -> Option<String> {
 }
 
 /// `C=…, O=…, CN=…`: in the certificate's order, short names, control characters escaped.
-fn subject(name: &X509Name<'_>) -> String {
+pub(super) fn subject(name: &X509Name<'_>) -> String {
     let rdns = name.iter_rdn().map(|rdn| {
         let parts: Vec<String> = rdn
             .iter()
@@ -454,11 +491,11 @@ fn subject(name: &X509Name<'_>) -> String {
 }
 
 /// The last common name, as OpenVPN takes it.
-fn common_name(name: &X509Name<'_>) -> Option<String> {
+pub(super) fn common_name(name: &X509Name<'_>) -> Option<String> {
     name.iter_common_name().last().map(|a| text_of(a.attr_value()))
 }
 
-fn text_of(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
+pub(super) fn text_of(value: &x509_parser::der_parser::asn1_rs::Any<'_>) -> String {
     const BMP: u32 = 30;
     const LATIN1: u32 = 20;
     let data = value.data;
@@ -477,7 +514,7 @@ fn escape(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { format!("\\{:02X}", u32::from(c)) } else { c.to_string() }).collect()
 }
 
-fn short_name(oid: &str) -> Option<&'static str> {
+pub(super) fn short_name(oid: &str) -> Option<&'static str> {
     const NAMES: [(&str, &str); 17] = [
         ("2.5.4.3", "CN"),
         ("2.5.4.4", "SN"),

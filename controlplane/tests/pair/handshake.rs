@@ -74,10 +74,9 @@ fn an_old_client_without_exporter_gets_prf_keys_and_one_without_peer_id_data_v1(
 #[test]
 fn a_long_push_reply_comes_in_parts() {
     let pki = Pki::new("ca");
-    let mut server = server_setup(&pki);
-    server.push = (0..200).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
-    let expected = server.push.clone();
-    let mut pair = Pair::new(client_setup(&pki), server, 4);
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 4);
+    pair.gate.admission.push = (0..200).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
+    let expected = pair.gate.admission.push.clone();
     assert_eq!(pair.establish().pushed.options, expected);
 }
 
@@ -210,9 +209,8 @@ fn disconnect_without_the_agreement_leaves_the_farewell_to_the_data_channel() {
 fn a_push_request_is_repeated_every_five_seconds() {
     const CONTROL_V1: u8 = 4;
     let pki = Pki::new("ca");
-    let mut server = server_setup(&pki);
-    server.push.push("push-continuation 2".into()); // its PUSH_REPLY is never complete
-    let mut pair = Pair::new(client_setup(&pki), server, 14);
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 14);
+    pair.gate.admission.push.push("push-continuation 2".into()); // its PUSH_REPLY is never complete
     pair.connect(None);
     let asking = |p: &Pair| p.client_events.iter().any(|e| matches!(e, Event::State { state: State::GetConfig, .. }));
     assert!(pair.run_until(5, asking));
@@ -241,8 +239,8 @@ fn no_datagram_of_a_handshake_is_larger_than_max_packet_size() {
             let mut server = server_setup(&pki);
             server.wrap = server_wrap.clone();
             server.max_packet_size = max;
-            server.push = (0..100).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
             let mut pair = Pair::new(client, server, 15);
+            pair.gate.admission.push = (0..100).map(|i| format!("route 10.{i}.0.0 255.255.0.0")).collect();
             pair.establish();
             let room = usize::from(max) - IP_UDP;
             for side in [Side::Client, Side::Server] {

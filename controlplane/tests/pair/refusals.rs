@@ -111,8 +111,7 @@ fn the_same_key_direction_on_both_sides_is_silence() {
 #[test]
 fn logins_are_checked() {
     let pki = Pki::new("ca");
-    let mut server = server_setup(&pki);
-    server.users = Some(vec![login("ann", "secret"), login("bob", "other")]);
+    let users = vec![login("ann", "secret"), login("bob", "other")];
     for (given, good) in [
         (Some(login("ann", "secret")), true),
         (Some(login("bob", "other")), true),
@@ -120,7 +119,8 @@ fn logins_are_checked() {
         (Some(login("ann", "secre")), false),
         (None, false),
     ] {
-        let mut pair = Pair::new(client_setup(&pki), server.clone(), 23);
+        let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 23);
+        pair.gate.users = Some(users.clone());
         pair.connect(given);
         pair.run_for(8);
         assert_eq!(pair.established().is_some(), good);
@@ -151,9 +151,8 @@ fn no_shared_cipher_is_said_by_the_server() {
 #[test]
 fn a_pushed_flag_that_was_not_offered_is_incompatible() {
     let pki = Pki::new("ca");
-    let mut server = server_setup(&pki);
-    server.push.push("protocol-flags tls-ekm aead-epoch".into());
-    let mut pair = Pair::new(client_setup(&pki), server, 25);
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 25);
+    pair.gate.admission.push.push("protocol-flags tls-ekm aead-epoch".into());
     pair.connect(None);
     pair.run_for(5);
     assert!(
@@ -166,10 +165,9 @@ fn a_pushed_flag_that_was_not_offered_is_incompatible() {
 #[test]
 fn a_server_that_uses_a_cipher_of_its_own_is_incompatible() {
     let pki = Pki::new("ca");
-    let mut server = server_setup(&pki);
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 28);
     // The later of two wins: a server that pushes another cipher than the one it chose.
-    server.push.push("push-continuation 2".into());
-    let mut pair = Pair::new(client_setup(&pki), server, 28);
+    pair.gate.admission.push.push("push-continuation 2".into());
     pair.connect(None);
     pair.run_until(5, |p| p.server_established().is_some());
     pair.server.dismiss(pair.now, &mut pair.rng, 1, "PUSH_REPLY,cipher AES-128-CBC,push-continuation 1");
@@ -189,9 +187,8 @@ fn a_server_that_never_pushes_is_a_handshake_timeout_and_auth_pending_prolongs_i
     {
         let mut client = client_setup(&pki);
         client.reneg_sec = 200;
-        let mut server = server_setup(&pki);
-        server.push.push("push-continuation 2".into());
-        let mut pair = Pair::new(client, server, 29);
+        let mut pair = Pair::new(client, server_setup(&pki), 29);
+        pair.gate.admission.push.push("push-continuation 2".into());
         pair.connect(None);
         pair.run_until(5, |p| p.server_established().is_some());
         if let Some(text) = pending {
@@ -246,10 +243,9 @@ fn other_messages_do_not_end_a_session() {
 #[test]
 fn a_token_replaces_the_password() {
     let pki = Pki::new("ca");
-    let mut server = server_setup(&pki);
-    server.push.push("auth-token SESS_ID_AT_abc".into());
-    server.push.push("auth-token-user YW5u".into());
-    let mut pair = Pair::new(client_setup(&pki), server, 26);
+    let mut pair = Pair::new(client_setup(&pki), server_setup(&pki), 26);
+    pair.gate.admission.token = Some(Secret(b"SESS_ID_AT_abc".to_vec()));
+    pair.gate.admission.push.push("auth-token-user YW5u".into());
     pair.connect(Some(login("x", "y")));
     pair.run_for(3);
     assert!(pair.client_events.iter().any(|e| matches!(

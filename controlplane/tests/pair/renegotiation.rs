@@ -274,9 +274,8 @@ fn a_login_that_is_no_longer_good_ends_the_session_at_the_renegotiation() {
     for (nocache, survives) in [(false, true), (true, false)] {
         let mut client = client_setup(&pki);
         client.auth_nocache = nocache;
-        let mut server = server_setup(&pki);
-        server.users = Some(vec![login("secret")]);
-        let mut pair = Pair::new(client, server, 42);
+        let mut pair = Pair::new(client, server_setup(&pki), 42);
+        pair.gate.users = Some(vec![login("secret")]);
         pair.connect(Some(login("secret")));
         pair.run_for(3);
         assert!(pair.established().is_some());

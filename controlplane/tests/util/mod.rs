@@ -1,6 +1,7 @@
 //! A client and a server on a virtual clock with a seeded network between them. Nothing sleeps.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test program uses its own part
 
+pub mod crowd;
 pub mod pki;
 
 use std::collections::BTreeMap;
@@ -9,9 +10,9 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use controlplane::{
-    Cipher, Client, ClientSetup, Credentials, Digest, Ending, Established, Event, InstallKey, Instant, KeyEvent,
-    KeyLimits, KeyName, Now, Output, Path, Random, ResumeRecord, Secret, Server, ServerSetup, TlsSetup, TlsVersion,
-    Wrap,
+    Admission, Cipher, Client, ClientCertificate, ClientSetup, Credentials, Digest, Ending, Established, Event,
+    InstallKey, Instant, KeyEvent, KeyLimits, KeyName, Login, Now, Output, Path, Random, ReplyLimit, ResumeRecord,
+    Secret, Server, ServerSetup, TlsSetup, TlsVersion, Wrap,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -118,8 +119,6 @@ pub fn server_setup(pki: &Pki) -> ServerSetup {
         fallback_cipher: None,
         auth: Digest::Sha1,
         tun_mtu: 1500,
-        push: vec!["route-gateway 10.8.0.1".into(), "ifconfig 10.8.0.2 255.255.255.0".into()],
-        users: None,
         tls_timeout: 2,
         hand_window: 60,
         tran_window: 3600,
@@ -127,6 +126,44 @@ pub fn server_setup(pki: &Pki) -> ServerSetup {
         max_packet_size: 1250,
         limits: LIMITS,
         max_clients: 8,
+        client_certificate: ClientCertificate::Require,
+        cookie_secret: Secret(vec![0x5C; 32]),
+        replies: ReplyLimit::default(),
+        workers: 1,
+        first_generation: 1,
+    }
+}
+
+/// What a supervisor does about logins.
+pub struct Gate {
+    /// Judge at once. Off: see [`Pair::logins`].
+    pub open: bool,
+    /// Accepted logins; `None` accepts every client with a good certificate.
+    pub users: Option<Vec<Credentials>>,
+    /// What an accepted client is given.
+    pub admission: Admission,
+}
+
+impl Gate {
+    pub fn new() -> Gate {
+        let push = vec!["route-gateway 10.8.0.1".into(), "ifconfig 10.8.0.2 255.255.255.0".into()];
+        Gate { open: true, users: None, admission: Admission { push, token: None } }
+    }
+
+    pub fn accepts(&self, login: &Login) -> bool {
+        let same = |user: &Credentials| user.username == login.username && user.password == login.password;
+        self.users.as_ref().is_none_or(|users| users.iter().any(same))
+    }
+
+    /// Judges a login.
+    pub fn judge(&self, server: &mut Server, now: Now, rng: &mut Seeded, login: &Login) {
+        let (generation, negotiation) = (login.generation, login.negotiation);
+        let known = if self.accepts(login) {
+            server.admit(now, rng, generation, negotiation, self.admission.clone())
+        } else {
+            server.refuse(now, rng, generation, negotiation, "AUTH_FAILED", "wrong user name or password")
+        };
+        assert!(known, "{login:?}");
     }
 }
 
@@ -166,6 +203,7 @@ pub struct Pair {
     pub network: Network,
     /// Confirm keys at once, as a worker does. Off: see `confirm`.
     pub confirm_keys: bool,
+    pub gate: Gate,
     pub client_events: Vec<Event>,
     pub server_events: Vec<Event>,
     /// Every datagram that was sent, with its time.
@@ -200,6 +238,7 @@ impl Pair {
             rng,
             network: Network::GOOD,
             confirm_keys: true,
+            gate: Gate::new(),
             client_events: Vec::new(),
             server_events: Vec::new(),
             sent: Vec::new(),
@@ -305,6 +344,9 @@ impl Pair {
                 if let (Event::InstallKey(key), true) = (&event, self.confirm_keys) {
                     self.confirm(side, key.name);
                 }
+                if let (Event::Login(login), true) = (&event, self.gate.open) {
+                    self.gate.judge(&mut self.server, self.now, &mut self.rng, login);
+                }
                 match side {
                     Side::Client => self.client_events.push(event),
                     Side::Server => self.server_events.push(event),
@@ -389,8 +431,20 @@ impl Pair {
         names.collect()
     }
 
+    pub fn logins(&self) -> Vec<Login> {
+        let logins = self.server_events.iter().filter_map(|e| match e {
+            Event::Login(login) => Some((**login).clone()),
+            _ => None,
+        });
+        logins.collect()
+    }
+
     pub fn last_record(&self) -> Option<ResumeRecord> {
-        self.client_events.iter().rev().find_map(|e| match e {
+        self.last_record_of(Side::Client)
+    }
+
+    pub fn last_record_of(&self, side: Side) -> Option<ResumeRecord> {
+        self.events(side).iter().rev().find_map(|e| match e {
             Event::Record(r) => Some((**r).clone()),
             _ => None,
         })

@@ -156,6 +156,7 @@ fn attach(worker: &WorkerHandle, remote: SocketAddr, socket: WireSocket, tun: Tu
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     })))?;
     worker.send(WorkerOrder::AttachSocket { socket, path })?;
     worker.send(WorkerOrder::AttachTun(tun))

@@ -63,7 +63,7 @@ impl Client {
         }
         let patience = Instant::now() + PORT_FREE_WITHIN;
         loop {
-            match transport::open(&self.profile, remote, address, self.options.busy_poll) {
+            match transport::open(&self.profile, remote, address, self.options.data.busy_poll) {
                 // The worker takes microseconds; nothing else here is in a hurry meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience => {
                     std::thread::sleep(Duration::from_millis(1));

@@ -95,6 +95,8 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
         }
         Ending::PeerExited => again("the server has left".into()),
         Ending::Disconnected { exit_sent } => Verdict::Left { exit_sent },
+        // Said by gateways only.
+        Ending::Replaced => again("another session has taken its place".into()),
         Ending::Internal(why) => again(why),
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> P
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 
@@ -80,7 +81,7 @@ impl Client {
             None => {
                 let queue = match self.device.take() {
                     Some(queue) => queue,
-                    None => tunnel::open_device(&self.profile.device, self.options.tun_offload.is_on())?,
+                    None => tunnel::open_device(&self.profile.device, self.options.data.tun_offload.is_on())?,
                 };
                 let name = queue.name().to_owned();
                 self.order(WorkerOrder::AttachTun(queue));
@@ -88,7 +89,7 @@ impl Client {
             }
         };
         self.console.state(State::AddRoutes, &name);
-        let joined = self.options.tun_offload.is_on() && self.options.udp_gso.is_on();
+        let joined = self.options.data.tun_offload.is_on() && self.options.data.udp_gso.is_on();
         let queue = tunnel::Queue {
             length: self.profile.device.txqueuelen.unwrap_or(QUEUE),
             super_packet: joined.then(|| fitting_super_packet(settings.tun_mtu, OVERHEAD_V2)),

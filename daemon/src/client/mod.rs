@@ -10,7 +10,6 @@
 //! | `moving.rs` | the host's address changed, the machine was suspended, ICMP spoke |
 //! | `leaving.rs` | the server is told, the host is put back |
 //! | `signals.rs` | what each signal asks for |
-//! | `control.rs` | the control process as the supervisor sees it: start, restart, messages, resume records |
 //! | `losses.rs` | what the kernel dropped at socket and TUN device, added up |
 //! | `transport.rs` | sockets towards a remote, and moving to a new one |
 //! | `tunnel.rs` | the TUN device, addresses and routes of one connection, and their undo |
@@ -20,7 +19,6 @@
 
 mod attempt;
 mod backoff;
-mod control;
 mod credentials;
 mod endings;
 mod established;

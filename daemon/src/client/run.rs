@@ -13,7 +13,6 @@ use dataplane::workers::manager::{WorkerHandle, WorkerOrder, WorkerReport};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
-use super::control::{Control, FromChild};
 use super::credentials::Wallet;
 use super::endings::Failure;
 use super::losses::Losses;
@@ -23,6 +22,7 @@ use super::tunnel::{HostSide, Tunnel};
 use crate::cli::Connect;
 use crate::clock;
 use crate::config::agreed::{ClientProfile, Remote};
+use crate::control_child::{Control, FromChild};
 use crate::exit::{Exit, Fatal};
 use crate::host::watch::{SuspendDetector, Watch};
 use crate::messages::{FromControl, ToControl};
@@ -193,6 +193,8 @@ impl Client {
                 let list: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
                 tracing::debug!("control datagrams not accepted: {}", list.join(", "));
             }
+            // A gateway's.
+            FromChild::Message(FromControl::Reloaded(_) | FromControl::Moved { .. }) => {}
             FromChild::Died(why) => self.on_control_death(&why),
         }
     }
@@ -201,7 +203,7 @@ impl Client {
     fn on_control_death(&mut self, why: &str) {
         tracing::warn!("the control process died ({why}); starting it anew, data flows on");
         match self.control.restart() {
-            Ok(worker) => self.order(WorkerOrder::AttachLink(Box::new(worker))),
+            Ok(links) => links.into_iter().for_each(|link| self.order(WorkerOrder::AttachLink(Box::new(link)))),
             Err(fatal) => return self.end(Err(fatal)),
         }
         if self.timers.goodbye.is_some() {
@@ -341,6 +343,8 @@ impl Client {
         self.look_at_tun_drops().await;
         let now = self.reading();
         let figures = Figures {
+            worker: 0,
+            others: "the server",
             engine: self.worker.engine().name,
             aead: self.worker.aead().name,
             now,
@@ -362,7 +366,7 @@ impl Client {
         if std::mem::replace(&mut self.buffers_said, true) {
             return;
         }
-        let polled = match (self.options.busy_poll, socket.busy_polled()) {
+        let polled = match (self.options.data.busy_poll, socket.busy_polled()) {
             (0, _) => "",
             (_, true) => ", busy polling where the device has NAPI",
             (_, false) => ", busy polling refused",

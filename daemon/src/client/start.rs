@@ -9,26 +9,27 @@ use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
 use dataplane::sys::tundev::TunQueue;
-use dataplane::sys::{IoChoice, affinity};
-use dataplane::workers::manager::{self, OffloadChoice, Split, Tuning, WorkerConfig, WorkerHandle, WorkerReport};
+use dataplane::workers::manager::{self, WorkerHandle, WorkerReport};
 use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
-use super::control::Control;
 use super::credentials::Wallet;
 use super::losses::Losses;
 use super::remotes::Remotes;
 use super::run::{Client, PEER, Timers};
 use super::signals::Signals;
 use super::tunnel::{self, HostSide};
-use crate::cli::{Connect, Io, Pinning};
+use crate::cli::Connect;
 use crate::clock;
 use crate::config::{self, agreed::ClientProfile};
+use crate::control_child::Control;
+use crate::data_path::{self, Seat};
 use crate::exit::{Exit, Fatal};
 use crate::host::privileges::{self, Keep};
 use crate::host::watch::{SuspendDetector, Watch};
-use crate::host::{Host, journal, journal::Journal, routes};
+use crate::host::{journal, routes};
 use crate::observe::console::Console;
+use crate::messages::ToControl;
 use crate::observe::log::Format;
 use crate::supervisor;
 
@@ -50,9 +51,9 @@ fn prepare_and_run(options: Connect, format: Format, quiet: bool) -> Result<(), 
     let profile = load(&options.file)?;
     let console = Console::new(format, quiet);
     privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
-    let seat = processor(&options, &profile)?;
-    let aead = Aead::resolve(options.aead)
-        .map_err(|error| Fatal::new(Exit::Config, format!("--aead {}: {error}", options.aead)))?;
+    let device = profile.bind_dev.clone().or_else(routes::default_device);
+    let seat = data_path::seats(&options.data, 1, device)?.into_iter().next().unwrap_or_default();
+    let aead = data_path::aead(&options.data)?;
     let wallet = Wallet::open(&profile.credentials)?;
     let device = drop_privileges(&profile, &options)?;
     let ran = supervisor::block_on(async move {
@@ -102,11 +103,13 @@ async fn assemble(
     device: Option<TunQueue>,
     worker: Worker,
 ) -> Result<Client, Fatal> {
-    let side = host_side(&options).await?;
+    let refused = |error: crate::host::HostError| Fatal::new(Exit::Routes, error.to_string());
+    let (host, journal) = journal::begin(&options.data.run_dir, &instance(&options.file)).await.map_err(refused)?;
+    let side = HostSide { host, journal };
     let mut setup = profile.client_setup();
     setup.iv_proto_mask = options.iv_proto_mask;
-    let (control, link) = Control::start(setup)?;
-    let (worker, reports) = start_worker(&options, worker, link)?;
+    let (control, links) = Control::start(ToControl::ConfigureClient(Box::new(setup)), 1)?;
+    let (worker, reports) = start_worker(&options, worker, links)?;
     let other = |what: &str, error: &dyn std::fmt::Display| Fatal::new(Exit::Other, format!("{what}: {error}"));
     let mut rng = SystemRandom;
     Ok(Client {
@@ -142,89 +145,11 @@ async fn assemble(
     })
 }
 
-/// Undoes what dead predecessors left, and opens a journal of our own.
-async fn host_side(options: &Connect) -> Result<HostSide, Fatal> {
-    let refused = |error: crate::host::HostError| Fatal::new(Exit::Routes, error.to_string());
-    let host = Host::open().map_err(refused)?;
-    let recovery = journal::recover(&options.run_dir, &host).await;
-    for undone in recovery.undone {
-        tracing::info!("left by a minivpn that was killed, now undone: {undone}");
-    }
-    for failure in recovery.failed {
-        tracing::warn!("left by a minivpn that was killed: {failure}");
-    }
-    let journal = match Journal::create(&options.run_dir, &instance(&options.file)) {
-        Ok(journal) => journal,
-        Err(error) => {
-            tracing::warn!("{error}: host changes could not be undone if this process were killed");
-            Journal::in_memory()
-        }
-    };
-    Ok(HostSide { host, journal })
-}
-
 /// The journal's name: of the profile, for people, and of the process, because a profile may be run twice.
 fn instance(file: &Path) -> String {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or("client");
     let plain: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
     format!("{plain}-{}", std::process::id())
-}
-
-/// Where the worker sits, and why there, for people.
-#[derive(Debug, PartialEq, Eq)]
-struct Seat {
-    cpu: Option<usize>,
-    /// For the thread that seals, when each direction has its own: never the same one.
-    sealing_cpu: Option<usize>,
-    why: String,
-}
-
-impl Seat {
-    /// The first of these, and the second one for the thread that seals.
-    fn first_of(cpus: &[usize], why: String) -> Self {
-        Seat { cpu: cpus.first().copied(), sealing_cpu: cpus.get(1).copied(), why }
-    }
-}
-
-/// The processor of the worker. One that this process may not run on is a mistake of the command line.
-fn processor(options: &Connect, profile: &ClientProfile) -> Result<Seat, Fatal> {
-    let allowed = affinity::allowed();
-    let not_allowed = |what: String| {
-        let list = affinity::list_text(&allowed);
-        Fatal::new(Exit::Config, format!("{what}: this process may run on the processors {list} only"))
-    };
-    if let Some(list) = &options.cpu_list {
-        let usable: Vec<usize> = list.0.iter().copied().filter(|cpu| allowed.contains(cpu)).collect();
-        let wish = || format!("--cpu-list {}", affinity::list_text(&list.0));
-        return if usable.is_empty() { Err(not_allowed(wish())) } else { Ok(Seat::first_of(&usable, String::new())) };
-    }
-    match options.cpu {
-        Pinning::None => Ok(Seat::first_of(&[], String::new())),
-        Pinning::To(cpu) if allowed.contains(&cpu) => Ok(Seat::first_of(&[cpu], String::new())),
-        Pinning::To(cpu) => Err(not_allowed(format!("--cpu {cpu}"))),
-        Pinning::Auto => Ok(near_the_network(&allowed, profile)),
-    }
-}
-
-/// One of the allowed processors, on the NUMA node of the device that the traffic leaves by, where it has one. Processes started one
-/// after the other get different ones.
-fn near_the_network(allowed: &[usize], profile: &ClientProfile) -> Seat {
-    let device = profile.bind_dev.clone().or_else(routes::default_device);
-    let node = device.and_then(|device| Some((affinity::node_of(Path::new("/sys"), &device)?, device)));
-    let (mut cpus, why) = match node {
-        Some(((node, cpus), device)) => {
-            let near: Vec<usize> = allowed.iter().copied().filter(|cpu| cpus.contains(cpu)).collect();
-            match near.is_empty() {
-                true => (allowed.to_vec(), format!(", no processor of {device}'s NUMA node {node} is allowed")),
-                false => (near, format!(", on {device}'s NUMA node {node}")),
-            }
-        }
-        None => (allowed.to_vec(), String::new()),
-    };
-    let turn = usize::try_from(std::process::id()).unwrap_or(0);
-    let turn = turn.checked_rem(cpus.len()).unwrap_or(0);
-    cpus.rotate_left(turn);
-    Seat::first_of(&cpus, why)
 }
 
 /// `user` and `group`. While there is one thread: capabilities belong to threads. The TUN device is opened before, since
@@ -233,17 +158,17 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<
     if profile.user.is_none() && profile.group.is_none() {
         return Ok(None);
     }
-    let device = tunnel::open_device(&profile.device, options.tun_offload.is_on())?;
+    let device = tunnel::open_device(&profile.device, options.data.tun_offload.is_on())?;
     let refused = |error: &dyn std::fmt::Display| Fatal::new(Exit::Privilege, error.to_string());
     let identity = privileges::identity(profile.user.as_deref(), profile.group.as_deref());
     let identity = identity.map_err(|error| Fatal::new(Exit::Config, error.to_string()))?;
-    if let Err(error) = journal::hand_over(&options.run_dir, identity.uid, identity.gid) {
-        tracing::warn!("{} cannot be given to {}: {error}", options.run_dir.display(), identity.user);
+    if let Err(error) = journal::hand_over(&options.data.run_dir, identity.uid, identity.gid) {
+        tracing::warn!("{} cannot be given to {}: {error}", options.data.run_dir.display(), identity.user);
     }
     let keep = Keep {
         low_ports: profile.remotes.iter().any(|remote| remote.bind.port.is_some_and(|port| port < 1024)),
         raw: profile.bind_dev.is_some(),
-        nice: options.sched_fifo.is_some(),
+        nice: options.data.sched_fifo.is_some(),
     };
     privileges::drop_to(&identity, keep).map_err(|e| refused(&e))?;
     Ok(Some(device))
@@ -252,28 +177,14 @@ fn drop_privileges(profile: &ClientProfile, options: &Connect) -> Result<Option<
 fn start_worker(
     options: &Connect,
     worker: Worker,
-    link: link::WorkerEnd,
+    links: Vec<link::WorkerEnd>,
 ) -> Result<(WorkerHandle, mpsc::Receiver<WorkerReport>), Fatal> {
     let (reports, incoming) = mpsc::channel(REPORTS);
     let Worker { seat, aead } = worker;
     tracing::info!("{}", aead.info());
-    let config = WorkerConfig {
-        index: 0,
-        cpu: seat.cpu,
-        split: options.split_directions.then_some(Split { cpu: seat.sealing_cpu }),
-        tuning: Tuning { fifo: options.sched_fifo, busy_poll_us: options.busy_poll },
-        io: match options.io {
-            Io::Auto => IoChoice::Auto,
-            Io::Uring => IoChoice::Uring,
-            Io::Syscall => IoChoice::Syscall,
-        },
-        offload: OffloadChoice {
-            tun: options.tun_offload.is_on(),
-            udp_gso: options.udp_gso.is_on(),
-            udp_gro: options.udp_gro.is_on(),
-        },
-        config: PipelineConfig { routes: RouteTable::all_to(PEER), aead },
-    };
+    let config = data_path::worker_config(&options.data, 0, &seat, PipelineConfig { routes: RouteTable::all_to(PEER), aead });
+    let link = links.into_iter().next();
+    let link = link.ok_or_else(|| Fatal::new(Exit::Other, "the link was made without a worker".to_owned()))?;
     let handle = manager::spawn(config, link, move |report| {
         let report = match report {
             WorkerReport::Pinned(what) => WorkerReport::Pinned(format!("{what}{}", seat.why)),

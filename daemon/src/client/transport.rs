@@ -48,6 +48,7 @@ fn options(profile: &ClientProfile, remote: &Remote, address: SocketAddr) -> Soc
     };
     let bytes = |size: Option<u32>| size.and_then(|n| usize::try_from(n).ok());
     SocketOptions {
+        only_v6: false,
         bind: bound.then(|| SocketAddr::new(remote.bind.address.unwrap_or(any), remote.bind.port.unwrap_or(0))),
         remote: Some(address),
         mtu_discovery: remote.mtu_disc.map(|wish| match wish {

@@ -124,10 +124,7 @@ impl Remote {
     /// `mssfix`, given the MTU that is in force after the server pushed its own: what is written, else `1492 mtu` for a tunnel of 1500
     /// bytes and `fixed` at the MTU for others.
     pub fn mssfix(&self, tun_mtu: u16) -> MssFix {
-        self.mssfix.unwrap_or(match tun_mtu {
-            1_500 => MssFix::Mtu(1_492),
-            other => MssFix::Fixed(other),
-        })
+        self.mssfix.unwrap_or(MssFix::default_of(tun_mtu))
     }
 }
 
@@ -163,6 +160,16 @@ pub enum MssFix {
     Payload(u16),
     /// `mssfix N fixed`: the inner packet fits into N bytes, whatever the encapsulation adds.
     Fixed(u16),
+}
+
+impl MssFix {
+    /// What holds when none is written: `1492 mtu` in a tunnel of 1500 bytes, `fixed` at the MTU in others.
+    pub fn default_of(tun_mtu: u16) -> MssFix {
+        match tun_mtu {
+            1_500 => MssFix::Mtu(1_492),
+            other => MssFix::Fixed(other),
+        }
+    }
 }
 
 /// `mtu-disc`: IP_MTU_DISCOVER of the transport socket (ip(7)).

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::agreed::{Bind, Family, MssFix, MtuDiscovery, Remote};
 use super::material::Source;
 use super::problem::At;
+use super::server::Listen;
 use super::tunnel::MIN_MTU;
 use super::values::{self, Trouble, quoted};
 use super::written::Directive;
@@ -74,6 +75,7 @@ pub struct Connection {
     local: Option<IpAddr>,
     local_port: Option<u16>,
     bind: Option<bool>,
+    ipv6_only: bool,
     timeout: u32,
     exit_notify: Option<u32>,
     mssfix: Option<MssFix>,
@@ -92,6 +94,7 @@ impl Default for Connection {
             local: None,
             local_port: None,
             bind: None,
+            ipv6_only: false,
             timeout: 120,
             exit_notify: None,
             mssfix: None,
@@ -124,6 +127,44 @@ impl Connection {
         })
     }
 
+    /// Where a server with these settings waits for clients.
+    ///
+    /// # Errors
+    /// It is not UDP, or no port is fixed.
+    pub(super) fn listen(&self, multihome: bool) -> Result<Listen, Trouble> {
+        let Transport::Udp(family) = self.transport else {
+            return Err(served_over_udp());
+        };
+        let port = self.local_port.unwrap_or(self.port);
+        if port == 0 {
+            return Err(Trouble::new("a server needs a port that its clients know").instead("write `port 1194`"));
+        }
+        let fits = match (self.local, family) {
+            (Some(IpAddr::V4(_)), Family::V6) | (Some(IpAddr::V6(_)), Family::V4) => false,
+            (Some(_), _) | (None, _) => true,
+        };
+        if !fits {
+            return Err(Trouble::new("the address of `local` is not of the family of `proto`")
+                .instead("write `proto udp`, or another address"));
+        }
+        Ok(Listen { address: self.local, port, family, ipv6_only: self.ipv6_only, multihome })
+    }
+
+    /// `explicit-exit-notify`; `None` is off.
+    pub(super) fn exit_notify(&self) -> Option<u32> {
+        self.exit_notify
+    }
+
+    /// `mssfix` with the default of a tunnel of this MTU.
+    pub(super) fn mssfix(&self) -> MssFix {
+        self.mssfix.unwrap_or(MssFix::default_of(self.tun_mtu))
+    }
+
+    /// `mtu-disc`
+    pub(super) fn mtu_disc(&self) -> Option<MtuDiscovery> {
+        self.mtu_disc
+    }
+
     /// A client binds only where it is told to.
     fn bind(&self) -> Bind {
         let port = match (self.bind, self.local_port) {
@@ -147,7 +188,7 @@ impl Connection {
                 self.local = Some(address.parse().map_err(wrong)?);
             }
             ("bind", []) => self.bind = Some(true),
-            ("bind", [word]) if word == "ipv6only" => self.bind = Some(true),
+            ("bind", [word]) if word == "ipv6only" => (self.bind, self.ipv6_only) = (Some(true), true),
             ("bind", [word]) => {
                 return Err(
                     Trouble::new(format!("unknown word {}", quoted(word))).instead("write `bind` or `bind ipv6only`")
@@ -214,6 +255,11 @@ pub fn transport_of(name: &str) -> Result<Transport, Trouble> {
         }
         _ => Err(Trouble::new(format!("unknown protocol {}", quoted(name))).instead("write udp, udp4 or udp6")),
     }
+}
+
+/// What is said of a server's TCP.
+pub(super) fn served_over_udp() -> Trouble {
+    Trouble::new("only UDP is served in this version").instead("write `proto udp`, in the clients' profiles too")
 }
 
 /// `explicit-exit-notify [n]`: 1 without n, off with 0.

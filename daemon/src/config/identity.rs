@@ -1,7 +1,10 @@
 //! The TLS identity of a profile: certificates, keys, and what the server's certificate must be.
 
+use std::path::{Path, PathBuf};
+
 use controlplane::{PeerUsage, Secret, TlsSetup, TlsVersion, VerifyName};
 
+use super::directives::Side;
 use super::material::{self, Lookup, Source};
 use super::problem::{At, Problem};
 use super::values::{Trouble, quoted};
@@ -34,9 +37,26 @@ impl Identity {
         self.cert.is_some()
     }
 
+    /// Whether something says which certificates are good.
+    pub(super) fn trusts_somebody(&self) -> bool {
+        self.ca.is_some() || !self.fingerprints.is_empty() || !self.fingerprint_lists.is_empty()
+    }
+
+    /// The files that are named, relative to `directory`: ca, cert, key, extra-certs, crl-verify.
+    pub(super) fn files(&self, directory: &Path) -> [Option<PathBuf>; 5] {
+        let of = |source: &Option<Source>| source.as_ref().and_then(|source| source.file(directory));
+        [of(&self.ca), of(&self.cert), of(&self.key), of(&self.extra_certs), of(&self.crl)]
+    }
+
     /// Loads everything and looks at it as a whole.
-    pub fn finish(&self, profile: &At, places: &Lookup<'_>, problems: &mut Vec<Problem>) -> TlsSetup {
-        self.check(profile, problems);
+    pub(super) fn finish(
+        &self,
+        side: Side,
+        profile: &At,
+        places: &Lookup<'_>,
+        problems: &mut Vec<Problem>,
+    ) -> TlsSetup {
+        self.check(side, profile, problems);
         let mut loader = Loader { places, problems };
         let mut cert_pem = loader.text(self.cert.as_ref(), material::certificates);
         if let Some(more) = self.extra_certs.as_ref().map(|source| loader.text(Some(source), material::certificates)) {
@@ -100,11 +120,11 @@ impl Identity {
         Ok(true)
     }
 
-    fn check(&self, profile: &At, problems: &mut Vec<Problem>) {
+    fn check(&self, side: Side, profile: &At, problems: &mut Vec<Problem>) {
         let mut error =
             |at: &At, what: &str, instead: &str| problems.push(Problem::error(at, Trouble::new(what).instead(instead)));
         let fingerprints = !self.fingerprints.is_empty() || !self.fingerprint_lists.is_empty();
-        if self.ca.is_none() && !fingerprints {
+        if side == Side::Client && self.ca.is_none() && !fingerprints {
             error(
                 profile,
                 "nothing says which server to trust",
@@ -122,7 +142,7 @@ impl Identity {
         if self.version_min > self.version_max && self.version_max.is_some() {
             error(profile, "tls-version-min is above tls-version-max", "remove one of them");
         }
-        if self.peer_usage.is_none() && self.verify_name.is_none() && !fingerprints {
+        if side == Side::Client && self.peer_usage.is_none() && self.verify_name.is_none() && !fingerprints {
             let trouble = Trouble::new("any certificate of the authority passes as the server's, another client's too");
             problems.push(Problem::warning(profile, trouble.instead("add `remote-cert-tls server`")));
         }
@@ -164,13 +184,14 @@ fn peer_usage(name: &str, whom: &str) -> Result<PeerUsage, Trouble> {
     match whom {
         "server" => Ok(PeerUsage::Server),
         "client" => Ok(PeerUsage::Client),
-        _ => Err(Trouble::new(format!("{name} cannot be {}", quoted(whom))).instead("write `remote-cert-tls server`")),
+        _ => Err(Trouble::new(format!("{name} cannot be {}", quoted(whom)))
+            .instead("write server on a client, and client on a server")),
     }
 }
 
 fn verify_name(name: &str, kind: Option<&String>) -> Result<VerifyName, Trouble> {
     if name.is_empty() {
-        return Err(Trouble::new("an empty name").instead("write the server's common name"));
+        return Err(Trouble::new("an empty name").instead("write the common name of the other end"));
     }
     let name = name.to_owned();
     match kind.map(String::as_str) {

@@ -49,6 +49,14 @@ impl Source {
         }
     }
 
+    /// The file that it names, relative to `directory`.
+    pub(super) fn file(&self, directory: &Path) -> Option<PathBuf> {
+        match &self.from {
+            From::File(file) => Some(directory.join(file)),
+            From::Block(_) | From::Elsewhere => None,
+        }
+    }
+
     /// The text itself.
     pub fn load(&self, places: &Lookup<'_>) -> Result<SecretText, Trouble> {
         match &self.from {

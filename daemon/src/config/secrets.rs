@@ -56,6 +56,31 @@ pub fn static_key(text: &str) -> Result<Secret, Trouble> {
     Ok(Secret(digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | digit)).collect()))
 }
 
+/// Length of the key of `auth-gen-token-secret`, in bytes: a cipher key and an HMAC key of 64 bytes each.
+pub const TOKEN_KEY_LEN: usize = 128;
+
+/// The first 128 bytes of an "OpenVPN auth-token server key": base64 between the two marker lines. What follows them is not used.
+pub fn token_key(text: &str) -> Result<Secret, Trouble> {
+    use base64::Engine;
+    let body = text
+        .split_once("-----BEGIN OpenVPN auth-token server key-----")
+        .and_then(|(_, rest)| rest.split_once("-----END OpenVPN auth-token server key-----"))
+        .map(|(body, _)| body)
+        .ok_or_else(|| {
+            Trouble::new("no key for tokens in it").instead("make one with `openvpn --genkey auth-token token.key`")
+        })?;
+    let digits = Zeroizing::new(body.split_ascii_whitespace().collect::<String>());
+    let bytes = base64::engine::general_purpose::STANDARD.decode(digits.as_str()).map(Zeroizing::new);
+    let bytes = bytes.map_err(|_| Trouble::new("the key for tokens is not base64"))?;
+    match bytes.get(..TOKEN_KEY_LEN) {
+        Some(key) => Ok(Secret(key.to_vec())),
+        None => {
+            let what = format!("the key for tokens has {} bytes instead of {TOKEN_KEY_LEN}", bytes.len());
+            Err(Trouble::new(what).instead("copy it again, all of its lines"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,6 +103,25 @@ mod tests {
         assert_eq!(static_key(&key_file(&hex)).unwrap().0, expected);
         let broken: String = hex.to_uppercase().chars().map(|c| format!("{c} \r\n")).collect();
         assert_eq!(static_key(&key_file(&broken)).unwrap().0, expected);
+    }
+
+    #[test]
+    fn a_key_for_tokens_is_the_first_128_bytes() {
+        use base64::Engine;
+        let file = |bytes: &[u8]| {
+            let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+            let (one, two) = text.split_at(text.len() / 2);
+            format!(
+                "-----BEGIN OpenVPN auth-token server key-----\n{one}\r\n{two}\n-----END OpenVPN auth-token server key-----\n"
+            )
+        };
+        let long: Vec<u8> = (0..=255).collect();
+        for bytes in [&long[..], &long[..128]] {
+            assert_eq!(token_key(&file(bytes)).unwrap().0, long[..128]);
+        }
+        assert!(token_key(&file(&long[..127])).unwrap_err().what.contains("127 bytes instead of 128"));
+        assert!(token_key(&file(&long).replace("AAEC", "*AEC")).unwrap_err().what.contains("not base64"));
+        assert!(token_key("").unwrap_err().sentence().contains("--genkey auth-token"));
     }
 
     #[test]

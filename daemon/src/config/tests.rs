@@ -12,13 +12,13 @@ use super::problem::{Problem, Severity};
 use super::tunnel::Silence;
 use super::*;
 
-const CERT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-const CRL: &str = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+pub(super) const CERT: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+pub(super) const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+pub(super) const CRL: &str = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
 /// Everything but TLS's own demands: a sample may follow.
 const START: &str = "client\ndev tun\nremote vpn.example.com\nremote-cert-tls server\nauth-user-pass\nca ca.crt\n";
 
-fn static_key() -> String {
+pub(super) fn static_key() -> String {
     let line = "00112233445566778899aabbccddeeff\n";
     format!("-----BEGIN OpenVPN Static key V1-----\n{}-----END OpenVPN Static key V1-----\n", line.repeat(16))
 }
@@ -56,7 +56,7 @@ fn problems(more: &str) -> Vec<String> {
     load_text(&format!("{START}{more}")).map_or_else(|problems| problems, |(_, warnings)| warnings)
 }
 
-fn block(name: &str, text: &str) -> String {
+pub(super) fn block(name: &str, text: &str) -> String {
     format!("<{name}>\n{text}</{name}>\n")
 }
 
@@ -64,6 +64,8 @@ fn block(name: &str, text: &str) -> String {
 fn every_row_of_the_table_does_what_it_says() {
     for row in TABLE {
         for sample in row.samples {
+            // What else a server's sample needs is a server's too.
+            let sample = if row.role == Role::Server { sample.lines().next().unwrap() } else { sample };
             let found = problems(sample);
             let errors: Vec<_> = found.iter().filter(|line| line.contains(": error: ")).collect();
             let warned = found.iter().any(|line| line.contains(&format!("{} is ignored: ", row.name)));
@@ -267,7 +269,7 @@ fn problems_say_where_what_and_what_instead() {
         ("remot x", "p.ovpn:7: error: unknown directive \"remot\": did you mean \"remote\"?"),
         ("remote x 70000", "p.ovpn:7: error: remote: \"70000\" is not a port: write a number from 1 to 65535"),
         ("proto sctp", "p.ovpn:7: error: proto: unknown protocol \"sctp\": write udp, udp4 or udp6"),
-        ("dev tap", "p.ovpn:7: error: dev: Ethernet (TAP) is not supported: write `dev tun`, also on the server"),
+        ("dev tap", "p.ovpn:7: error: dev: Ethernet (TAP) is not supported: write `dev tun`, on both ends"),
         ("cert client.crt", "p.ovpn:7: error: cert without key: add <key> with its private key"),
         ("key client.key", "p.ovpn:7: error: key without cert: add <cert> with its certificate"),
         ("ca nowhere.crt", "p.ovpn:7: error: ca: cannot read \"nowhere.crt\": entity not found"),
@@ -282,7 +284,7 @@ fn problems_say_where_what_and_what_instead() {
         ),
         (
             "tls-auth ta.key\ntls-crypt ta.key",
-            "p.ovpn:8: error: both tls-auth and tls-crypt: keep the one that the server has",
+            "p.ovpn:8: error: both tls-auth and tls-crypt: keep the one that the other end has",
         ),
         ("key-direction 1", "p.ovpn:7: warning: key-direction without tls-auth says nothing: remove it"),
         (
@@ -291,7 +293,7 @@ fn problems_say_where_what_and_what_instead() {
         ),
         (
             "server 10.8.0.0 255.255.255.0",
-            "p.ovpn:7: error: server: it belongs to a server's configuration, and this version is a client only: remove it",
+            "p.ovpn:7: error: server: it belongs to a server's configuration: remove it, or serve this file with `minivpn gateway run --config FILE`",
         ),
         ("mode server", "p.ovpn:7: error: mode: it belongs to a server's configuration: remove it"),
         (
@@ -316,7 +318,7 @@ fn problems_say_where_what_and_what_instead() {
         ),
         (
             "auth MD5\ntls-auth ta.key",
-            "p.ovpn:7: error: auth: minivpn does not have this digest: use SHA1, SHA256, SHA384 or SHA512, as on the server",
+            "p.ovpn:7: error: auth: minivpn does not have this digest: use SHA1, SHA256, SHA384 or SHA512, as on the other end",
         ),
         (
             "verify-x509-name srv",

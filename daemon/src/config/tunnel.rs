@@ -343,7 +343,7 @@ fn positive(value: u32) -> Option<u32> {
     Some(value).filter(|value| *value > 0)
 }
 
-fn unicast(text: &str) -> Result<Ipv4Addr, Trouble> {
+pub(super) fn unicast(text: &str) -> Result<Ipv4Addr, Trouble> {
     let address = values::ipv4(text)?;
     if address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback() {
         return Err(Trouble::new(format!("{address} cannot be a tunnel's address")));
@@ -463,8 +463,8 @@ fn redirect(before: Option<Redirect>, default_route: bool, flags: &[String]) -> 
     Ok(redirect)
 }
 
-/// The peer must have time for two pings, else every lost one is an outage.
-fn keepalive(ping: &str, restart: &str) -> Result<(u32, u32), Trouble> {
+/// `keepalive`, as written: the peer must have time for two pings, else every lost one is an outage.
+pub(super) fn keepalive(ping: &str, restart: &str) -> Result<(u32, u32), Trouble> {
     let (ping, restart) =
         (values::number32(ping, 1..=31_536_000, "seconds")?, values::number32(restart, 1..=31_536_000, "seconds")?);
     if restart / 2 < ping {

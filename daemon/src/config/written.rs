@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::directives::{self, Disposition, Role, Row};
+use super::directives::{self, Disposition, Row, Side};
 use super::files::Files;
 use super::lexer::{self, Line};
 use super::problem::{At, Problem};
@@ -63,8 +63,32 @@ impl Eq for Row {}
 
 /// Reads a profile and everything it includes. Relative names of included files start where `cd` went so far, as OpenVPN does it:
 /// from the current directory, not from the profile's.
-pub fn read(path: &Path, files: &dyn Files, problems: &mut Vec<Problem>) -> Written {
-    let mut reader = Reader { files, problems, included: 0, directory: PathBuf::new() };
+pub fn read(path: &Path, side: Side, files: &dyn Files, problems: &mut Vec<Problem>) -> Written {
+    let read = lines(path, side, files, problems);
+    check(read, side, problems)
+}
+
+/// The lines of a file and of everything it includes, not yet looked at.
+pub(super) struct Lines {
+    lines: Vec<Line>,
+    directory: PathBuf,
+}
+
+impl Lines {
+    /// Whose file it is, by what stands in it.
+    pub(super) fn side(&self) -> Side {
+        let has = |names: &[&str]| self.lines.iter().any(|line| names.contains(&line.name.as_str()));
+        let mode = |line: &Line| line.name == "mode" && line.args.first().is_some_and(|mode| mode == "server");
+        let server = has(&["server", "server-ipv6", "server-bridge", "tls-server"]) || self.lines.iter().any(mode);
+        if server && !has(&["client", "tls-client", "pull"]) { Side::Server } else { Side::Client }
+    }
+}
+
+/// [`read`], without looking at the lines.
+pub(super) fn lines(path: &Path, side: Side, files: &dyn Files, problems: &mut Vec<Problem>) -> Lines {
+    // The file of one client does not move the others.
+    let moves = side != Side::OneClient;
+    let mut reader = Reader { files, problems, included: 0, directory: PathBuf::new(), moves };
     let lines = match reader.lines(path, 0) {
         Ok(lines) => lines,
         Err(trouble) => {
@@ -73,7 +97,13 @@ pub fn read(path: &Path, files: &dyn Files, problems: &mut Vec<Problem>) -> Writ
         }
     };
     let directory = reader.directory;
-    let known = Known::of(&lines);
+    Lines { lines, directory }
+}
+
+/// Checks the form of every line.
+pub(super) fn check(read: Lines, side: Side, problems: &mut Vec<Problem>) -> Written {
+    let Lines { lines, directory } = read;
+    let known = Known::of(&lines, side);
     let mut entries = Vec::new();
     for line in lines {
         known.entry(line, &mut entries, problems);
@@ -91,6 +121,8 @@ struct Reader<'a> {
     problems: &'a mut Vec<Problem>,
     included: usize,
     directory: PathBuf,
+    /// Whether `cd` means something.
+    moves: bool,
 }
 
 impl Reader<'_> {
@@ -107,7 +139,7 @@ impl Reader<'_> {
         for line in lines {
             match (line.name.as_str(), line.args.as_slice()) {
                 ("config", [file]) => all.append(&mut self.include(&line.at, file, depth)),
-                ("cd", [directory]) => self.directory.push(directory),
+                ("cd", [directory]) if self.moves => self.directory.push(directory),
                 _ => all.push(line),
             }
         }
@@ -129,24 +161,25 @@ impl Reader<'_> {
     }
 }
 
-/// Which unknown names the profile wants forgiven.
+/// Whose file it is, and which unknown names it wants forgiven.
 struct Known {
+    side: Side,
     forgiven: Vec<Arc<str>>,
     forward_compatible: bool,
 }
 
 impl Known {
-    fn of(lines: &[Line]) -> Self {
+    fn of(lines: &[Line], side: Side) -> Self {
         let of = |wanted: &'static str| lines.iter().filter(move |line| line.name == wanted);
         let forgiven =
             of("ignore-unknown-option").flat_map(|line| &line.args).map(|name| Arc::from(name.as_str())).collect();
         let compatible =
             |line: &Line| matches!(line.args.as_slice(), [name, value] if name == "FORWARD_COMPATIBLE" && value == "1");
-        Known { forgiven, forward_compatible: of("setenv").any(compatible) }
+        Known { side, forgiven, forward_compatible: of("setenv").any(compatible) }
     }
 
     fn entry(&self, line: Line, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
-        if line.name != "connection" || line.block.is_none() {
+        if line.name != "connection" || line.block.is_none() || self.side != Side::Client {
             entries.extend(self.directive(line, false, problems).map(Entry::Directive));
             return;
         }
@@ -164,7 +197,7 @@ impl Known {
             report(problems, &line.at, || self.unknown(&line, optional));
             return None;
         };
-        match form(row, &line, connection) {
+        match form(row, self.side, &line, connection) {
             Ok(()) => Some(Directive { row, line, optional }),
             Err(trouble) => {
                 report(problems, &line.at, || Some(graded(optional, &line.at, trouble)));
@@ -212,10 +245,10 @@ fn named(name: &str, trouble: Trouble) -> Trouble {
 }
 
 /// Whether the line has the form that its row allows.
-fn form(row: &Row, line: &Line, connection: bool) -> Result<(), Trouble> {
+fn form(row: &Row, side: Side, line: &Line, connection: bool) -> Result<(), Trouble> {
     let name = row.name;
     // What will be refused anyway should be refused for its real reason.
-    if row.role == Role::Server || matches!(row.does, Disposition::Refused(..)) {
+    if matches!(row.on(side), Disposition::Refused(..)) {
         return Ok(());
     }
     if connection && !row.places.connection() {
@@ -258,7 +291,7 @@ mod tests {
         let open =
             |path: &Path| files.get(path).map(|text| text.clone().into_bytes()).ok_or(io::ErrorKind::NotFound.into());
         let mut problems = Vec::new();
-        let written = read(Path::new("p"), &open, &mut problems);
+        let written = read(Path::new("p"), Side::Client, &open, &mut problems);
         let names = written.entries.iter().map(|entry| match entry {
             Entry::Directive(directive) => format!("{}:{}", directive.line.at, directive.row.name),
             Entry::Connection(at, inside) => format!("{at}:connection of {}", inside.len()),
@@ -366,7 +399,7 @@ mod tests {
     fn a_profile_in_latin_1_is_read_with_a_warning() {
         let open = |_: &Path| Ok(b"# gr\xfc\xdfe\nclient\n".to_vec());
         let mut problems = Vec::new();
-        assert_eq!(read(Path::new("p"), &open, &mut problems).entries.len(), 1);
+        assert_eq!(read(Path::new("p"), Side::Client, &open, &mut problems).entries.len(), 1);
         assert!(!problems[0].is_error());
     }
 }

@@ -1,12 +1,14 @@
 //! One change of the host as a value that knows its undo: what is made, what was there before, what to say about it.
-//! How each kind is done stands in `link.rs` and `routes.rs`.
+//! How each kind is done stands in `link.rs`, `routes.rs`, `nat.rs` and `forwarding.rs`.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::forwarding::Sysctl;
 use super::link::{Address, LinkBefore, LinkState};
+use super::nat::{self, Nat};
 use super::routes::Route;
 use super::{Host, HostError};
 
@@ -22,14 +24,18 @@ pub enum Change {
     Address(Address),
     /// This route exists. Undone: it does not.
     Route(Route),
+    /// This nftables table exists. Undone: it does not.
+    Nat(Nat),
+    /// This sysctl has the value that a gateway needs. Undone: its old one, unless somebody has set another since.
+    Sysctl(Sysctl),
 }
 
 impl Change {
     /// What is being done, as a phrase.
     pub fn doing(&self) -> String {
         match self {
-            Change::Link(_) => format!("setting {self}"),
-            Change::Address(_) | Change::Route(_) => format!("adding {self}"),
+            Change::Link(_) | Change::Sysctl(_) => format!("setting {self}"),
+            Change::Address(_) | Change::Route(_) | Change::Nat(_) => format!("adding {self}"),
         }
     }
 
@@ -37,7 +43,8 @@ impl Change {
     pub fn undoing(&self) -> String {
         match self {
             Change::Link(_) => format!("restoring {self}"),
-            Change::Address(_) | Change::Route(_) => format!("removing {self}"),
+            Change::Sysctl(sysctl) => format!("restoring sysctl {}", sysctl.key()),
+            Change::Address(_) | Change::Route(_) | Change::Nat(_) => format!("removing {self}"),
         }
     }
 
@@ -59,6 +66,8 @@ impl fmt::Display for Change {
             Change::Link(link) => link.fmt(f),
             Change::Address(address) => address.fmt(f),
             Change::Route(route) => route.fmt(f),
+            Change::Nat(nat) => nat.fmt(f),
+            Change::Sysctl(sysctl) => sysctl.fmt(f),
         }
     }
 }
@@ -71,6 +80,9 @@ pub struct Record {
     /// The state of the interface before a [`Change::Link`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<LinkBefore>,
+    /// The value of a [`Change::Sysctl`] before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<u8>,
 }
 
 /// What became of a change.
@@ -89,9 +101,16 @@ impl Host {
     pub(crate) async fn record(&self, change: Change) -> Result<Record, HostError> {
         let before = match &change {
             Change::Link(link) => Some(self.link_before(&link.interface).await?),
-            Change::Address(_) | Change::Route(_) => None,
+            _ => None,
         };
-        Ok(Record { change, before })
+        let was = match &change {
+            Change::Sysctl(sysctl) => {
+                let value = sysctl.read().map_err(|source| HostError::Sysctl { sysctl: sysctl.clone(), source })?;
+                Some(value)
+            }
+            _ => None,
+        };
+        Ok(Record { change, before, was })
     }
 
     /// Makes a change.
@@ -100,6 +119,10 @@ impl Host {
             Change::Link(link) => self.set_link(link).await.map(|()| Outcome::Made),
             Change::Address(address) => self.add_address(address).await,
             Change::Route(route) => self.add_route(route).await,
+            Change::Nat(nat) => nat::install(nat).map(|()| Outcome::Made),
+            Change::Sysctl(sysctl) => {
+                return sysctl.set().map_err(|source| HostError::Sysctl { sysctl: sysctl.clone(), source });
+            }
         };
         made.map_err(|source| HostError::Change { doing: record.change.doing(), source })
     }
@@ -113,6 +136,11 @@ impl Host {
             },
             Change::Address(address) => self.delete_address(address).await,
             Change::Route(route) => self.delete_route(route).await,
+            Change::Nat(nat) => nat::remove(&nat.table),
+            Change::Sysctl(sysctl) => match record.was {
+                Some(was) => sysctl.restore(was),
+                None => Ok(()),
+            },
         };
         undone.map_err(|source| HostError::Change { doing: record.change.undoing(), source })
     }

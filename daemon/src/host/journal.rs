@@ -60,6 +60,30 @@ pub struct Recovery {
     pub failed: Vec<HostError>,
 }
 
+/// What a daemon begins with: the host's handle, what dead predecessors left undone, a journal of its own. Without a writable
+/// directory the journal is in memory, and a warning says what that means.
+///
+/// # Errors
+/// [`HostError::Netlink`], and [`HostError::Busy`] when a living process owns the journal of this instance.
+pub async fn begin(directory: &Path, instance: &str) -> Result<(Host, Journal), HostError> {
+    let host = Host::open()?;
+    let recovery = recover(directory, &host).await;
+    for undone in recovery.undone {
+        tracing::info!("left by a minivpn that was killed, now undone: {undone}");
+    }
+    for failure in recovery.failed {
+        tracing::warn!("left by a minivpn that was killed: {failure}");
+    }
+    match Journal::create(directory, instance) {
+        Ok(journal) => Ok((host, journal)),
+        Err(busy @ HostError::Busy { .. }) => Err(busy),
+        Err(error) => {
+            tracing::warn!("{error}: host changes could not be undone if this process were killed");
+            Ok((host, Journal::in_memory()))
+        }
+    }
+}
+
 impl Journal {
     /// Opens the journal of an instance, whose former content must have been recovered ([`recover`]) or is given up.
     /// The directory is made (0700) when it is missing.

@@ -1,4 +1,4 @@
-//! What the daemon changes on its host: the tunnel interface's state, its addresses, routes. Here lives the handle
+//! What the daemon changes on its host: the tunnel interface's state, its addresses, routes; a gateway's NAT and forwarding. Here lives the handle
 //! that makes changes ([`Host`]) and the errors; each kind of change has its own file, and knows its undo.
 //!
 //! The way through: [`Host::surroundings`] reads, [`plan::Plan::make`] decides (pure), [`Host::apply`] changes and
@@ -6,8 +6,11 @@
 //! start can undo what a killed process left behind.
 
 pub mod change;
+pub mod forwarding;
+pub mod gateway_link;
 pub mod journal;
 pub mod link;
+pub mod nat;
 pub mod plan;
 pub mod privileges;
 pub mod resolve;
@@ -51,6 +54,18 @@ pub enum HostError {
     Change {
         /// What was being done, as a phrase (`adding route 10.0.0.0/8 via 10.8.0.1 dev tun0`).
         doing: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// What cannot name a gateway, in a sentence.
+    #[error("{0}")]
+    BadName(String),
+    /// Forwarding could not be switched on.
+    #[error("{} cannot be set: {source}. {}", sysctl.key(), sysctl.advice())]
+    Sysctl {
+        /// Which.
+        sysctl: forwarding::Sysctl,
         /// The kernel's answer.
         #[source]
         source: io::Error,
@@ -266,5 +281,7 @@ pub(crate) fn is_errno(error: &io::Error, errnos: &[i32]) -> bool {
     error.raw_os_error().is_some_and(|errno| errnos.contains(&errno))
 }
 
+#[cfg(test)]
+mod gateway_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -24,7 +24,7 @@ use super::{Host, HostError};
 const SERVER: &str = "198.51.100.1";
 
 /// Runs a test in a network namespace of its own, on a thread of its own, with a runtime of its own.
-fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+pub(super) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let thread = std::thread::spawn(|| {
         crate::sys::unshare(UnshareFlags::NEWNET).unwrap();
         build_topology();
@@ -58,14 +58,14 @@ fn build_topology() {
     }
 }
 
-fn ip(line: &str) -> String {
+pub(super) fn ip(line: &str) -> String {
     let output = Command::new("ip").args(line.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Everything that a plan may touch, as iproute2 sees it.
-fn picture() -> Vec<String> {
+pub(super) fn picture() -> Vec<String> {
     let without_volatile = |text: String| text.split("valid_life_time").next().map(str::to_owned).unwrap_or_default();
     let addresses: Vec<String> = ip("-o addr show dev tun0").lines().map(str::to_owned).collect();
     let link = ip("-o link show dev tun0");
@@ -85,7 +85,7 @@ fn picture() -> Vec<String> {
     all
 }
 
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     let name = std::thread::current().id();
     let path =
         std::env::temp_dir().join(format!("minivpn-test-{}-{name:?}", std::process::id()).replace(['(', ')'], ""));
@@ -388,11 +388,12 @@ async fn next_but_links(watch: &mut Watch) -> HostEvent {
 }
 
 /// A child of the test executable, started before `main` (see `sys::tests`). `apply DIRECTORY`: makes the changes, says so
-/// and waits to be killed. `drop`: becomes nobody and reports its rights.
+/// and waits to be killed. `drop`: becomes nobody and reports its rights. `notify`: tells the service manager everything.
 pub(crate) fn child(mut words: impl Iterator<Item = std::ffi::OsString>) {
     match words.next().and_then(|word| word.into_string().ok()).as_deref() {
         Some("apply") => run(apply_and_wait(PathBuf::from(words.next().unwrap()))),
         Some("drop") => drop_and_report(),
+        Some("notify") => crate::observe::notify::tests::say_everything(),
         other => eprintln!("the child does not know {other:?}"),
     }
     std::process::exit(0);
@@ -480,7 +481,7 @@ fn route_record() -> super::change::Record {
     let gateway = Some("192.0.2.1".parse().unwrap());
     let route =
         Route { dest: SERVER.parse().unwrap(), prefix: 32, gateway, interface: None, metric: None, first: false };
-    super::change::Record { change: Change::Route(route), before: None }
+    super::change::Record { change: Change::Route(route), before: None, was: None }
 }
 
 fn lines(path: &Path) -> Vec<String> {

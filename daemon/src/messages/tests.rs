@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use controlplane::{Advance, Cipher, Digest, Established, PeerUsage, Pushed, Secret, State, TlsSetup, TlsVersion};
-use controlplane::{VerifyName, Wrap};
+use controlplane::{ClientCertificate, ClientCertificateInfo, Login, LoginLock, ReplyLimit, VerifyName, Wrap};
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 
@@ -118,6 +118,35 @@ fn record() -> ResumeRecord {
         wrap_send_next: 8,
         wrap_send_time: 1_700_000_000,
         wrap_recv: Some((9, 1_700_000_001)),
+        login: Some(LoginLock {
+            username: "user".into(),
+            common_name: Some("client".into()),
+            certificate: Some([3; 32]),
+        }),
+    }
+}
+
+fn server_setup() -> ServerSetup {
+    let client = setup(Wrap::None);
+    ServerSetup {
+        wrap: Wrap::TlsCrypt { key: secret(256) },
+        tls: client.tls,
+        client_certificate: ClientCertificate::Optional,
+        data_ciphers: vec![Cipher::Aes256Gcm],
+        fallback_cipher: None,
+        auth: Digest::Sha1,
+        tun_mtu: 1_500,
+        tls_timeout: 2,
+        hand_window: 60,
+        tran_window: 3_600,
+        reneg_sec: 3_600,
+        max_packet_size: 1_250,
+        limits: client.limits,
+        max_clients: 1_024,
+        cookie_secret: secret(32),
+        replies: ReplyLimit::default(),
+        workers: 2,
+        first_generation: 9,
     }
 }
 
@@ -132,6 +161,17 @@ fn to_control() -> Vec<ToControl> {
         ToControl::Disconnect { generation: 3 },
         ToControl::Forget { generation: 4 },
         ToControl::Renegotiate { generation: u32::MAX },
+        ToControl::ConfigureGateway(Box::new(server_setup())),
+        ToControl::ReloadGateway(Box::new(server_setup())),
+        ToControl::Admit {
+            generation: 1,
+            negotiation: 2,
+            admission: Box::new(Admission { push: vec!["topology subnet".into()], token: Some(secret(91)) }),
+        },
+        ToControl::Refuse { generation: 1, negotiation: 0, text: "AUTH_FAILED".into(), reason: "no".into() },
+        ToControl::Dismiss { generation: 1, text: "RESTART".into() },
+        ToControl::Close { generation: 1 },
+        ToControl::ResumeClient { record: Box::new(record()), path: path() },
     ];
     for wrap in [Wrap::None, tls_auth, Wrap::TlsCrypt { key: secret(256) }] {
         all.push(ToControl::ConfigureClient(Box::new(setup(wrap))));
@@ -150,8 +190,30 @@ fn endings() -> Vec<Ending> {
         Ending::Halt("h".into()),
         Ending::PeerExited,
         Ending::Disconnected { exit_sent: true },
+        Ending::Replaced,
         Ending::Internal("x".into()),
     ]
+}
+
+fn login() -> Login {
+    Login {
+        generation: 1,
+        negotiation: 2,
+        peer: 3,
+        path: messages_path(),
+        username: "user".into(),
+        password: secret(12),
+        certificate: Some(ClientCertificateInfo { common_name: "client".into(), ..ClientCertificateInfo::default() }),
+        peer_info: vec![("IV_VER".into(), "2.6.14".into())],
+        cipher: Cipher::Aes256Gcm,
+        tls: "TLSv1.3".into(),
+        wire_peer_id: Some(3),
+    }
+}
+
+/// The control plane's words for [`path`].
+fn messages_path() -> controlplane::Path {
+    super::path_in(&path())
 }
 
 /// Events that the supervisor hears.
@@ -172,6 +234,7 @@ fn supervisor_events() -> Vec<Event> {
         Event::Record(Box::new(record())),
         Event::Info { generation: 1, text: "hello".into() },
         Event::AuthToken { generation: 1, token: secret(64), username: Some("u".into()) },
+        Event::Login(Box::new(login())),
     ];
     for state in [State::Wait, State::Auth, State::GetConfig, State::AuthPending] {
         all.push(Event::State { generation: 2, state });
@@ -188,12 +251,15 @@ fn worker_events() -> Vec<(Event, link::WorkerCommand)> {
         (Event::DropKeys { peer: 1, generation: 2 }, To::DropKeys { peer: 1, generation: 2 }),
         (Event::PeerAlive { peer: 3 }, To::PeerAlive { peer: 3 }),
         (Event::InstallKey(key(Cipher::Aes256Gcm)), To::InstallKey(link_key(link::Cipher::Aes256Gcm))),
+        (Event::MoveBack { peer: 6, path: messages_path() }, To::SetPath { peer: 6, path: path() }),
     ]
 }
 
 fn from_control() -> Vec<FromControl> {
     let mut all = vec![FromControl::Ready, FromControl::Dropped(vec![("replay".into(), u64::MAX)])];
     all.extend(endings().into_iter().map(FromControl::Refused));
+    all.extend([FromControl::Reloaded(Ok(())), FromControl::Reloaded(Err(Ending::Tls("t".into())))]);
+    all.push(FromControl::Moved { peer: 6, path: path() });
     all.extend(supervisor_events().into_iter().map(FromControl::Event));
     // They never come this way, and yet they must not be misunderstood.
     all.extend(worker_events().into_iter().map(|(event, _)| FromControl::Event(event)));
@@ -237,6 +303,13 @@ fn to_variant(message: &ToControl) -> usize {
         ToControl::Disconnect { .. } => 4,
         ToControl::Forget { .. } => 5,
         ToControl::Renegotiate { .. } => 6,
+        ToControl::ConfigureGateway(_) => 7,
+        ToControl::ReloadGateway(_) => 8,
+        ToControl::Admit { .. } => 9,
+        ToControl::Refuse { .. } => 10,
+        ToControl::Dismiss { .. } => 11,
+        ToControl::Close { .. } => 12,
+        ToControl::ResumeClient { .. } => 13,
     }
 }
 
@@ -259,7 +332,11 @@ fn from_variant(message: &FromControl) -> usize {
             Event::Info { .. } => 12,
             Event::AuthToken { .. } => 13,
             Event::Ended { .. } => 14,
+            Event::Login(_) => 15,
+            Event::MoveBack { .. } => 16,
         },
+        FromControl::Reloaded(_) => 17,
+        FromControl::Moved { .. } => 18,
     }
 }
 
@@ -280,8 +357,8 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) 
 
 #[test]
 fn every_message_survives_its_encoding() {
-    every_variant(to_control().iter().map(to_variant).collect(), 7);
-    every_variant(from_control().iter().map(from_variant).collect(), 15);
+    every_variant(to_control().iter().map(to_variant).collect(), 14);
+    every_variant(from_control().iter().map(from_variant).collect(), 19);
     to_control().iter().for_each(round_trip);
     from_control().iter().for_each(round_trip);
     for name in [VerifyName::Name("n".into()), VerifyName::NamePrefix("p".into())] {

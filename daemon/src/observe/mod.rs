@@ -2,5 +2,6 @@
 
 pub mod console;
 pub mod log;
+pub mod notify;
 pub mod prompt;
 pub mod statistics;

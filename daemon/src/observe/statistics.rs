@@ -29,6 +29,10 @@ pub struct Reading {
 /// Everything about one worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Figures<'a> {
+    /// Its number.
+    pub worker: u16,
+    /// Who is at the other end of the network: `the server`, `clients`.
+    pub others: &'a str,
     /// The I/O engine's name.
     pub engine: &'a str,
     /// The AEAD backend's name.
@@ -51,9 +55,12 @@ pub fn block(figures: &Figures<'_>) -> Vec<String> {
         })
     };
     vec![
-        format!("worker 0: engine {}, AEAD {}, offloads: {}", figures.engine, figures.aead, counters.offloads),
-        way("to the server", ["TUN reads", "sends"], &counters.outbound, since(|c| c.outbound)),
-        way("from the server", ["receives", "TUN writes"], &counters.inbound, since(|c| c.inbound)),
+        format!(
+            "worker {}: engine {}, AEAD {}, offloads: {}",
+            figures.worker, figures.engine, figures.aead, counters.offloads
+        ),
+        way(&format!("to {}", figures.others), ["TUN reads", "sends"], &counters.outbound, since(|c| c.outbound)),
+        way(&format!("from {}", figures.others), ["receives", "TUN writes"], &counters.inbound, since(|c| c.inbound)),
         format!(
             "keepalives {} sent, {} received; control datagrams {} received; packets too long, answered by ICMP {}",
             counters.pings_sent, counters.pings_received, counters.control_received, counters.too_big_answers
@@ -112,7 +119,7 @@ mod tests {
     }
 
     fn figures(now: Reading, before: Option<Reading>, lost: Lost) -> String {
-        block(&Figures { engine: "syscall", aead: "aws-lc", now, before, lost }).join("\n")
+        block(&Figures { worker: 0, others: "the server", engine: "syscall", aead: "aws-lc", now, before, lost }).join("\n")
     }
 
     #[test]

@@ -7,8 +7,95 @@ use std::net::IpAddr;
 pub struct RouteTable {
     /// Every address belongs to this peer: nothing else is looked at.
     all: Option<u32>,
+    /// Single addresses: thousands of them, one or two of each client.
+    hosts_v4: Hosts<u32>,
+    hosts_v6: Hosts<u128>,
+    /// Shorter prefixes: few.
     v4: Vec<Level>,
     v6: Vec<Level>,
+}
+
+/// Whole addresses, found by hashing: a table with open addressing that is at most half full. What is in it comes from the gateway's own
+/// pools and configuration; who sends packets to other addresses can do no worse than walk the longest run of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hosts<T> {
+    /// A power of two of places, or none.
+    places: Vec<Option<(T, u32)>>,
+    used: usize,
+}
+
+impl<T> Default for Hosts<T> {
+    fn default() -> Self {
+        Hosts { places: Vec::new(), used: 0 }
+    }
+}
+
+trait Bits: Copy + Eq {
+    /// 64 bits that depend on all of them.
+    fn fold(self) -> u64;
+}
+
+impl Bits for u32 {
+    #[inline]
+    fn fold(self) -> u64 {
+        self.into()
+    }
+}
+
+impl Bits for u128 {
+    #[inline]
+    fn fold(self) -> u64 {
+        // Both halves count: a pool varies the lower one, networks behind clients perhaps the higher one.
+        (self as u64) ^ ((self >> 64) as u64).rotate_left(32)
+    }
+}
+
+impl<T: Bits> Hosts<T> {
+    #[inline]
+    fn get(&self, bits: T) -> Option<u32> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let mut at = self.home(bits);
+        while let Some((found, peer)) = self.places[at] {
+            if found == bits {
+                return Some(peer);
+            }
+            at = (at + 1) & (self.places.len() - 1);
+        }
+        None
+    }
+
+    fn insert(&mut self, bits: T, peer: u32) {
+        if 2 * (self.used + 1) > self.places.len() {
+            self.grow();
+        }
+        let mut at = self.home(bits);
+        while let Some((found, _)) = self.places[at]
+            && found != bits
+        {
+            at = (at + 1) & (self.places.len() - 1);
+        }
+        self.used += usize::from(self.places[at].is_none());
+        self.places[at] = Some((bits, peer));
+    }
+
+    fn grow(&mut self) {
+        let bigger = (2 * self.places.len()).max(8);
+        let old = std::mem::replace(&mut self.places, vec![None; bigger]);
+        self.used = 0;
+        for (bits, peer) in old.into_iter().flatten() {
+            self.insert(bits, peer);
+        }
+    }
+
+    /// Where an address would like to stand: the highest bits of a product with 2^64 divided by the golden ratio. The table is not empty.
+    #[inline]
+    fn home(&self, bits: T) -> usize {
+        let spread = bits.fold().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // The table's length is a power of two, at least 8, so the shift is in 1..=61 and the result below the length.
+        (spread >> (64 - self.places.len().trailing_zeros())) as usize
+    }
 }
 
 /// All prefixes of one length.
@@ -41,11 +128,13 @@ impl RouteTable {
     pub fn new(routes: &[Route]) -> Self {
         let mut table = RouteTable::default();
         for route in routes {
-            let (levels, bits, width) = match route.address {
-                IpAddr::V4(address) => (&mut table.v4, u128::from(address.to_bits()), 32),
-                IpAddr::V6(address) => (&mut table.v6, address.to_bits(), 128),
-            };
-            insert(levels, width - u32::from(route.prefix_len).min(width), bits, route.peer);
+            let len = u32::from(route.prefix_len);
+            match route.address {
+                IpAddr::V4(address) if len >= 32 => table.hosts_v4.insert(address.to_bits(), route.peer),
+                IpAddr::V4(address) => insert(&mut table.v4, 32 - len, address.to_bits().into(), route.peer),
+                IpAddr::V6(address) if len >= 128 => table.hosts_v6.insert(address.to_bits(), route.peer),
+                IpAddr::V6(address) => insert(&mut table.v6, 128 - len, address.to_bits(), route.peer),
+            }
         }
         table
     }
@@ -57,8 +146,14 @@ impl RouteTable {
             return self.all;
         }
         match address() {
-            IpAddr::V4(address) => find(&self.v4, u128::from(address.to_bits())),
-            IpAddr::V6(address) => find(&self.v6, address.to_bits()),
+            IpAddr::V4(address) => {
+                let bits = address.to_bits();
+                self.hosts_v4.get(bits).or_else(|| find(&self.v4, bits.into()))
+            }
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                self.hosts_v6.get(bits).or_else(|| find(&self.v6, bits))
+            }
         }
     }
 }
@@ -134,6 +229,31 @@ mod tests {
             ("::", None),
         ] {
             assert_eq!(lookup(&table, address), peer, "{address}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_clients_are_all_found_and_nobody_else_is() {
+        let address = |family: usize, client: u32| -> IpAddr {
+            match family {
+                0 => IpAddr::V4((0x0a08_0002 + client).into()),
+                1 => IpAddr::V6((0xfd00_u128 << 112 | u128::from(client + 2)).into()),
+                // Clients that differ in the higher half alone.
+                _ => IpAddr::V6((0xfd01_u128 << 112 | u128::from(client) << 64 | 1).into()),
+            }
+        };
+        let mut routes = Vec::new();
+        for family in 0..3 {
+            routes.extend((0..10_000).map(|client| Route {
+                address: address(family, client),
+                prefix_len: 128,
+                peer: client,
+            }));
+        }
+        let table = RouteTable::new(&routes);
+        for family in 0..3 {
+            assert!((0..10_000).all(|client| table.lookup(|| address(family, client)) == Some(client)));
+            assert!((10_000..20_000).all(|client| table.lookup(|| address(family, client)).is_none()));
         }
     }
 

@@ -1,6 +1,6 @@
 //! The worker's peers: dense by handle, found by the peer-id on the wire or by address.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,9 +9,15 @@ use link::message::Path;
 use crate::datachannel::crossing::Crossing;
 use crate::datachannel::keyring::Keyring;
 use crate::pipeline::PeerSetup;
+use crate::workers::handover::What;
 
-/// The largest number of peers of one worker. Handles are below it.
-pub const MAX_PEERS: u32 = 65_536;
+/// Handles are below it: those peer-ids that P_DATA_V2 can carry, without the one that means none.
+pub const MAX_PEERS: u32 = 0x00ff_ffff;
+/// Peers with smaller handles stand in an array that is as long as the greatest of them asks for, others in a hash map: a gateway gives the
+/// lowest free peer-id, so there are others only where the handle has a meaning of its own.
+const DENSE: u32 = 1 << 20;
+/// So long a refused address does not move a peer, in nanoseconds: its owner may be gone by then.
+const REFUSED_NS: u64 = 10_000_000_000;
 
 /// One peer: its settings, its keys, and when it was last heard.
 #[derive(Debug)]
@@ -30,16 +36,42 @@ pub struct Peer {
     pub silence_reported: bool,
     /// The next authenticated packet is to be reported.
     pub listening: bool,
+    /// Either of the two: the next authenticated packet is more than a packet.
+    pub awaited: bool,
+    /// The address that it was moved back from, and until when packets from there are dropped (CLOCK_BOOTTIME, nanoseconds).
+    refused: Option<(SocketAddr, u64)>,
+    /// The next tick looks at it; see [`Deadlines`](super::deadlines::Deadlines).
+    pub(crate) touched: bool,
+    /// When a tick looks at it at the latest (CLOCK_BOOTTIME, nanoseconds).
+    pub(super) due_ns: u64,
+}
+
+impl Peer {
+    /// Nothing moves it to this address now.
+    pub fn refuses(&self, remote: &SocketAddr, now_ns: u64) -> bool {
+        self.refused.is_some_and(|(refused, until)| refused == *remote && now_ns < until)
+    }
+
+    /// Whether the next authenticated packet is to be reported, or ends a silence.
+    pub fn set_awaited(&mut self, listening: bool, silence_reported: bool) {
+        (self.listening, self.silence_reported) = (listening, silence_reported);
+        self.awaited = listening || silence_reported;
+    }
 }
 
 /// The peers of a worker.
 #[derive(Debug, Default)]
 pub struct PeerTable {
-    peers: Vec<Option<Box<Peer>>>,
+    dense: Vec<Option<Box<Peer>>>,
+    sparse: HashMap<u32, Box<Peer>>,
+    count: usize,
     /// The greatest key name that a removed peer of this handle had: a handle that is used again must not see a key again.
-    last_names: Vec<Option<(u32, u32)>>,
+    last_names: HashMap<u32, (u32, u32)>,
     wire_ids: HashMap<u32, u32>,
+    /// On the first of several workers also those of the others' peers.
     addresses: HashMap<SocketAddr, u32>,
+    /// What the first worker is to hear of these addresses, when this is another one.
+    pub(crate) moves: Option<VecDeque<What>>,
 }
 
 impl PeerTable {
@@ -53,15 +85,12 @@ impl PeerTable {
         if setup.peer >= MAX_PEERS {
             return false;
         }
-        let at = setup.peer as usize;
         self.remove(setup.peer);
-        if self.peers.len() <= at {
-            self.peers.resize_with(at + 1, || None);
-            self.last_names.resize(at + 1, None);
-        }
         self.index(&setup);
-        let keys = Keyring::new(setup.replay_window, setup.replay_time_s, self.last_names[at], Arc::clone(&crossing));
-        self.peers[at] = Some(Box::new(Peer {
+        self.tell(setup.peer, setup.path.remote, true);
+        let (handle, last_name) = (setup.peer, self.last_names.remove(&setup.peer));
+        let keys = Keyring::new(setup.replay_window, setup.replay_time_s, last_name, Arc::clone(&crossing));
+        let peer = Box::new(Peer {
             setup,
             keys,
             crossing,
@@ -69,8 +98,27 @@ impl PeerTable {
             last_heard_ns: now_ns,
             silence_reported: false,
             listening: false,
-        }));
+            awaited: false,
+            refused: None,
+            touched: false,
+            due_ns: u64::MAX,
+        });
+        self.count += 1;
+        if handle >= DENSE {
+            self.sparse.insert(handle, peer);
+            return true;
+        }
+        let at = handle as usize;
+        if self.dense.len() <= at {
+            self.dense.resize_with(at + 1, || None);
+        }
+        self.dense[at] = Some(peer);
         true
+    }
+
+    /// How many peers there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Replaces a peer's settings; keys and timers stay. False when there is no such peer.
@@ -80,7 +128,12 @@ impl PeerTable {
         };
         self.unindex(&old);
         self.index(&setup);
+        if old.path.remote != setup.path.remote {
+            self.tell(old.peer, old.path.remote, false);
+            self.tell(setup.peer, setup.path.remote, true);
+        }
         if let Some(peer) = self.get_mut(setup.peer) {
+            peer.refused = None;
             peer.keys.open.set_replay(setup.replay_window, setup.replay_time_s);
             peer.setup = setup;
         }
@@ -89,11 +142,16 @@ impl PeerTable {
 
     /// Forgets a peer and wipes its keys; the name of its last key is remembered.
     pub fn remove(&mut self, peer: u32) -> bool {
-        let Some(old) = self.peers.get_mut(peer as usize).and_then(Option::take) else {
+        let dense = self.dense.get_mut(peer as usize).and_then(Option::take);
+        let Some(old) = dense.or_else(|| self.sparse.remove(&peer)) else {
             return false;
         };
-        self.last_names[peer as usize] = old.keys.last_name();
+        self.count -= 1;
+        if let Some(name) = old.keys.last_name() {
+            self.last_names.insert(peer, name);
+        }
         self.unindex(&old.setup);
+        self.tell(peer, old.setup.path.remote, false);
         true
     }
 
@@ -104,6 +162,27 @@ impl PeerTable {
         };
         setup.path = path;
         self.update(setup)
+    }
+
+    /// Moves a peer back: the address where it was belongs to another peer, and does not move it for a while.
+    pub fn move_back(&mut self, now_ns: u64, peer: u32, path: Path) -> bool {
+        let Some(was) = self.get(peer).map(|peer| peer.setup.path.remote) else {
+            return false;
+        };
+        self.set_path(peer, path);
+        if let Some(peer) = self.get_mut(peer).filter(|_| was != path.remote) {
+            peer.refused = Some((was, now_ns.saturating_add(REFUSED_NS)));
+        }
+        true
+    }
+
+    /// A peer of another worker has this address, or has it no more.
+    pub fn note_address(&mut self, remote: SocketAddr, peer: u32, here: bool) {
+        if here {
+            self.addresses.insert(remote, peer);
+        } else if self.addresses.get(&remote) == Some(&peer) {
+            self.addresses.remove(&remote);
+        }
     }
 
     /// The peer-id that its P_DATA_V2 packets carry.
@@ -117,18 +196,25 @@ impl PeerTable {
     /// The peer of this handle.
     #[inline]
     pub fn get(&self, peer: u32) -> Option<&Peer> {
-        self.peers.get(peer as usize)?.as_deref()
+        match self.dense.get(peer as usize) {
+            Some(peer) => peer.as_deref(),
+            None => self.sparse.get(&peer).map(|peer| &**peer),
+        }
     }
 
     /// The peer of this handle.
     #[inline]
     pub fn get_mut(&mut self, peer: u32) -> Option<&mut Peer> {
-        self.peers.get_mut(peer as usize)?.as_deref_mut()
+        match self.dense.get_mut(peer as usize) {
+            Some(peer) => peer.as_deref_mut(),
+            None => self.sparse.get_mut(&peer).map(|peer| &mut **peer),
+        }
     }
 
     /// All peers.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.peers.iter_mut().filter_map(Option::as_deref_mut)
+        let sparse = self.sparse.values_mut().map(|peer| &mut **peer);
+        self.dense.iter_mut().filter_map(Option::as_deref_mut).chain(sparse)
     }
 
     /// The handle of the peer whose P_DATA_V2 packets carry this peer-id. Without hashing where the handle is the peer-id
@@ -165,6 +251,12 @@ impl PeerTable {
             && self.wire_ids.get(&id) == Some(&setup.peer)
         {
             self.wire_ids.remove(&id);
+        }
+    }
+
+    fn tell(&mut self, peer: u32, remote: SocketAddr, here: bool) {
+        if let Some(moves) = &mut self.moves {
+            moves.push_back(What::Address { remote, peer, here });
         }
     }
 }
@@ -246,5 +338,69 @@ mod tests {
         let mut table = PeerTable::default();
         assert!(table.insert(0, PeerSetup { peer: MAX_PEERS - 1, ..setup() }));
         assert!(!table.insert(0, PeerSetup { peer: MAX_PEERS, ..setup() }));
+    }
+
+    #[test]
+    fn a_great_handle_needs_no_great_table() {
+        let mut table = PeerTable::default();
+        let handles = [0, 7, DENSE - 1, DENSE, MAX_PEERS - 1];
+        for (port, handle) in handles.into_iter().enumerate() {
+            assert!(table.insert(0, at(handle, handle, port as u16 + 1)));
+        }
+        assert!(table.dense.len() <= DENSE as usize);
+        assert_eq!((table.count(), table.iter_mut().count(), table.sparse.len()), (5, 5, 2));
+        for (port, handle) in handles.into_iter().enumerate() {
+            assert_eq!(table.by_wire_id(handle), Some(handle));
+            assert_eq!(table.by_address(&remote(port as u16 + 1)), Some(handle));
+            assert_eq!(table.get(handle).unwrap().setup.peer, handle);
+        }
+        assert!(table.remove(MAX_PEERS - 1) && table.get(MAX_PEERS - 1).is_none() && table.remove(7));
+        assert_eq!(table.count(), 3);
+    }
+
+    #[test]
+    fn a_peer_that_was_moved_back_refuses_that_address_for_a_while() {
+        let mut table = PeerTable::default();
+        table.insert(0, at(3, 30, 1));
+        assert!(!table.move_back(0, 4, path(1)));
+        table.set_path(3, path(2));
+        assert!(table.move_back(100, 3, path(1)));
+        let peer = table.get(3).unwrap();
+        assert_eq!((peer.setup.path, table.by_address(&remote(2))), (path(1), None));
+        assert!(peer.refuses(&remote(2), 100) && peer.refuses(&remote(2), 99 + REFUSED_NS));
+        assert!(!peer.refuses(&remote(2), 100 + REFUSED_NS) && !peer.refuses(&remote(1), 100));
+        table.set_path(3, path(5));
+        assert!(!table.get(3).unwrap().refuses(&remote(2), 100), "it has gone elsewhere since");
+        table.move_back(100, 3, path(5));
+        assert!(!table.get(3).unwrap().refuses(&remote(5), 100), "it has not moved");
+    }
+
+    #[test]
+    fn only_a_worker_that_announces_tells_where_its_peers_are() {
+        let told = |peer, port, here| What::Address { remote: remote(port), peer, here };
+        let mut table = PeerTable { moves: Some(VecDeque::new()), ..PeerTable::default() };
+        table.insert(0, at(3, 30, 1));
+        table.set_path(3, path(2));
+        table.set_wire_id(3, Some(31));
+        table.insert(0, at(5, 50, 2));
+        table.remove(3);
+        table.remove(5);
+        let moves = [(3, 1, true), (3, 1, false), (3, 2, true), (5, 2, true), (3, 2, false), (5, 2, false)];
+        assert_eq!(table.moves.unwrap(), moves.map(|(peer, port, here)| told(peer, port, here)));
+        let mut table = PeerTable::default();
+        table.insert(0, at(3, 30, 1));
+        assert!(table.moves.is_none());
+    }
+
+    #[test]
+    fn addresses_of_other_workers_peers_are_known_until_they_go() {
+        let mut table = PeerTable::default();
+        table.note_address(remote(1), 9, true);
+        assert_eq!(table.by_address(&remote(1)), Some(9));
+        assert!(table.get(9).is_none());
+        table.note_address(remote(1), 8, false);
+        assert_eq!(table.by_address(&remote(1)), Some(9), "it is another peer's by now");
+        table.note_address(remote(1), 9, false);
+        assert_eq!(table.by_address(&remote(1)), None);
     }
 }

@@ -28,6 +28,7 @@ mod name;
 mod resplit;
 pub mod simd;
 pub mod socket;
+pub mod steering;
 pub mod syscall;
 #[cfg(feature = "trial")]
 pub mod trial;

@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::sys::steering;
+
 /// Bytes asked for in each direction when nothing else is said: a quarter of a second at 250 Mbit/s.
 pub const BUFFER: usize = 8 << 20;
 
@@ -26,6 +28,8 @@ pub enum MtuDiscovery {
 pub struct SocketOptions {
     /// Local address and port; `None` lets the kernel choose.
     pub bind: Option<SocketAddr>,
+    /// An unspecified IPv6 address (`[::]`) takes IPv6 alone; it takes IPv4 as well otherwise.
+    pub only_v6: bool,
     /// Connect it to this peer: a client. `None`: a gateway's socket, which then tells which address was asked.
     pub remote: Option<SocketAddr>,
     /// `mtu-disc`; `None` keeps the system's default.
@@ -52,6 +56,21 @@ pub struct WireSocket {
     gso: bool,
     gro: bool,
     busy_polled: bool,
+}
+
+/// The group that a socket joins when it is bound.
+#[derive(Clone, Copy, Debug)]
+struct Group {
+    workers: u16,
+    first: bool,
+}
+
+/// A socket for each worker, bound to this address: see [`WireSocket::open_group`].
+///
+/// # Errors
+/// Those of [`WireSocket::open_group`].
+pub fn bind_group(address: SocketAddr, workers: u16, options: &SocketOptions) -> io::Result<Vec<WireSocket>> {
+    WireSocket::open_group(&SocketOptions { bind: Some(address), remote: None, ..options.clone() }, workers)
 }
 
 /// What the kernel granted a socket, in bytes as it counts them: twice what was asked for (socket(7), SO_RCVBUF).
@@ -95,11 +114,38 @@ impl WireSocket {
     /// Whatever the kernel says to socket(2), bind(2), connect(2) or to an option that was asked for. Buffer sizes and
     /// offloads are no reason to fail: what is not granted is not used.
     pub fn open(options: &SocketOptions) -> io::Result<Self> {
+        Self::make(options, None)
+    }
+
+    /// Makes a socket for each worker, all bound to one address and port. The kernel gives P_DATA_V2 to socket `peer-id % workers` and
+    /// everything else to the first one (SO_REUSEPORT). None may be closed as long as another one is used: the last one would take its
+    /// place. One worker has a socket like any other, which nobody else can join.
+    ///
+    /// # Errors
+    /// What [`open`](Self::open) says, or `InvalidInput` when no address is given or there is no worker.
+    pub fn open_group(options: &SocketOptions, workers: u16) -> io::Result<Vec<Self>> {
+        if workers <= 1 {
+            return Ok(vec![Self::open(options)?]);
+        }
+        let bind = options.bind.ok_or(io::ErrorKind::InvalidInput)?;
+        let first = Self::make(options, Some(Group { workers, first: true }))?;
+        // The kernel may have chosen the port.
+        let bind = SocketAddr::new(bind.ip(), first.local_addr()?.port());
+        let options = SocketOptions { bind: Some(bind), ..options.clone() };
+        let mut sockets = vec![first];
+        for _ in 1..workers {
+            sockets.push(Self::make(&options, Some(Group { workers, first: false }))?);
+        }
+        Ok(sockets)
+    }
+
+    fn make(options: &SocketOptions, group: Option<Group>) -> io::Result<Self> {
         let v6 = options.remote.or(options.bind).is_none_or(|address| address.is_ipv6());
         let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
         if v6 && options.remote.is_none() {
-            socket.set_only_v6(options.bind.is_some_and(|address| !address.ip().is_unspecified()))?;
+            let specified = options.bind.is_some_and(|address| !address.ip().is_unspecified());
+            socket.set_only_v6(specified || options.only_v6)?;
         }
         if let Some(mark) = options.mark {
             socket.set_mark(mark)?;
@@ -112,6 +158,12 @@ impl WireSocket {
         }
         set_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, options.receive_buffer.unwrap_or(BUFFER));
         set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, options.send_buffer.unwrap_or(BUFFER));
+        if let Some(group) = group {
+            socket.set_reuse_port(true)?;
+            if group.first {
+                steering::choose_by_peer_id(socket.as_fd(), group.workers)?;
+            }
+        }
         if let Some(local) = options.bind {
             socket.bind(&SockAddr::from(local))?;
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::sys::steering::{self, Steering};
 use crate::tun::coalesce::TunOffload;
 
 /// The device node.
@@ -102,6 +103,32 @@ impl TunQueue {
             }
         };
         Ok(Self { fd, name, offload })
+    }
+
+    /// Opens a queue for each worker, in their order; one of them is a queue like any other. [`TunOptions::multi_queue`] follows from the
+    /// number. Without [`steer`](Self::steer) the kernel sends a flow to the queue on which its answers were last written.
+    ///
+    /// # Errors
+    /// See [`TunError`]; of more than one queue, none stays open.
+    pub fn open_group(options: &TunOptions, workers: u16) -> Result<Vec<Self>, TunError> {
+        let multi_queue = workers > 1 || options.multi_queue;
+        let first = Self::open(&TunOptions { multi_queue, ..options.clone() })?;
+        let options = TunOptions { name: first.name.clone(), multi_queue, ..*options };
+        let mut queues = vec![first];
+        for _ in 1..workers {
+            queues.push(Self::open(&options)?);
+        }
+        Ok(queues)
+    }
+
+    /// From now on the interface of this queue, with all of its queues, is read by the worker whose peer has the inner destination, as far
+    /// as one rule can tell. Without it, or where it errs, packets are handed over; so a failure is worth a line, not more.
+    ///
+    /// # Errors
+    /// bpf(2) is refused (EPERM: CAP_BPF is missing, or a container's seccomp profile forbids it), or the kernel has no such ioctl (before
+    /// Linux 4.16).
+    pub fn steer(&self, steering: &Steering) -> io::Result<()> {
+        steering::choose_by_destination(self.as_fd(), steering)
     }
 
     /// A queue that is no TUN: one end of a SOCK_SEQPACKET or SOCK_DGRAM pair, whose other end reads and writes packets

@@ -25,6 +25,7 @@ use crate::sys::tundev::TunQueue;
 use crate::sys::{EngineInfo, IoChoice};
 use crate::tun::too_big::AnswersFrom;
 use crate::workers::halves::{OpeningThread, QUEUE, Role, Said, SealingThread, Task};
+use crate::workers::handover::{self, Incoming, Mates};
 use crate::workers::stats::{OffloadsInUse, StatsReader, WorkerStats};
 use crate::workers::worker::{Seat, Worker};
 
@@ -114,8 +115,11 @@ pub enum WorkerOrder {
         /// The gateway's addresses inside the tunnel.
         from: AnswersFrom,
     },
-    /// Which inner destination belongs to which peer, from now on.
-    SetRoutes(Box<RouteTable>),
+    /// Which inner destination belongs to which peer, from now on. Every worker has the same table.
+    SetRoutes(Arc<RouteTable>),
+    /// Whether packets of one peer for another one turn round in the workers (`client-to-client`) or go to the TUN like all others; so it
+    /// begins. A worker whose directions are split does not do it: its thread that opens cannot seal.
+    SetRelay(bool),
     /// The peer is elsewhere now.
     SetPath {
         /// The worker's handle of the peer.
@@ -257,7 +261,17 @@ pub fn spawn(
     link: WorkerEnd,
     on_report: impl Fn(WorkerReport) + Send + 'static,
 ) -> io::Result<WorkerHandle> {
-    let (stats, bell) = (Arc::<WorkerStats>::default(), Bell::new()?);
+    start(config, link, Bell::new()?, (Mates::none(), Incoming::none()), Box::new(on_report))
+}
+
+fn start(
+    config: WorkerConfig,
+    link: WorkerEnd,
+    bell: Bell,
+    ends: (Mates, Incoming),
+    report: Report,
+) -> io::Result<WorkerHandle> {
+    let stats = Arc::<WorkerStats>::default();
     let aead = config.config.aead.info().clone();
     let (orders, inbox) = sync_channel(ORDERS);
     let name = format!("worker-{}", config.index);
@@ -270,7 +284,9 @@ pub fn spawn(
         bell: bell.try_clone()?,
         stats: Arc::clone(&stats),
         socket_error: Arc::default(),
-        report: Box::new(on_report),
+        report,
+        mates: ends.0,
+        incoming: ends.1,
         config,
     };
     let mut sealing_stats = None;
@@ -285,6 +301,37 @@ pub fn spawn(
     let (thread, engine) = spawn_thread(start)?;
     let stats = StatsReader::new(stats, sealing_stats);
     Ok(WorkerHandle { orders, bell, stats, engine, aead, thread: Some(thread) })
+}
+
+/// Starts workers that hand over to each other what is another's: peer `p` is that of worker `p % n`
+/// ([`handover::owner_of`]), so orders and keys for it go there; routes go to all. Each config has the worker's own number, from 0. Each
+/// worker wants its socket of [`bind_group`](crate::sys::socket::bind_group) and its queue of [`TunQueue::open_group`], in the same order.
+/// `on_report` is called on the threads of the workers, with the number of the one that speaks.
+///
+/// # Errors
+/// Those of [`spawn`]; `InvalidInput` when there are not as many links as configs or none, when a number is not in its place, or when the
+/// directions of one of several workers are to be split.
+pub fn spawn_group(
+    configs: Vec<WorkerConfig>,
+    links: Vec<WorkerEnd>,
+    on_report: impl Fn(u16, WorkerReport) + Send + Sync + 'static,
+) -> io::Result<Vec<WorkerHandle>> {
+    let placed = (0u16..).zip(&configs).all(|(number, config)| config.index == number);
+    let split = configs.len() > 1 && configs.iter().any(|config| config.split.is_some());
+    if configs.is_empty() || configs.len() != links.len() || !placed || split {
+        let what = "a group has a link for each of its workers, which are numbered from 0 and have one thread each";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    let bells = configs.iter().map(|_| Bell::new()).collect::<io::Result<Vec<_>>>()?;
+    let on_report = Arc::new(on_report);
+    let ends = handover::join(&bells)?;
+    let starts = configs.into_iter().zip(links).zip(bells).zip(ends);
+    starts
+        .map(|(((config, link), bell), ends)| {
+            let (number, on_report) = (config.index, Arc::clone(&on_report));
+            start(config, link, bell, ends, Box::new(move |report| on_report(number, report)))
+        })
+        .collect()
 }
 
 /// A report function that another thread has, too.
@@ -310,6 +357,8 @@ fn spawn_sealing(opens: &Start, split: Split, stats: Arc<WorkerStats>, report: R
         stats,
         socket_error: Arc::clone(&opens.socket_error),
         report,
+        mates: Mates::none(),
+        incoming: Incoming::none(),
     };
     let (thread, _) = spawn_thread(start)?;
     Ok(SealingThread::new(tasks, said, bell, thread))
@@ -335,18 +384,20 @@ struct Start {
     stats: Arc<WorkerStats>,
     socket_error: Arc<AtomicI32>,
     report: Report,
+    mates: Mates,
+    incoming: Incoming,
 }
 
 /// The thread. Whatever unwinds out of it ends the process.
 fn run(start: Start, started: &SyncSender<io::Result<EngineInfo>>) {
-    let Start { name, config, role, link, back, inbox, bell, stats, socket_error, report } = start;
+    let Start { name, config, role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = start;
     let guard = AbortOnUnwind;
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         if let Some(line) = settle(&name, &config) {
             report(WorkerReport::Pinned(line));
         }
         let speaks = !matches!(role, Role::Seals);
-        let seat = Seat { role, link, back, inbox, bell, stats, socket_error, report: &report };
+        let seat = Seat { role, link, back, inbox, bell, stats, socket_error, report: &report, mates, incoming };
         let mut worker = match Worker::new(&config, seat) {
             Ok(worker) => worker,
             Err(error) => {

@@ -1,6 +1,7 @@
 //! The threads that run the pipeline, and what they count.
 
 mod halves;
+pub mod handover;
 pub mod manager;
 pub mod stats;
 mod worker;

@@ -40,12 +40,17 @@ pub struct DirectionStats {
     pub wire_packets: Counter,
     /// Wire bytes of the data channel: UDP payload.
     pub wire_bytes: Counter,
-    /// Reads that brought something: TUN reads outbound, receives (trains) inbound.
+    /// Reads that brought something: TUN reads outbound, receives (trains) inbound; and what was relayed or taken over.
     pub batches: Counter,
     /// System calls or ring entries that carried something away: sends outbound, TUN writes inbound.
     pub writes: Counter,
     /// Packets that those carried: divided by `writes`, the segments per send.
     pub written: Counter,
+    /// Packets that were handed to the worker that has their peer: datagrams inbound, inner packets outbound. That one counts them as
+    /// if they had come to it; here they are in no other counter.
+    pub handed_over: Counter,
+    /// Packets that another worker handed over. They are in the other counters, too.
+    pub taken_over: Counter,
 }
 
 /// Drops by reason, on cache lines of their own.
@@ -126,6 +131,9 @@ pub struct WorkerStats {
     pub control_received: Counter,
     /// Packets that were too long and answered by ICMP into the TUN; each is one TUN write more than packets that arrived.
     pub too_big_answers: Counter,
+    /// Packets that came from one peer for another one and did not go to the TUN; each is an inner packet inbound, and what became of it
+    /// is counted outbound, here or where it was handed over.
+    pub relayed: Counter,
     offloads: AtomicU32,
     drops: DropStats,
 }
@@ -167,6 +175,7 @@ impl WorkerStats {
             pings_received: self.pings_received.get(),
             control_received: self.control_received.get(),
             too_big_answers: self.too_big_answers.get(),
+            relayed: self.relayed.get(),
             offloads: self.offloads(),
             drops: std::array::from_fn(|i| self.drops.0[i].get()),
         }
@@ -219,6 +228,10 @@ pub struct DirectionSnapshot {
     pub writes: u64,
     /// Packets that the writes carried.
     pub written: u64,
+    /// Packets handed to another worker.
+    pub handed_over: u64,
+    /// Packets that another worker handed over.
+    pub taken_over: u64,
 }
 
 impl DirectionSnapshot {
@@ -231,6 +244,8 @@ impl DirectionSnapshot {
             batches: live.batches.get(),
             writes: live.writes.get(),
             written: live.written.get(),
+            handed_over: live.handed_over.get(),
+            taken_over: live.taken_over.get(),
         }
     }
 
@@ -252,6 +267,8 @@ impl DirectionSnapshot {
         self.batches += more.batches;
         self.writes += more.writes;
         self.written += more.written;
+        self.handed_over += more.handed_over;
+        self.taken_over += more.taken_over;
     }
 
     /// Writes for one read; 0 before the first.
@@ -270,6 +287,8 @@ impl DirectionSnapshot {
             batches: self.batches.wrapping_sub(before.batches),
             writes: self.writes.wrapping_sub(before.writes),
             written: self.written.wrapping_sub(before.written),
+            handed_over: self.handed_over.wrapping_sub(before.handed_over),
+            taken_over: self.taken_over.wrapping_sub(before.taken_over),
         }
     }
 }
@@ -293,6 +312,8 @@ pub struct StatsSnapshot {
     pub control_received: u64,
     /// Packets that were too long and answered by ICMP into the TUN.
     pub too_big_answers: u64,
+    /// Packets relayed from one peer to another.
+    pub relayed: u64,
     /// The offloads in use.
     pub offloads: OffloadsInUse,
     /// Drops, indexed by [`DropReason::index`].
@@ -308,6 +329,7 @@ impl StatsSnapshot {
         self.pings_received += sealing.pings_received;
         self.control_received += sealing.control_received;
         self.too_big_answers += sealing.too_big_answers;
+        self.relayed += sealing.relayed;
         self.offloads.udp_gso = sealing.offloads.udp_gso;
         for (sum, more) in self.drops.iter_mut().zip(&sealing.drops) {
             *sum += more;
@@ -354,10 +376,18 @@ mod tests {
                     &direction.batches,
                     &direction.writes,
                     &direction.written,
+                    &direction.handed_over,
+                    &direction.taken_over,
                 ];
                 (base..).zip(counters).for_each(|(n, counter)| counter.add(n * factor));
             }
-            let rest = [&stats.pings_sent, &stats.pings_received, &stats.control_received, &stats.too_big_answers];
+            let rest = [
+                &stats.pings_sent,
+                &stats.pings_received,
+                &stats.control_received,
+                &stats.too_big_answers,
+                &stats.relayed,
+            ];
             (20..).zip(rest).for_each(|(n, counter)| counter.add(n * factor));
             stats.drop_many(DropReason::NoKey, 5 * factor);
         }
@@ -372,11 +402,13 @@ mod tests {
             batches: (base + 4) * 101,
             writes: (base + 5) * 101,
             written: (base + 6) * 101,
+            handed_over: (base + 7) * 101,
+            taken_over: (base + 8) * 101,
         };
         assert_eq!((sum.outbound, sum.inbound), (direction(1), direction(10)));
         assert_eq!(
-            [sum.pings_sent, sum.pings_received, sum.control_received, sum.too_big_answers],
-            [20 * 101, 21 * 101, 22 * 101, 23 * 101]
+            [sum.pings_sent, sum.pings_received, sum.control_received, sum.too_big_answers, sum.relayed],
+            [20 * 101, 21 * 101, 22 * 101, 23 * 101, 24 * 101]
         );
         assert_eq!((sum.dropped_total(), reader.dropped(DropReason::NoKey)), (505, 505));
         assert_eq!(sum.offloads, OffloadsInUse { udp_gso: false, udp_gro: true, ..Default::default() });

@@ -6,9 +6,10 @@
 //! A turn, in order:
 //! 1. trains from the socket → pipeline → one write per frame to the TUN
 //! 2. frames from the TUN → pipeline → one send for all of them
-//! 3. orders, when their bell rang
-//! 4. commands and datagrams of the control process
-//! 5. what is due by the clock
+//! 3. what other workers handed over, the same ways
+//! 4. orders, when their bell rang
+//! 5. commands and datagrams of the control process
+//! 6. what is due by the clock
 //!
 //! With busy polling, a turn that found nothing is followed by more of them for a while before the worker sleeps.
 //!
@@ -23,6 +24,7 @@ use link::message::{Datagram, MAX_DATAGRAM, Path, WorkerCommand, WorkerEvent};
 use link::{LinkError, WorkerEnd};
 
 use crate::drop_reason::DropReason;
+use crate::networkio::gro::Train;
 use crate::networkio::gso::WireBatch;
 use crate::pipeline::{BatchFull, PeerReport, PeerSetup, Pipeline, Up};
 use crate::sys::bell::Bell;
@@ -31,6 +33,7 @@ use crate::sys::{self, Engine, EngineInfo, Observer, Step, Trouble, clock};
 use crate::tun::coalesce::{TunBatch, TunOffload};
 use crate::tun::ip;
 use crate::workers::halves::{OpeningThread, Role, Said, SealingThread, Task};
+use crate::workers::handover::{Incoming, Mates, Taken, What};
 use crate::workers::manager::{OffloadChoice, Report, WorkerConfig, WorkerOrder, WorkerReport};
 use crate::workers::stats::{OffloadsInUse, WorkerStats};
 
@@ -43,6 +46,9 @@ const MAX_SEGMENTS: usize = 64;
 /// Commands, and datagrams, of the control process in one turn.
 const LINK_BUDGET: usize = 64;
 
+/// Things that other workers handed over, in one turn.
+const MATES_BUDGET: usize = 256;
+
 /// So many times that budget is granted to a link that is being replaced: more than its rings hold.
 const LAST_WORDS: usize = 64;
 
@@ -54,6 +60,7 @@ pub(crate) struct Worker<'r> {
     pipeline: Pipeline,
     wire: WireBatch,
     tun: TunBatch,
+    incoming: Incoming,
     up: Upward<'r>,
     notes: Notes<'r>,
     role: Role,
@@ -87,6 +94,9 @@ pub(crate) struct Seat<'r> {
     /// The socket's error that was said last, of both threads; see [`Notes`].
     pub(crate) socket_error: Arc<AtomicI32>,
     pub(crate) report: &'r Report,
+    /// What goes to the other workers, and what comes from them.
+    pub(crate) mates: Mates,
+    pub(crate) incoming: Incoming,
 }
 
 /// What a turn came to.
@@ -100,16 +110,19 @@ enum Turn {
 impl<'r> Worker<'r> {
     /// Sets up the engine; to be called on the worker's thread.
     pub(crate) fn new(config: &WorkerConfig, seat: Seat<'r>) -> io::Result<Self> {
-        let Seat { role, link, back, inbox, bell, stats, socket_error, report } = seat;
+        let Seat { role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = seat;
         let mut engine = sys::engine(config.io, bell.try_clone()?)?;
         engine.listen_to(!matches!(role, Role::Seals), !matches!(role, Role::Opens(_)));
         if let Some(link) = &link {
             engine.watch_link(Some(Bell::same_as(link.bell_fd())?))?;
         }
         engine.set_gso(config.offload.udp_gso);
+        let mut pipeline = Pipeline::new(Arc::clone(&stats), config.config.clone());
+        pipeline.set_mates(mates);
         Ok(Self {
             engine,
-            pipeline: Pipeline::new(Arc::clone(&stats), config.config.clone()),
+            pipeline,
+            incoming,
             wire: WireBatch::new(WIRE_BYTES, MAX_SEGMENTS, config.offload.udp_gso),
             tun: TunBatch::new(TunOffload::default()),
             up: Upward {
@@ -164,7 +177,12 @@ impl<'r> Worker<'r> {
         let mut busy = !matches!(self.role, Role::Seals) && self.inbound();
         self.tell_sealing();
         busy |= !matches!(self.role, Role::Opens(_)) && self.outbound();
+        busy |= self.take_over();
         let mut ordered = self.heed_orders();
+        if ordered && matches!(self.role, Role::Seals) {
+            // The bell rang, perhaps because of what the other thread heard.
+            self.pipeline.touch_all();
+        }
         let commanded = self.serve_link();
         if !self.is_installing()
             && let Some(link) = self.next_link.take()
@@ -179,26 +197,104 @@ impl<'r> Worker<'r> {
             self.tick();
         }
         self.flush_wire();
-        if busy || commanded || ordered { Turn::Busy } else { Turn::Idle }
+        let left = self.pipeline.part();
+        if busy || commanded || ordered || left { Turn::Busy } else { Turn::Idle }
     }
 
     fn inbound(&mut self) -> bool {
         let (pipeline, tun, up, now) = (&mut self.pipeline, &mut self.tun, &mut self.up, self.now_ns);
         let trains = self.engine.receive(&mut self.notes, &mut |train| {
             pipeline.inbound(now, train, tun, up);
-            if tun.wants_flush() { Step::Stop } else { Step::More }
+            if tun.wants_flush() || pipeline.wants_relay() { Step::Stop } else { Step::More }
         });
         if trains == 0 {
             return false;
         }
         self.notes.heard();
+        self.flush_tun();
+        true
+    }
+
+    /// Writes what arrived to the TUN, and sends what turned round.
+    fn flush_tun(&mut self) {
         if !self.tun.is_empty() {
             self.engine.write_tun(&mut self.notes, &mut self.tun);
             if let Some(udp) = self.notes.tun_offload_lost.take() {
                 self.lose_tun_offload(udp);
             }
         }
-        true
+        if self.pipeline.has_relayed() {
+            self.relay();
+        }
+    }
+
+    /// Seals what peers sent to peers.
+    fn relay(&mut self) {
+        let mut number = 0;
+        while let Some(relayed) = self.pipeline.relay(self.now_ns, number, &mut self.wire) {
+            match relayed {
+                Ok(()) => number += 1,
+                Err(BatchFull) if !self.wire.is_empty() => self.flush_wire(),
+                Err(BatchFull) => {
+                    self.up.stats.drop_many(DropReason::TooLarge, 1);
+                    number += 1;
+                }
+            }
+            if self.wire.bytes().len() >= FLUSH_BYTES {
+                self.flush_wire();
+            }
+        }
+        self.flush_wire();
+        if self.pipeline.too_big().noticed() {
+            self.answer_too_big();
+        }
+    }
+
+    /// What other workers handed over. True when there was something.
+    fn take_over(&mut self) -> bool {
+        let mut any = false;
+        for _ in 0..MATES_BUDGET {
+            let (pipeline, wire, tun, up, now) =
+                (&mut self.pipeline, &mut self.wire, &mut self.tun, &mut self.up, self.now_ns);
+            let taken = self.incoming.take(|what, bytes| match what {
+                What::Datagram { .. } if tun.wants_flush() || pipeline.wants_relay() => Taken::Again,
+                What::Datagram { path } => {
+                    let segment = bytes.len();
+                    pipeline.take_datagram(now, Train { bytes, segment, path }, tun, up);
+                    Taken::Done
+                }
+                What::Frame { peer } => match pipeline.take_frame(now, peer, bytes, wire) {
+                    Ok(()) => Taken::Done,
+                    Err(BatchFull) if !wire.is_empty() => Taken::Again,
+                    Err(BatchFull) => {
+                        up.stats.drop_many(DropReason::TooLarge, 1);
+                        Taken::Done
+                    }
+                },
+                What::Address { remote, peer, here } => {
+                    pipeline.note_address(remote, peer, here);
+                    Taken::Done
+                }
+            });
+            match taken {
+                None => break,
+                Some(taken) => {
+                    any = true;
+                    if taken == Taken::Again || self.wire.bytes().len() >= FLUSH_BYTES {
+                        self.flush_wire();
+                        self.flush_tun();
+                    }
+                }
+            }
+        }
+        if any {
+            self.flush_tun();
+            self.flush_wire();
+            if self.pipeline.too_big().noticed() {
+                self.answer_too_big();
+            }
+        }
+        any
     }
 
     /// The TUN refuses super-packets of TCP, or of UDP: none are made from now on.
@@ -354,6 +450,7 @@ impl<'r> Worker<'r> {
             WorkerCommand::SendWith(name) => self.pipeline.send_with(name, &mut self.up),
             WorkerCommand::DropKeys { peer, generation } => self.pipeline.drop_keys(peer, generation, &mut self.up),
             WorkerCommand::PeerAlive { peer } => self.pipeline.peer_alive(self.now_ns, peer, &mut self.up),
+            WorkerCommand::SetPath { peer, path } => _ = self.pipeline.move_back(self.now_ns, peer, path),
         }
     }
 
@@ -369,6 +466,10 @@ impl<'r> Worker<'r> {
             WorkerCommand::SendWith(name) => seal.hand(Task::SendWith(name)),
             WorkerCommand::DropKeys { peer, generation } => {
                 seal.hand(Task::DropKeys { peer, generation });
+                return Some(command);
+            }
+            WorkerCommand::SetPath { peer, path } => {
+                seal.hand(Task::Order(WorkerOrder::SetPath { peer, path }));
                 return Some(command);
             }
             WorkerCommand::PeerAlive { .. } => return Some(command),
@@ -457,7 +558,9 @@ impl<'r> Worker<'r> {
                 seal.hand(Task::Order(WorkerOrder::UpdatePeer(Box::new(seals))));
                 return Some(WorkerOrder::UpdatePeer(Box::new(opens)));
             }
-            WorkerOrder::SetRoutes(routes) => WorkerOrder::SetRoutes(routes.clone()),
+            WorkerOrder::SetRoutes(routes) => WorkerOrder::SetRoutes(Arc::clone(routes)),
+            // What this thread opened it cannot seal.
+            WorkerOrder::SetRelay(_) => return None,
             WorkerOrder::SetPath { peer, path } => WorkerOrder::SetPath { peer: *peer, path: *path },
             WorkerOrder::RemovePeer { peer } => WorkerOrder::RemovePeer { peer: *peer },
         };
@@ -485,7 +588,8 @@ impl<'r> Worker<'r> {
             // Orders about a peer that is gone meanwhile have nothing to change.
             WorkerOrder::UpdatePeer(setup) => _ = self.pipeline.update_peer(now, *setup),
             WorkerOrder::SetPath { peer, path } => _ = self.pipeline.set_path(peer, path),
-            WorkerOrder::SetRoutes(routes) => self.pipeline.set_routes(*routes),
+            WorkerOrder::SetRoutes(routes) => self.pipeline.set_routes(routes),
+            WorkerOrder::SetRelay(on) => self.pipeline.set_relay(on),
             WorkerOrder::RemovePeer { peer } => _ = self.pipeline.remove_peer(peer),
             WorkerOrder::OccExit { peer } => _ = self.pipeline.occ_exit(now, peer, &mut self.wire),
             WorkerOrder::PingNow { peer } => _ = self.pipeline.ping_now(now, peer, &mut self.wire),
@@ -557,7 +661,10 @@ impl<'r> Worker<'r> {
         {
             return;
         }
-        self.engine.sleep(self.next_tick_ns);
+        if self.incoming.prepare_sleep() {
+            self.engine.sleep(self.next_tick_ns);
+            self.incoming.awake();
+        }
         if let Some(link) = self.up.link.as_ref() {
             link.awake();
         }

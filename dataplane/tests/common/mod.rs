@@ -78,6 +78,7 @@ pub fn peer(path: Path) -> PeerSetup {
         ping_restart_s: 0,
         float: false,
         source: SourceRule::Any,
+        counters: Default::default(),
     }
 }
 

@@ -1,11 +1,11 @@
-//! The control process as the client's supervisor sees it: started, talked to, and when it dies started anew. Its death is
-//! a non-event: the worker goes on, and what it told last (the resume record) is all that its successor needs.
+//! The control process as a supervisor sees it, a client's and a gateway's: started, talked to, and when it dies started
+//! anew. Its death is a non-event: the workers go on, and what it told last (the resume records) is all that its successor
+//! needs.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use controlplane::ClientSetup;
 use link::WorkerEnd;
 use tokio::io::unix::AsyncFd;
 
@@ -22,7 +22,7 @@ const DEATHS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What comes from the control process.
 #[derive(Debug)]
-pub(super) enum FromChild {
+pub(crate) enum FromChild {
     /// It says something.
     Message(FromControl),
     /// It is no more; why, in a few words. Nothing else comes until [`Control::restart`].
@@ -30,8 +30,10 @@ pub(super) enum FromChild {
 }
 
 /// The running control process and our end of its link.
-pub(super) struct Control {
-    setup: ClientSetup,
+pub(crate) struct Control {
+    /// What every control process is told first.
+    configure: ToControl,
+    workers: usize,
     launched: Launched,
     life: Life,
     deaths: VecDeque<controlplane::Instant>,
@@ -58,20 +60,26 @@ enum Life {
 }
 
 impl Control {
-    /// Starts a control process and gives it the client's setup. The worker's end goes to the worker.
+    /// Starts a control process and gives it its configuration ([`ToControl::ConfigureClient`] or
+    /// [`ToControl::ConfigureGateway`]). The workers' ends, in order, go to the workers.
     ///
     /// # Errors
     /// The process or its link could not be made.
-    pub(super) fn start(setup: ClientSetup) -> Result<(Control, WorkerEnd), Fatal> {
-        let (launched, worker) = Launched::new(&setup)?;
-        Ok((Control { setup, launched, life: Life::Running, deaths: VecDeque::new() }, worker))
+    pub(crate) fn start(configure: ToControl, workers: usize) -> Result<(Control, Vec<WorkerEnd>), Fatal> {
+        let (launched, ends) = Launched::new(&configure, workers)?;
+        Ok((Control { configure, workers, launched, life: Life::Running, deaths: VecDeque::new() }, ends))
+    }
+
+    /// What a successor is told first, from now on.
+    pub(crate) fn set_configuration(&mut self, configure: ToControl) {
+        self.configure = configure;
     }
 
     /// Starts its successor.
     ///
     /// # Errors
     /// As [`Control::start`]; also when it died too often lately.
-    pub(super) fn restart(&mut self) -> Result<WorkerEnd, Fatal> {
+    pub(crate) fn restart(&mut self) -> Result<Vec<WorkerEnd>, Fatal> {
         let now = clock::now().at;
         self.deaths.retain(|at| now.since(*at) < DEATHS_WITHIN);
         self.deaths.push_back(now);
@@ -82,18 +90,18 @@ impl Control {
                 format!("the control process died {DEATHS} times in {within} s: giving up"),
             ));
         }
-        let (launched, worker) = Launched::new(&self.setup)?;
+        let (launched, ends) = Launched::new(&self.configure, self.workers)?;
         (self.launched, self.life) = (launched, Life::Running);
-        Ok(worker)
+        Ok(ends)
     }
 
     /// Its process id.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.launched.child.pid()
     }
 
     /// Says something to it. A control process that cannot take it is ended, and [`Control::next`] says so.
-    pub(super) fn send(&mut self, command: &ToControl) {
+    pub(crate) fn send(&mut self, command: &ToControl) {
         if !matches!(self.life, Life::Running) {
             return;
         }
@@ -102,13 +110,20 @@ impl Control {
         }
     }
 
+    /// Moves what waits for room in its ring; true when nothing waits. Who has thousands of messages to send asks first, because
+    /// a queue that is longer than a burst ends the link.
+    pub(crate) fn has_room(&mut self) -> bool {
+        // A broken link is noticed where it is read.
+        matches!(self.life, Life::Running) && self.launched.end.flush().unwrap_or(false)
+    }
+
     /// Makes it look at its clock (after a suspend).
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.launched.end.wake_control();
     }
 
     /// The next thing from it. Safe to drop and call again.
-    pub(super) async fn next(&mut self) -> FromChild {
+    pub(crate) async fn next(&mut self) -> FromChild {
         loop {
             if let Some(said) = self.heard() {
                 return said;
@@ -138,7 +153,7 @@ impl Control {
     }
 
     /// What can be told without waiting.
-    fn heard(&mut self) -> Option<FromChild> {
+    pub(crate) fn heard(&mut self) -> Option<FromChild> {
         if matches!(self.life, Life::Condemned(_) | Life::Mourned) {
             return None;
         }
@@ -160,7 +175,7 @@ impl Control {
     }
 
     /// Ends a process that broke the rules; [`Control::next`] tells when it is gone.
-    pub(super) fn condemn(&mut self, why: String) {
+    pub(crate) fn condemn(&mut self, why: String) {
         if !matches!(self.life, Life::Running) {
             return;
         }
@@ -170,10 +185,10 @@ impl Control {
 }
 
 impl Launched {
-    fn new(setup: &ClientSetup) -> Result<(Launched, WorkerEnd), Fatal> {
+    fn new(configure: &ToControl, workers: usize) -> Result<(Launched, Vec<WorkerEnd>), Fatal> {
         let failed = |what: &str, error: std::io::Error| Fatal::new(Exit::Other, format!("{what}: {error}"));
-        let (shared, mut end, workers) =
-            link::create(1).map_err(|e| failed("the control process's shared memory could not be made", e))?;
+        let (shared, mut end, ends) =
+            link::create(workers).map_err(|e| failed("the control process's shared memory could not be made", e))?;
         let child =
             sandbox::spawn_control(&shared).map_err(|e| failed("the control process could not be started", e))?;
         let descriptor = |fd: std::os::fd::BorrowedFd<'_>| {
@@ -181,17 +196,14 @@ impl Launched {
             own.map_err(|e| failed("the control process could not be watched", e))
         };
         let (bell, exit) = (descriptor(end.bell_fd())?, descriptor(child.pidfd())?);
-        let configure = ToControl::ConfigureClient(Box::new(setup.clone()));
-        end.send(&configure).map_err(|e| {
+        end.send(configure).map_err(|e| {
             Fatal::new(
                 Exit::Config,
                 format!(
-                    "the profile is too large for the control process ({e}): shorten its certificate bundle or CRL"
+                    "the configuration is too large for the control process ({e}): shorten its certificate bundle or CRL"
                 ),
             )
         })?;
-        let worker = workers.into_iter().next();
-        let worker = worker.ok_or_else(|| Fatal::new(Exit::Other, "the link was made without a worker".to_owned()))?;
-        Ok((Launched { child, end, bell, exit }, worker))
+        Ok((Launched { child, end, bell, exit }, ends))
     }
 }

@@ -1,0 +1,128 @@
+//! What the commands of a gateway ask of the rest of the daemon: serving, the running gateway, the host. One function for
+//! each, so that the commands can be read without knowing how it is done.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::names::GatewayName;
+use super::renewal::Renewal;
+use super::requests;
+use super::serial::Serial;
+use super::settings::Settings;
+use super::socket::{self, Command};
+use super::start::{self, Extras, Started};
+use crate::cli::gateway::GatewayServe;
+use crate::exit::{Exit, Fatal};
+use crate::host::{Host, gateway_link, journal};
+use crate::observe::console::Console;
+use crate::supervisor;
+
+/// A gateway that was told to stop says goodbye to its clients; after this it should be gone.
+const LEAVING: Duration = Duration::from_secs(20);
+/// Between two looks whether it is.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What a running gateway answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It did what it was asked to.
+    Done,
+    /// There is none: what is on the disk counts at the next start.
+    NotRunning,
+    /// It refused, or could not be asked; why.
+    Failed(String),
+}
+
+/// Serves the configuration that `gateway up` wrote, until a signal ends it. What the host needs besides (forwarding, the
+/// table with masquerading, `settings.nat`) is set up by it, and undone when it ends. `ready` is called once, when clients
+/// can connect; from then on what is about to expire is renewed.
+///
+/// # Errors
+/// Why it could not start, or ended.
+pub fn serve(
+    name: &GatewayName,
+    directory: &Path,
+    settings: &Settings,
+    options: GatewayServe,
+    console: Console,
+    ready: impl FnOnce(&Started) + 'static,
+) -> Result<(), Fatal> {
+    let profile = start::load(&directory.join("server.conf"))?;
+    let renewal = Renewal { name: name.clone(), directory: directory.to_owned(), endpoint: settings.endpoint.clone() };
+    let extras = Extras {
+        name: name.as_str().to_owned(),
+        nat: settings.nat,
+        forwarding: true,
+        ready: Some(Box::new(move |started| {
+            ready(started);
+            tokio::task::spawn_local(renewal.for_ever());
+        })),
+    };
+    start::serve(profile, options, extras, console)
+}
+
+/// Asks the running gateway to read certificates and revocation list again; nobody is disconnected.
+pub fn reload(name: &GatewayName) -> Answer {
+    ask(name, &Command::Reload)
+}
+
+/// Tells the running gateway that these certificates are revoked: it reads the list, and ends their sessions at once.
+pub fn revoked(name: &GatewayName, serials: &[Serial]) -> Answer {
+    let mut answer = Answer::Done;
+    for serial in serials {
+        match ask(name, &Command::RevokeNow { serial: serial.to_string() }) {
+            Answer::Done => {}
+            other => answer = other,
+        }
+    }
+    answer
+}
+
+/// Asks the running gateway to end, as SIGTERM would, and waits until it has.
+pub fn stop(name: &GatewayName) -> Answer {
+    let answer = ask(name, &Command::Stop);
+    if answer != Answer::Done {
+        return answer;
+    }
+    let since = Instant::now();
+    while since.elapsed() < LEAVING {
+        if ask(name, &Command::Ping) == Answer::NotRunning {
+            return Answer::Done;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Answer::Failed(format!("it has not ended after {} s", LEAVING.as_secs()))
+}
+
+fn ask(name: &GatewayName, command: &Command) -> Answer {
+    let path = match std::env::var_os("MINIVPN_SOCKET").filter(|path| !path.is_empty()) {
+        Some(path) => path.into(),
+        None => socket::path_of(name.as_str()),
+    };
+    match requests::ask(&path, command) {
+        Ok(_) => Answer::Done,
+        Err(fatal) if fatal.exit == Exit::Unreachable => Answer::NotRunning,
+        Err(fatal) => Answer::Failed(fatal.sentence),
+    }
+}
+
+/// Sentences about what of somebody else's firewall stands in this gateway's way.
+pub fn foreign_drops(settings: &Settings) -> Vec<String> {
+    gateway_link::foreign_drops(&settings.device, "udp", settings.port)
+}
+
+/// Undoes what gateways and clients that are gone left on this host, as their journals say; gives what was undone and what
+/// resisted, as phrases.
+///
+/// # Errors
+/// There is no netlink socket, or no runtime.
+pub fn undo(run_dir: &Path) -> Result<(Vec<String>, Vec<String>), Fatal> {
+    let recovery = supervisor::block_on(async {
+        let host = Host::open()?;
+        Ok::<_, crate::host::HostError>(journal::recover(run_dir, &host).await)
+    });
+    let recovery =
+        recovery.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?;
+    let recovery = recovery.map_err(|error| Fatal::new(Exit::Routes, error.to_string()))?;
+    Ok((recovery.undone, recovery.failed.iter().map(ToString::to_string).collect()))
+}

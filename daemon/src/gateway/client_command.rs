@@ -1,0 +1,169 @@
+//! `minivpn client …`: one function for each command.
+
+use std::path::Path;
+
+use super::calls::{self, Answer};
+use super::checklist::date;
+use super::clients::Row;
+use super::names::GatewayName;
+use super::profile::{self, Destination, Placed};
+use super::serial::Serial;
+use super::settings::Settings;
+use super::state::{State, StateError};
+use super::up::load_settings;
+use crate::cli::client::{Client, Issue, List, Renew, Revoke, Show};
+use crate::cli::gateway::Which;
+use crate::clock;
+use crate::exit::{Exit, Fatal};
+
+/// `minivpn client …`
+///
+/// # Errors
+/// What could not be done, and what to do about it.
+pub fn run(command: &Client) -> Result<(), Fatal> {
+    match command {
+        Client::Add(options) => add(options),
+        Client::List(options) => list(options),
+        Client::Show(options) => show(options),
+        Client::Revoke(options) => revoke(options),
+        Client::Renew(options) => renew(options),
+    }
+}
+
+fn add(options: &Issue) -> Result<(), Fatal> {
+    let (mut state, settings) = open(&options.which)?;
+    let (now, mut rng) = (clock::now().unix, controlplane::SystemRandom);
+    state.add_client(&options.client, options.days, now, &mut rng)?;
+    hand_out(&state, &settings, options)
+}
+
+fn renew(options: &Renew) -> Result<(), Fatal> {
+    let Renew { issue, revoke_old } = options;
+    let (mut state, settings) = open(&issue.which)?;
+    let (now, mut rng) = (clock::now().unix, controlplane::SystemRandom);
+    let (_, revoked) = state.renew_client(&issue.client, issue.days, *revoke_old, now, &mut rng)?;
+    hand_out(&state, &settings, issue)?;
+    drop(state);
+    match revoked.is_empty() {
+        true => Ok(()),
+        false => tell_revoked(&issue.which.name, &revoked),
+    }
+}
+
+fn show(options: &Show) -> Result<(), Fatal> {
+    let (state, settings) = open(&options.which)?;
+    let text = profile::text(&state, &settings, &options.client)?;
+    let to = Destination::new(Some(&options.file), &options.client, Path::new("."));
+    say(&profile::place(&text, &options.client, &to)?);
+    Ok(())
+}
+
+fn revoke(options: &Revoke) -> Result<(), Fatal> {
+    let (mut state, _) = open(&options.which)?;
+    let revoked = state.revoke_client(&options.client, clock::now().unix)?;
+    drop(state);
+    if revoked.is_empty() {
+        println!("{} had no certificate that was still good", options.client);
+        return Ok(());
+    }
+    println!("{} is revoked ({})", options.client, serials(&revoked));
+    tell_revoked(&options.which.name, &revoked)
+}
+
+fn list(options: &List) -> Result<(), Fatal> {
+    let now = clock::now().unix;
+    let state = State::open(&options.which.directory(), &options.which.name, now)?;
+    let rows = state.clients(now);
+    match options.json {
+        true => println!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
+        false => print!("{}", table(&rows)),
+    }
+    Ok(())
+}
+
+fn open(which: &Which) -> Result<(State, Settings), Fatal> {
+    let directory = which.directory();
+    let state = State::open(&directory, &which.name, clock::now().unix)?;
+    let settings = load_settings(&state)?.ok_or(StateError::Missing(directory))?;
+    Ok((state, settings))
+}
+
+/// The certificate is issued: a profile that cannot be written is no reason to lose it.
+fn hand_out(state: &State, settings: &Settings, options: &Issue) -> Result<(), Fatal> {
+    let text = profile::text(state, settings, &options.client)?;
+    let to = Destination::new(options.file.as_deref(), &options.client, Path::new("."));
+    let placed = profile::place(&text, &options.client, &to).map_err(|error| {
+        let name = &options.client;
+        Fatal::new(
+            Exit::Other,
+            format!("{error}\nThe certificate is issued: `minivpn client show {name} FILE` writes the profile"),
+        )
+    })?;
+    say(&placed);
+    Ok(())
+}
+
+fn say(placed: &Placed) {
+    if *placed != Placed::Printed {
+        println!("{placed}");
+    }
+}
+
+fn tell_revoked(gateway: &GatewayName, revoked: &[Serial]) -> Result<(), Fatal> {
+    match calls::revoked(gateway, revoked) {
+        Answer::Done => println!("the running gateway has ended its sessions"),
+        Answer::NotRunning => println!("the gateway does not run; the revocation counts from its next start"),
+        Answer::Failed(why) => {
+            let what = format!("the revocation is signed, but the running gateway was not told: {why}. Restart it");
+            return Err(Fatal::new(Exit::Other, what));
+        }
+    }
+    Ok(())
+}
+
+fn serials(serials: &[Serial]) -> String {
+    serials.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Columns for people: name, serial number, issued, days left, state.
+pub(super) fn table(rows: &[Row]) -> String {
+    let width = rows.iter().map(|row| row.name.as_str().len()).max().unwrap_or(0).max(4);
+    let mut text = format!("{:<width$}  {:<32}  {:<10}  {:>9}  STATE\n", "NAME", "SERIAL", "ISSUED", "DAYS LEFT");
+    for row in rows {
+        let kept = if row.key_kept || row.state.word() != "active" { "" } else { ", key not kept" };
+        let (name, serial) = (row.name.as_str(), row.serial.to_string());
+        let (issued, days, state) = (date(row.issued), row.days_left, row.state.word());
+        text.push_str(&format!("{name:<width$}  {serial:<32}  {issued:<10}  {days:>9}  {state}{kept}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fixture::{DAY, NOW, Seeded};
+    use crate::gateway::index::Standing;
+
+    #[test]
+    fn a_table_has_a_line_for_each_certificate() {
+        let row = |name: &str, state, key_kept| Row {
+            name: name.parse().unwrap(),
+            serial: Serial::random(&mut Seeded(1)),
+            issued: NOW,
+            expires: NOW + 30 * DAY,
+            days_left: 30,
+            state,
+            key_kept,
+        };
+        let text = table(&[row("alice@example.com", Standing::Active, false), row("bob", Standing::Revoked, false)]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(
+            lines[1].starts_with("alice@example.com  ")
+                && lines[1].ends_with("2026-11-22         30  active, key not kept"),
+            "{text}"
+        );
+        assert!(lines[2].ends_with("  30  revoked"), "{text}");
+        assert!(table(&[]).starts_with("NAME"));
+    }
+}

@@ -1,0 +1,161 @@
+//! The workers as one group: started together, ordered one by one or all at once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use dataplane::datachannel::aead::Aead;
+use dataplane::peers::routes::RouteTable;
+use dataplane::pipeline::PipelineConfig;
+use dataplane::sys::socket::{SocketOptions, WireSocket, bind_group};
+use dataplane::sys::steering::Steering;
+use dataplane::sys::tundev::{TunOptions, TunQueue};
+use dataplane::workers::manager::{self, WorkerHandle, WorkerOrder, WorkerReport};
+use dataplane::workers::stats::StatsSnapshot;
+use link::WorkerEnd;
+use tokio::sync::mpsc;
+
+use crate::cli::DataPath;
+use crate::data_path::{self, Seat};
+use crate::exit::{Exit, Fatal};
+
+/// Reports of all workers that wait for the supervisor. They are rare; one more than this is dropped.
+const REPORTS: usize = 4_096;
+
+/// What each worker reads and writes: the sockets of one address and the queues of one device, in the order of the workers.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// One for each worker.
+    pub(super) sockets: Vec<WireSocket>,
+    /// One for each worker.
+    pub(super) queues: Vec<TunQueue>,
+}
+
+/// Opens the sockets.
+///
+/// # Errors
+/// [`Exit::Privilege`] for a port that needs one, [`Exit::Other`] for one that is taken or an address that is not ours.
+pub(super) fn bind(address: SocketAddr, options: &SocketOptions, workers: u16) -> Result<Vec<WireSocket>, Fatal> {
+    bind_group(address, workers, options).map_err(|error| {
+        let (exit, hint) = match error.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => (Exit::Privilege, " (ports below 1024 need CAP_NET_BIND_SERVICE)"),
+            Some(libc::EADDRINUSE) => (Exit::Other, " (another server listens there: `ss -lunp` names it)"),
+            Some(libc::EADDRNOTAVAIL) => (Exit::Config, " (`local` must be an address of this host)"),
+            _ => (Exit::Other, ""),
+        };
+        Fatal::new(exit, format!("cannot listen on {address}: {error}{hint}"))
+    })
+}
+
+/// Opens the queues of the TUN device.
+///
+/// # Errors
+/// [`Exit::Privilege`] with the command that helps.
+pub(super) fn open(name: &str, offload: bool, workers: u16) -> Result<Vec<TunQueue>, Fatal> {
+    let options = TunOptions { name: name.to_owned(), multi_queue: false, offload };
+    TunQueue::open_group(&options, workers).map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))
+}
+
+/// The running workers.
+pub(super) struct Workers {
+    handles: Vec<WorkerHandle>,
+    seats: Vec<Seat>,
+}
+
+impl Workers {
+    /// Starts them, without sockets and queues. Their reports come with the worker's number.
+    ///
+    /// # Errors
+    /// A thread or its engine could not be started.
+    pub(super) fn start(
+        options: &DataPath,
+        seats: Vec<Seat>,
+        aead: &Aead,
+        links: Vec<WorkerEnd>,
+    ) -> Result<(Workers, mpsc::Receiver<(u16, WorkerReport)>), Fatal> {
+        let (reports, incoming) = mpsc::channel(REPORTS);
+        let config = |(index, seat): (u16, &Seat)| {
+            let config = PipelineConfig { routes: RouteTable::default(), aead: aead.clone() };
+            data_path::worker_config(options, index, seat, config)
+        };
+        let configs = (0..).zip(&seats).map(config).collect();
+        let whys: Vec<String> = seats.iter().map(|seat| seat.why.clone()).collect();
+        let handles = manager::spawn_group(configs, links, move |worker, report| {
+            let report = match report {
+                WorkerReport::Pinned(what) => {
+                    let why = whys.get(usize::from(worker)).map(String::as_str).unwrap_or_default();
+                    WorkerReport::Pinned(format!("{what}{why}"))
+                }
+                report => report,
+            };
+            // The supervisor is behind by thousands of reports: it knows that something is wrong.
+            let _ = reports.try_send((worker, report));
+        });
+        let failed = |error| Fatal::new(Exit::Other, format!("the workers could not be started: {error}"));
+        Ok((Workers { handles: handles.map_err(failed)?, seats }, incoming))
+    }
+
+    /// Gives them their sockets and queues. `steering`: how the kernel finds the worker of an inner destination; where it cannot,
+    /// packets are handed over, which costs a little and is said.
+    pub(super) fn attach(&self, ends: Ends, steering: &Steering, listen: SocketAddr) {
+        if let Some(Err(error)) = ends.queues.first().filter(|_| self.count() > 1).map(|queue| queue.steer(steering)) {
+            tracing::info!("packets from the TUN are handed over between workers, the kernel does not steer them: {error}");
+        }
+        for ((worker, queue), socket) in (0..).zip(ends.queues).zip(ends.sockets) {
+            // Of what comes in on a socket that is not connected, the source is known by each datagram.
+            let path = link::Path { worker, local: None, ifindex: 0, remote: listen, stream: None };
+            self.order(worker, WorkerOrder::AttachTun(queue));
+            self.order(worker, WorkerOrder::AttachSocket { socket, path });
+        }
+    }
+
+    /// How many there are, 1 at least.
+    pub(super) fn count(&self) -> u16 {
+        u16::try_from(self.handles.len()).unwrap_or(u16::MAX).max(1)
+    }
+
+    /// The worker of a peer.
+    pub(super) fn of(&self, peer: u32) -> u16 {
+        u16::try_from(peer % u32::from(self.count())).unwrap_or(0)
+    }
+
+    /// Tells one. A worker that is gone has said so in a report that is still to come.
+    pub(super) fn order(&self, worker: u16, order: WorkerOrder) {
+        let Some(handle) = self.handles.get(usize::from(worker)) else { return };
+        if let Err(gone) = handle.send(order) {
+            tracing::error!("worker {worker}: {gone}");
+        }
+    }
+
+    /// Tells the worker of a peer.
+    pub(super) fn order_for(&self, peer: u32, order: WorkerOrder) {
+        self.order(self.of(peer), order);
+    }
+
+    /// Tells all.
+    pub(super) fn order_all(&self, order: impl Fn() -> WorkerOrder) {
+        (0..self.count()).for_each(|worker| self.order(worker, order()));
+    }
+
+    /// Which inner address belongs to which peer, from now on.
+    pub(super) fn publish(&self, table: RouteTable) {
+        let table = Arc::new(table);
+        self.order_all(|| WorkerOrder::SetRoutes(Arc::clone(&table)));
+    }
+
+    /// New links, of a new control process.
+    pub(super) fn relink(&self, links: Vec<WorkerEnd>) {
+        for (worker, link) in (0..).zip(links) {
+            self.order(worker, WorkerOrder::AttachLink(Box::new(link)));
+        }
+    }
+
+    /// Their counters, in order.
+    pub(super) fn counters(&self) -> Vec<StatsSnapshot> {
+        self.handles.iter().map(|handle| handle.stats().snapshot()).collect()
+    }
+
+    /// Each with its seat.
+    pub(super) fn each(&self) -> impl Iterator<Item = (u16, &WorkerHandle, &Seat)> {
+        (0..).zip(&self.handles).zip(&self.seats).map(|((index, handle), seat)| (index, handle, seat))
+    }
+}
