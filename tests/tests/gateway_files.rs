@@ -62,8 +62,10 @@ impl Gateway {
     fn stock(&self, name: &str) -> Process {
         let mut command = self.net.client.command("openvpn");
         command.args(["--disable-dco", "--connect-retry-max", "2", "--config"]).arg(self.profile(name));
-        let log =
-            self.temp.path().join(format!("stock-{name}-{}.log", std::fs::read_dir(self.temp.path()).unwrap().count()));
+        let log = self.temp.path().join(format!(
+            "stock-{name}-{}.log",
+            std::fs::read_dir(self.temp.path()).expect("the directory can be listed").count()
+        ));
         Process::start("the OpenVPN client", command, &log)
     }
 }
