@@ -55,6 +55,7 @@ impl Server {
         let mut server = Self { process, dir: temp.path().to_owned() };
         let up = server.process.wait_count(&[UP], before + 1, Duration::from_secs(20));
         assert!(up, "the OpenVPN server does not start:\n{}", server.process.log());
+        steady::deepen_all_of(server.process.pid());
         server
     }
 

@@ -70,7 +70,9 @@ impl Traces {
             let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
             pids.flat_map(namespaces).any(|ns| self.namespaces.contains(&ns))
         };
-        assert!(!occupied(), "a namespace of the benchmark is still lived in: {:?}", self.namespaces);
+        // A process is a zombie as soon as its first thread has ended; the others follow.
+        let left = until(Duration::from_secs(5), || !occupied());
+        assert!(left, "a namespace of the benchmark is still lived in: {:?}", self.namespaces);
         let devices = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
         let ours: Vec<_> = devices.filter(|entry| entry.file_name().to_string_lossy().starts_with("mvb")).collect();
         assert!(ours.is_empty(), "interfaces are left on the host: {ours:?}");

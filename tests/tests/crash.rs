@@ -10,6 +10,7 @@ use tests::netns::{INNER4, Net, SERVER4};
 use tests::ours::{Client, Launch, inner_addresses, tun_names};
 use tests::process::{Process, send, tail, until};
 use tests::setup::Setup;
+use tests::steady;
 use tests::stock::{NEGOTIATED, Server};
 use tests::temp::Temp;
 use tests::traffic::{Shape, Stream};
@@ -42,12 +43,13 @@ fn a_killed_control_process_costs_iperf_no_datagram() {
     let mut server = Server::start(&net, &temp, &setup);
     let client = Client::up(&net, &temp, &setup);
     assert!(net.client.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "no echo");
-    let _sink = iperf::server(&net, &temp);
+    let sink = iperf::server(&net, &temp);
     // A rate that the stock server keeps up with on a busy machine, long enough for the five.
     let mut command = net.client.command("iperf3");
     command.args(["-c", &INNER4.to_string(), "-u", "-b", "50M", "-l", "1300", "-t", "20", "--json"]);
     let mut load = Process::start("iperf3", command, &temp.path().join("iperf-client.json"));
     thread::sleep(Duration::from_secs(1));
+    steady::deepen_all_of(sink.pid());
     kill_five_times(&client, &mut server);
     assert!(load.running(), "the kills outlasted the load");
     assert_eq!(load.wait_exit(Duration::from_secs(30)), Some(0), "{}", tail(&load.log(), 30));
