@@ -24,8 +24,8 @@ pub struct Options {
     /// The control socket of the gateway [default: /run/minivpn/NAME.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The gateway's name; not needed where one runs
-    #[arg(long, value_name = "NAME", conflicts_with = "socket")]
+    /// The gateway's name; not needed where one runs, or with --socket
+    #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
     /// Seconds that it may take to answer
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
@@ -331,9 +331,9 @@ mod tests {
         assert_eq!(socket_of(&none, &dir.0), Ok(dir.0.join("a.sock")));
         std::fs::write(dir.0.join("b.sock"), "").unwrap();
         assert!(socket_of(&none, &dir.0).unwrap_err().contains("(a, b): say which"));
-        let named = Options { name: Some("b".to_owned()), ..none.clone() };
+        let named = Options { name: Some("b".to_owned()), ..none };
         assert_eq!(socket_of(&named, &dir.0), Ok(dir.0.join("b.sock")));
-        let placed = Options { socket: Some("/x".into()), ..none };
+        let placed = Options { socket: Some("/x".into()), ..named };
         assert_eq!(socket_of(&placed, &dir.0), Ok(PathBuf::from("/x")));
     }
 }

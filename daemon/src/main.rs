@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
 use minivpn::gateway::requests;
+use minivpn::host::privileges;
 use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
 
 #[global_allocator]
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     };
     let level = if cli.quiet { observe::log::Level::Error } else { cli.log_level };
     observe::log::init(cli.log_format, level);
+    privileges::raise_permitted();
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
         Command::Status(options) => requests::status(&options),

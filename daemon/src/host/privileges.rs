@@ -112,6 +112,19 @@ pub fn check_net_admin() -> Result<(), PrivilegeError> {
     Err(PrivilegeError::NoNetAdmin { executable })
 }
 
+/// Makes every capability that this process may have effective. An image's executable has its file capabilities permitted only: marked
+/// effective, they would keep it from being started at all where a container is not given them, and nobody would say why.
+///
+/// To be called while there is one thread. A process that has them already, or may have none, is left as it is.
+pub fn raise_permitted() {
+    let Ok(mut sets) = rustix::thread::capabilities(None) else { return };
+    if sets.effective != sets.permitted {
+        sets.effective = sets.permitted;
+        // What is missing then is found by `check`, which says what to do.
+        let _ = rustix::thread::set_capabilities(None, sets);
+    }
+}
+
 fn has(capability: Capability) -> bool {
     caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
 }
@@ -236,6 +249,16 @@ mod tests {
     fn unknown_names_are_errors() {
         assert!(matches!(identity(Some("no-such-user"), None), Err(PrivilegeError::NoSuchUser(_))));
         assert!(matches!(identity(Some("root"), Some("no-such-group")), Err(PrivilegeError::NoSuchGroup(_))));
+    }
+
+    #[test]
+    fn what_is_permitted_becomes_effective() {
+        let net_admin = || caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
+        assert!(net_admin(), "tests run as root");
+        caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap();
+        assert!(!net_admin() && check_net_admin().is_err());
+        raise_permitted();
+        assert!(net_admin() && check_net_admin().is_ok());
     }
 
     #[test]

@@ -388,11 +388,12 @@ async fn next_but_links(watch: &mut Watch) -> HostEvent {
 }
 
 /// A child of the test executable, started before `main` (see `sys::tests`). `apply DIRECTORY`: makes the changes, says so
-/// and waits to be killed. `drop`: becomes nobody and reports its rights.
+/// and waits to be killed. `drop`: becomes nobody and reports its rights. `notify`: tells the service manager everything.
 pub(crate) fn child(mut words: impl Iterator<Item = std::ffi::OsString>) {
     match words.next().and_then(|word| word.into_string().ok()).as_deref() {
         Some("apply") => run(apply_and_wait(PathBuf::from(words.next().unwrap()))),
         Some("drop") => drop_and_report(),
+        Some("notify") => crate::observe::notify::tests::say_everything(),
         other => eprintln!("the child does not know {other:?}"),
     }
     std::process::exit(0);
