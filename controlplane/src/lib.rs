@@ -11,6 +11,9 @@
 //! 4. After **every** call of 2 and 3: `poll_output` until it says `Idle`. Outputs take effect in their order:
 //!    a resume record must be kept before the datagram after it is sent.
 //!
+//! A [`Server`] is driven alike, without step 2: sessions begin by themselves. Every [`Event::Login`] is answered by
+//! `admit` or `refuse` when whoever judges it is ready; other sessions do not wait for that.
+//!
 //! ```no_run
 //! use controlplane::{Client, ClientSetup, Event, KeyEvent, Now, Output, Path, SystemRandom};
 //!

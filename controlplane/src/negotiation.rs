@@ -287,6 +287,16 @@ impl Negotiation {
         }
     }
 
+    /// Gives back the memory of what a finished exchange has left empty: a session may be idle for hours.
+    pub(crate) fn rest(&mut self) {
+        if self.is_active() && self.all_acknowledged() {
+            self.tls_out.shrink_to_fit();
+            self.happenings.shrink_to_fit();
+            self.plaintext.shrink_to_fit();
+            self.lines.rest();
+        }
+    }
+
     fn start_tls(&mut self, config: &TlsConfig) {
         match TlsSession::new(config) {
             Ok(tls) => {

@@ -1,10 +1,10 @@
 //! Seeds: a handshake and a renegotiation through a network that loses a fifth, duplicates a tenth and reorders.
-//! 100 seeds, or 1,000 with MINIVPN_TEST_LONG=1. A failing seed is printed and replays by MINIVPN_SEED=n.
+//! A server that dies goes on through it as well. 100 seeds, or 1,000 with MINIVPN_TEST_LONG=1. A failing seed is printed and replays by MINIVPN_SEED=n.
 
 mod util;
 
-use controlplane::{Digest, TlsVersion, Wrap};
-use util::{Network, Pair, Pki, Side, client_setup, server_setup, static_key};
+use controlplane::{ClientSetup, Digest, Server, ServerSetup, TlsVersion, Wrap};
+use util::{Network, Pair, Pki, Side, client_setup, server_path, server_setup, static_key};
 
 fn seeds() -> std::ops::Range<u64> {
     if let Some(seed) = std::env::var("MINIVPN_SEED").ok().and_then(|s| s.parse().ok()) {
@@ -15,7 +15,7 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 /// Wrap and TLS version vary with the seed.
-fn pair(pki: &Pki, seed: u64) -> Pair {
+fn setups(pki: &Pki, seed: u64) -> (ClientSetup, ServerSetup) {
     let mut client = client_setup(pki);
     let mut server = server_setup(pki);
     let auth = |direction| Wrap::TlsAuth { key: static_key(), direction: Some(direction), digest: Digest::Sha256 };
@@ -25,6 +25,11 @@ fn pair(pki: &Pki, seed: u64) -> Pair {
         _ => (Wrap::TlsCrypt { key: static_key() }, Wrap::TlsCrypt { key: static_key() }),
     };
     client.tls.version_max = if seed.is_multiple_of(2) { TlsVersion::V1_3 } else { TlsVersion::V1_2 };
+    (client, server)
+}
+
+fn pair(pki: &Pki, seed: u64) -> Pair {
+    let (client, server) = setups(pki, seed);
     let mut pair = Pair::new(client, server, seed);
     pair.network = Network::BAD;
     pair
@@ -65,6 +70,27 @@ fn a_renegotiation_completes_within_sixty_seconds_on_a_bad_network() {
         assert!(done, "MINIVPN_SEED={seed}: {}", pair.story());
         pair.assert_keys_agree();
         assert_eq!(pair.renegotiated(Side::Client).len(), 1, "MINIVPN_SEED={seed}");
+    }
+}
+
+#[test]
+fn a_server_that_died_goes_on_with_its_session_on_a_bad_network() {
+    let pki = Pki::new("ca");
+    for seed in seeds() {
+        let mut pair = pair(&pki, seed);
+        pair.network = Network::GOOD;
+        pair.establish();
+        pair.run_for(2);
+        pair.network = Network::BAD;
+        let record = pair.last_record_of(Side::Server).unwrap();
+        let random = util::tls_random(seed ^ 4);
+        pair.server = Server::new(setups(&pki, seed).1, pair.now, &mut pair.rng, Some(random)).unwrap();
+        pair.server.resume(pair.now, &mut pair.rng, record, server_path());
+        let done = pair
+            .run_until(70, |p| !p.renegotiated(Side::Client).is_empty() && !p.renegotiated(Side::Server).is_empty());
+        assert!(done, "MINIVPN_SEED={seed}: {}", pair.story());
+        pair.assert_keys_agree();
+        assert_eq!((pair.ended(Side::Client), pair.ended(Side::Server)), (None, None), "MINIVPN_SEED={seed}");
     }
 }
 

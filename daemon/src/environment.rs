@@ -40,7 +40,12 @@ pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Cli, clap::Error> {
-    Cli::from_arg_matches(&matches(Cli::command(), words.into_iter().collect(), ours(variables))?)
+    Cli::from_arg_matches(&matches(alone(Cli::command()), words.into_iter().collect(), ours(variables))?)
+}
+
+/// The definition with no variables of clap's own: they would read empty ones, and switches otherwise than it is said here.
+fn alone(definition: Command) -> Command {
+    definition.mut_args(|arg| arg.env(None::<&'static str>)).mut_subcommands(alone)
 }
 
 /// The variables that are ours and not empty, by name.
@@ -330,17 +335,30 @@ mod tests {
     #[test]
     fn a_variable_stands_for_an_option() {
         let set = connect(&[], &[("MINIVPN_BUSY_POLL", "50"), ("MINIVPN_UDP_GSO", "off")]).unwrap();
-        assert_eq!((set.busy_poll, set.udp_gso), (50, cli::Switch::Off));
-        assert_eq!(connect(&[], &[]).unwrap().busy_poll, 0);
-        assert_eq!(connect(&[], &[("MINIVPN_BUSY_POLL", "")]).unwrap().busy_poll, 0);
+        assert_eq!((set.data.busy_poll, set.data.udp_gso), (50, cli::Switch::Off));
+        assert_eq!(connect(&[], &[]).unwrap().data.busy_poll, 0);
+        assert_eq!(connect(&[], &[("MINIVPN_BUSY_POLL", "")]).unwrap().data.busy_poll, 0);
     }
 
     #[test]
     fn the_command_line_wins() {
-        assert_eq!(connect(&["--busy-poll", "7"], &[("MINIVPN_BUSY_POLL", "50")]).unwrap().busy_poll, 7);
+        assert_eq!(connect(&["--busy-poll", "7"], &[("MINIVPN_BUSY_POLL", "50")]).unwrap().data.busy_poll, 7);
         let set = connect(&["--cpu-list", "0"], &[("MINIVPN_CPU", "none")]).unwrap();
-        assert_eq!(set.cpu_list, Some(cli::CpuList(vec![0])), "also over one that it excludes");
+        assert_eq!(set.data.cpu_list, Some(cli::CpuList(vec![0])), "also over one that it excludes");
         assert!(connect(&[], &[("MINIVPN_CPU", "none"), ("MINIVPN_CPU_LIST", "0")]).is_err());
+    }
+
+    #[test]
+    fn no_option_reads_the_environment_by_itself() {
+        fn walk(command: &Command) {
+            for arg in command.get_arguments() {
+                assert_eq!(arg.get_env(), None, "{} {arg}", command.get_name());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        let one = Command::new("a").subcommand(Command::new("b").arg(Arg::new("c").long("c").env("PATH")));
+        walk(&alone(one));
+        walk(&alone(Cli::command()));
     }
 
     #[test]
@@ -359,8 +377,8 @@ mod tests {
     fn a_value_may_stand_in_a_file() {
         for content in ["50", "50\n", "50\r\n"] {
             let (_file, path) = file(content);
-            assert_eq!(connect(&[], &[("MINIVPN_BUSY_POLL_FILE", &path)]).unwrap().busy_poll, 50, "{content:?}");
-            assert_eq!(connect(&["--busy-poll=7"], &[("MINIVPN_BUSY_POLL_FILE", &path)]).unwrap().busy_poll, 7);
+            assert_eq!(connect(&[], &[("MINIVPN_BUSY_POLL_FILE", &path)]).unwrap().data.busy_poll, 50, "{content:?}");
+            assert_eq!(connect(&["--busy-poll=7"], &[("MINIVPN_BUSY_POLL_FILE", &path)]).unwrap().data.busy_poll, 7);
         }
         let (_file, path) = file("50\n\n");
         assert!(connect(&[], &[("MINIVPN_BUSY_POLL_FILE", &path)]).is_err(), "one line's end is the editor's");
@@ -375,7 +393,7 @@ mod tests {
         let (_file, path) = file(&"1".repeat(65_537));
         assert!(connect(&[], &[("MINIVPN_RUN_DIR_FILE", &path)]).unwrap_err().contains("longer than 65536"));
         let (_file, path) = file(&"1".repeat(65_536));
-        assert_eq!(connect(&[], &[("MINIVPN_RUN_DIR_FILE", &path)]).unwrap().run_dir.as_os_str().len(), 65_536);
+        assert_eq!(connect(&[], &[("MINIVPN_RUN_DIR_FILE", &path)]).unwrap().data.run_dir.as_os_str().len(), 65_536);
         let (_file, path) = file("geheim");
         let error = connect(&[], &[("MINIVPN_BUSY_POLL_FILE", &path)]).unwrap_err();
         assert!(error.contains("MINIVPN_BUSY_POLL_FILE") && !error.contains("geheim"), "{error}");
@@ -437,7 +455,7 @@ mod tests {
     fn words_after_two_dashes_are_no_options() {
         let cli = given(&["connect", "--", "--quiet"], &[("MINIVPN_BUSY_POLL", "9")]).unwrap();
         let cli::Command::Connect(connect) = cli.command else { unreachable!() };
-        assert_eq!((connect.file.to_str(), connect.busy_poll), (Some("--quiet"), 9));
+        assert_eq!((connect.file.to_str(), connect.data.busy_poll), (Some("--quiet"), 9));
     }
 
     /// Walks the definition: every option of every command is found again under its variable's name, and given to clap.

@@ -174,15 +174,19 @@ impl Pipeline {
         self.mates = mates;
     }
 
-    /// Tells the others what they have to know and wakes those who have something to take. Call it once per turn.
+    /// Tells the others what they have to know and wakes those who have something to take. Call it once per turn. True: it could not tell
+    /// all, call it again soon.
     #[inline]
-    pub fn part(&mut self) {
+    pub fn part(&mut self) -> bool {
+        let mut left = false;
         if let Some(moves) = &mut self.peers.moves
             && !moves.is_empty()
         {
             self.mates.announce(moves);
+            left = !moves.is_empty();
         }
         self.mates.wake();
+        left
     }
 
     /// One TUN read: virtio header and packet, or super-packet. Its packets stand sealed in `out` afterwards, or are counted as dropped;
@@ -1429,6 +1433,121 @@ pub(crate) mod tests {
         b.receive(&a.send(&Packet::default().frame())[0]);
         assert_eq!(b.heard.events, [WorkerEvent::KeySending(key(0, 1).name)]);
         assert_eq!(b.send(&Packet::default().frame())[0][0] & 7, 1);
+    }
+
+    #[test]
+    fn of_many_peers_those_are_looked_at_that_are_due() {
+        let mut end = End::without_key(setup(), RouteTable::all_to(0));
+        for peer in 1..=1_000 {
+            let port = peer as u16;
+            end.pipeline.add_peer(
+                0,
+                PeerSetup { peer, wire_peer_id: Some(peer), path: path(port), ping_restart_s: peer, ..setup() },
+            );
+        }
+        assert!(end.pipeline.remove_peer(7));
+        // One that was heard in time, one whose patience was shortened, one that begins anew in its old place.
+        let later = |setup: PeerSetup| PeerSetup { path: path(9_000), ..setup };
+        for second in 1..=1_000u32 {
+            let now = u64::from(second) * SECOND;
+            if second == 400 {
+                end.pipeline.peer_alive(now, 500, &mut end.heard);
+                end.pipeline.update_peer(now, later(PeerSetup { peer: 900, ping_restart_s: 450, ..setup() }));
+                end.pipeline
+                    .add_peer(now, PeerSetup { peer: 7, wire_peer_id: Some(7), ping_restart_s: 101, ..setup() });
+            }
+            let next = end.tick(now);
+            // Nobody is due in second 7.
+            assert!(next > now && (next <= now + SECOND || [6, 1_000].contains(&second)), "{second}");
+            let quiet: Vec<u32> = end
+                .heard
+                .reports
+                .drain(..)
+                .map(|report| match report {
+                    PeerReport::Silent { peer, .. } => peer,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            let expected: &[u32] = match second {
+                7 | 500 => &[],
+                450 => &[450, 900],
+                501 => &[7, 501],
+                900 => &[500],
+                other => &[other],
+            };
+            let mut quiet = quiet;
+            quiet.sort_unstable();
+            assert_eq!(quiet, expected, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_packet_for_another_peer_turns_round_and_one_for_all_does_not() {
+        let routes =
+            |address: &str| crate::peers::routes::Route { address: address.parse().unwrap(), prefix_len: 32, peer: 0 };
+        for (to, on, turns) in [
+            ([10, 0, 0, 2], true, true),
+            ([10, 0, 0, 2], false, false),
+            ([10, 0, 0, 3], true, false),
+            ([224, 0, 0, 2], true, false),
+            ([255; 4], true, false),
+        ] {
+            let (mut a, mut b) = pair();
+            b.pipeline.set_relay(on);
+            let table = ["10.0.0.2", "224.0.0.2", "255.255.255.255"].map(routes);
+            b.pipeline.set_routes(RouteTable::new(&table));
+            let mut packet = Packet::default().bytes();
+            packet[16..20].copy_from_slice(&to);
+            let frame = [&[0; VNET_HDR_LEN][..], &packet].concat();
+            b.receive(&a.send(&frame)[0]);
+            assert_eq!(b.pipeline.has_relayed(), turns, "{to:?}");
+            assert_eq!(b.packets().len(), usize::from(!turns));
+            assert_eq!(b.stats.snapshot().relayed, u64::from(turns));
+            assert_eq!(b.stats.snapshot().inbound.inner_packets, 1);
+            b.out.clear();
+            assert_eq!(b.pipeline.relay(1, 0, &mut b.out), turns.then_some(Ok(())));
+            assert_eq!(b.pipeline.relay(1, 1, &mut b.out), None);
+            assert!(!b.pipeline.has_relayed());
+            assert_eq!(b.datagrams().len(), usize::from(turns));
+        }
+    }
+
+    #[test]
+    fn what_is_taken_over_for_a_peer_that_is_gone_has_no_route() {
+        let mut end = End::new(setup());
+        let mut frame = Packet::with_payload(1000).super_frame(100);
+        assert_eq!(end.pipeline.take_frame(1, 3, &mut frame, &mut end.out), Ok(()));
+        assert_eq!((end.stats.dropped(DropReason::NoRoute), end.stats.snapshot().outbound.taken_over), (10, 10));
+        assert_eq!(end.pipeline.take_frame(1, 0, &mut frame, &mut end.out), Ok(()));
+        assert_eq!(end.datagrams().len(), 10);
+        assert_eq!(end.pipeline.take_frame(1, 0, &mut [0; 20], &mut end.out), Ok(()));
+        assert_eq!((end.stats.dropped(DropReason::NotIp), end.stats.snapshot().dropped_total()), (1, 11));
+    }
+
+    #[test]
+    fn what_a_peer_sent_and_got_is_credited_to_it_alone() {
+        let (mut a, mut b) = pair();
+        let other = PeerSetup { peer: 1, wire_peer_id: Some(6), path: path(7), counters: Arc::default(), ..setup() };
+        let mine = Arc::clone(&b.pipeline.peers.get(0).unwrap().setup.counters);
+        b.pipeline.add_peer(1, other.clone());
+        let wire = a.send(&Packet::with_payload(300).super_frame(100));
+        let mut train = wire.concat();
+        // Not authenticated, and another peer's: neither is credited.
+        let mut forged = wire[0].clone();
+        forged[3] = 6;
+        train.extend(&forged);
+        b.receive_at(9, path(1194), &train, wire[0].len());
+        b.packets();
+        let bytes = a.stats.snapshot().outbound.inner_bytes;
+        assert_eq!((mine.packets_in(), mine.bytes_in(), mine.last_heard_ns()), (3, bytes, 9));
+        assert_eq!((other.counters.packets_in(), other.counters.last_heard_ns()), (0, 0));
+        b.out.clear();
+        b.send(&Packet::with_payload(200).super_frame(100));
+        assert_eq!((mine.packets_out(), mine.packets_in()), (2, 3));
+        assert!(a.pipeline.ping_now(1, 0, &mut a.out));
+        let ping = a.datagrams().pop().unwrap();
+        b.receive_at(12, path(1194), &ping, ping.len());
+        assert_eq!((mine.packets_in(), mine.last_heard_ns()), (3, 12), "a keepalive is a sign of life and no packet");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 pub(crate) mod common;
+#[path = "common/group.rs"]
+mod gateway;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -18,6 +20,7 @@ use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::ip::{TCP, UDP};
 use dataplane::tun::virtio::{F_NEEDS_CSUM, GSO_TCPV4, GSO_UDP_L4, VNET_HDR_LEN, VnetHeader};
 use dataplane::workers::manager::{WorkerOrder, WorkerReport};
+use gateway::{Client, Group, SERVER, inner_address, localhost, number, packet, wire_socket};
 use link::message::WorkerEvent;
 
 struct Counting;
@@ -162,6 +165,44 @@ fn allocations(work: impl FnOnce()) -> u64 {
     COUNTED.load(Ordering::Relaxed)
 }
 
+/// Two workers and four clients without anything in the right place: from each TUN queue to each client, from each client to the TUN by
+/// the wrong socket, and from each client to each other.
+fn group_traffic(group: &Group, clients: &mut [Client], rounds: u32) {
+    // What the clients and the test itself allocate does not count.
+    for round in 0..rounds {
+        for at in 0..clients.len() {
+            let inner = inner_address(clients[at].peer);
+            for queue in 0..2 {
+                group.read_by(queue, &packet(SERVER, inner, round));
+                assert_eq!(number(&clients[at].recv().0), round);
+            }
+            clients[at].send(&packet(inner, SERVER, round));
+            assert_eq!(number(&group.written_by(group.owner(clients[at].peer))), round);
+            for to in (0..clients.len()).filter(|to| *to != at) {
+                let wanted = packet(inner, inner_address(clients[to].peer), round);
+                clients[at].send(&wanted);
+                assert_eq!(number(&clients[to].recv().0), round);
+            }
+        }
+    }
+}
+
+fn group_allocates_nothing(io: IoChoice) {
+    let sockets = vec![wire_socket(localhost()), wire_socket(localhost())];
+    let mut group = Group::with(io, sockets, |_, report| {
+        if let WorkerReport::EngineChosen(_) = report {
+            WORKER.set(true);
+        }
+    });
+    let mut clients: Vec<Client> = (0..4).map(|peer| group.client(peer, true, 1 - group.owner(peer))).collect();
+    group.route(&clients);
+    group.order_all(|| WorkerOrder::SetRelay(true));
+    group_traffic(&group, &mut clients, 20);
+    assert_eq!(allocations(|| group_traffic(&group, &mut clients, 200)), 0, "{io:?}, several workers");
+    let relayed: u64 = group.readers().iter().map(|stats| stats.snapshot().relayed).sum();
+    assert_eq!(relayed, 220 * 12);
+}
+
 /// One test, because the count is the process's: nothing else may run beside it.
 #[test]
 fn no_packet_costs_an_allocation() {
@@ -191,6 +232,8 @@ fn no_packet_costs_an_allocation() {
             assert!(written > 10 * writes, "and put together again: {written} in {writes}");
             assert_eq!(now.dropped_total(), 0);
         }
+
+        group_allocates_nothing(io);
 
         // The counter counts: an installed key is allocated.
         let mut near = near;

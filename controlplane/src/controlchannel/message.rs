@@ -77,6 +77,11 @@ impl Lines {
         self.waiting.extend_from_slice(plaintext);
     }
 
+    /// Gives back the memory that nothing waits in.
+    pub fn rest(&mut self) {
+        self.waiting.shrink_to_fit();
+    }
+
     /// The next line that is complete, without its NUL and final CR and LF; `Some(Err)` when it has a character
     /// that cannot be printed.
     pub fn next_line(&mut self) -> Option<Result<String, Unprintable>> {

@@ -677,8 +677,16 @@ impl Session {
         }
     }
 
+    /// Ends the session without a word to the peer. `ending` is told to the caller, unless it never heard of the session.
+    pub(crate) fn abandon(&mut self, ctx: &mut Context<'_>, ending: Ending) {
+        if !matches!(self.standing(), Standing::HalfOpen | Standing::Ended) {
+            ctx.out.event(Event::Ended { generation: self.generation, ending });
+        }
+        self.phase = Phase::Ended;
+    }
+
     /// Ends the session: what must still be said goes out before the event.
-    pub(crate) fn end(&mut self, ctx: &mut Context<'_>, ending: Ending) {
+    fn end(&mut self, ctx: &mut Context<'_>, ending: Ending) {
         if self.has_ended() {
             return;
         }
@@ -724,6 +732,7 @@ impl Session {
             let packet = ControlPacket { opcode, key_id, session_id, acks, remote_session_id, message_id, payload };
             self.transmit(ctx, &packet);
         }
+        n.rest();
         while n.transport.acks.has_pending() {
             let acks = n.transport.acks.take_for_ack();
             let packet = ControlPacket {

@@ -6,6 +6,7 @@
 mod util;
 
 mod certificates;
+mod gateway;
 mod handshake;
 mod refusals;
 mod renegotiation;

@@ -1,6 +1,7 @@
 //! A client and a server on a virtual clock with a seeded network between them. Nothing sleeps.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test program uses its own part
 
+pub mod crowd;
 pub mod pki;
 
 use std::collections::BTreeMap;
@@ -439,7 +440,11 @@ impl Pair {
     }
 
     pub fn last_record(&self) -> Option<ResumeRecord> {
-        self.client_events.iter().rev().find_map(|e| match e {
+        self.last_record_of(Side::Client)
+    }
+
+    pub fn last_record_of(&self, side: Side) -> Option<ResumeRecord> {
+        self.events(side).iter().rev().find_map(|e| match e {
             Event::Record(r) => Some((**r).clone()),
             _ => None,
         })

@@ -56,10 +56,10 @@ pub struct GatewayServe {
 #[derive(Clone, Debug, Args)]
 pub struct Which {
     /// The gateway, where there are several on this host
-    #[arg(long, value_name = "NAME", default_value = "default", env = "MINIVPN_NAME")]
+    #[arg(long, value_name = "NAME", default_value = "default")]
     pub name: GatewayName,
     /// Where its keys, certificates and settings are [default: /var/lib/minivpn/NAME]
-    #[arg(long, value_name = "DIR", env = "MINIVPN_STATE_DIR")]
+    #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }
 
@@ -78,49 +78,49 @@ pub struct Up {
     #[command(flatten)]
     pub which: Which,
     /// The name or address by which clients reach this host; needed the first time only
-    #[arg(long, value_name = "HOST", env = "MINIVPN_ENDPOINT")]
+    #[arg(long, value_name = "HOST")]
     pub endpoint: Option<Endpoint>,
     /// Make a profile for this client, unless there is one; may be repeated
-    #[arg(long, value_name = "NAME", env = "MINIVPN_CLIENT", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub client: Vec<ClientName>,
     /// Where profiles are written
-    #[arg(long, value_name = "DIR", default_value = ".", env = "MINIVPN_OUT")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     pub out: PathBuf,
     /// UDP port [default: 1194]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), env = "MINIVPN_PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Listen on this address only [default: all, IPv4 and IPv6]
-    #[arg(long, value_name = "ADDRESS", env = "MINIVPN_LISTEN")]
+    #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<IpAddr>,
     /// The TUN device [default: mvpn-NAME]
-    #[arg(long, value_name = "DEVICE", env = "MINIVPN_DEV")]
+    #[arg(long, value_name = "DEVICE")]
     pub dev: Option<String>,
     /// The clients' IPv4 addresses [default: 10.8.0.0/24, or the next like it that this host does not use]
-    #[arg(long, value_name = "NETWORK", env = "MINIVPN_POOL")]
+    #[arg(long, value_name = "NETWORK")]
     pub pool: Option<Network<Ipv4Addr>>,
     /// The clients' IPv6 addresses, or `none` [default: a random local /64, kept]
-    #[arg(long, value_name = "NETWORK", value_parser = pool_ipv6, env = "MINIVPN_POOL_IPV6")]
+    #[arg(long, value_name = "NETWORK", value_parser = pool_ipv6)]
     pub pool_ipv6: Option<PoolIpv6>,
     /// Name servers for clients, or `none` [default: this host's own, where they are not on its loopback]
-    #[arg(long, value_name = "ADDRESS,…", value_parser = servers, env = "MINIVPN_DNS")]
+    #[arg(long, value_name = "ADDRESS,…", value_parser = servers)]
     pub dns: Option<Servers>,
     /// What clients send into the tunnel: networks, or `all` [default: all]
-    #[arg(long, value_name = "NETWORK,…", value_parser = routes, env = "MINIVPN_ROUTE")]
+    #[arg(long, value_name = "NETWORK,…", value_parser = routes)]
     pub route: Option<Routes>,
     /// Give packets of clients this host's address where they leave it (the default; takes --no-nat back)
-    #[arg(long, overrides_with = "no_nat")]
+    #[arg(long, conflicts_with = "no_nat")]
     pub nat: bool,
     /// Leave the clients' addresses as they are: others must route the pool to this host
-    #[arg(long, overrides_with = "nat", env = "MINIVPN_NO_NAT", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long)]
     pub no_nat: bool,
     /// Clients reach each other
-    #[arg(long, overrides_with = "no_client_to_client", env = "MINIVPN_CLIENT_TO_CLIENT", value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, conflicts_with = "no_client_to_client")]
     pub client_to_client: bool,
     /// Clients do not reach each other (the default; takes --client-to-client back)
-    #[arg(long, overrides_with = "client_to_client")]
+    #[arg(long)]
     pub no_client_to_client: bool,
     /// Most clients at once [default: what the IPv4 pool holds]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_CLIENTS)), env = "MINIVPN_MAX_CLIENTS")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_CLIENTS)))]
     pub max_clients: Option<u32>,
     /// Write and start a systemd unit instead of serving here
     #[arg(long, conflicts_with = "no_serve")]
@@ -165,7 +165,7 @@ pub struct Down {
     #[arg(long, requires = "purge")]
     pub yes: bool,
     /// Where the journal of host changes is kept
-    #[arg(long, value_name = "DIR", default_value = "/run/minivpn", env = "MINIVPN_RUN_DIR")]
+    #[arg(long, value_name = "DIR", default_value = "/run/minivpn")]
     pub run_dir: PathBuf,
 }
 
@@ -247,7 +247,8 @@ mod tests {
         let more = more.unwrap().wishes();
         assert_eq!((more.nat, more.client_to_client), (Some(false), Some(true)));
         assert_eq!((more.dns, more.pool_ipv6, more.routes.unwrap().len()), (Some(Vec::new()), Some(None), 1));
-        assert_eq!(up(&["--no-nat", "--nat"]).unwrap().wishes().nat, Some(true), "the last one counts");
+        assert_eq!(up(&["--nat"]).unwrap().wishes().nat, Some(true));
+        assert!(up(&["--no-nat", "--nat"]).is_err());
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl ServerDraft {
     fn apply_mode(&mut self, name: &str, args: &[String]) -> Result<bool, Trouble> {
         match (name, args) {
             ("tls-server" | "ignore-unknown-option" | "client-to-client" | "duplicate-cn" | "ccd-exclusive", _) => {}
-            ("float", _) => {}
+            ("float" | "multihome", _) => {}
             ("mode", [mode]) if mode == "server" => {}
             ("mode", _) => {
                 return Err(Trouble::new("a server for one peer is not supported")

@@ -30,8 +30,10 @@ fn token_key() -> String {
 /// The files that configurations of these tests may name.
 fn file(path: &str) -> Option<String> {
     Some(match path {
-        "ca.crt" | "server.crt" | "client.crt" | "etc/ca.crt" | "etc/server.crt" => CERT.to_owned(),
-        "server.key" | "client.key" | "etc/server.key" => KEY.to_owned(),
+        "ca.crt" | "server.crt" | "client.crt" | "etc/ca.crt" | "etc/server.crt" | "./ca.crt" | "./server.crt" => {
+            CERT.to_owned()
+        }
+        "server.key" | "client.key" | "etc/server.key" | "./server.key" => KEY.to_owned(),
         "crl.pem" | "etc/crl.pem" => CRL.to_owned(),
         "ta.key" | "tc.key" => static_key(),
         "token.key" => token_key(),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use controlplane::{Admission, ClientCertificateInfo, Established, Login, Secret};
 use dataplane::workers::manager::WorkerOrder;
+use tokio::sync::Mutex;
 
 use super::given::{self, Addresses};
 use super::password::{Judgement, Passwords};
@@ -166,6 +167,7 @@ impl Gateway {
             own: session.own.clone(),
             lease,
             facts: session_facts(session),
+            turn: self.turns.of(&name),
         };
         let tell = self.tell.clone();
         tokio::task::spawn_local(async move {
@@ -231,13 +233,13 @@ impl Gateway {
         session.keyed = clock::now().at;
         let version = session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER").map(|(_, value)| value.as_str());
         tracing::info!(
-            "{} connected: {}, peer-id {}, {} with {}, OpenVPN {}",
+            "{} connected: {}, peer-id {}, {} with {}, version {}",
             session.who(),
             session.addresses.text(),
             established.peer_id.map_or("none".to_owned(), |id| id.to_string()),
             established.tls,
             established.cipher.name(),
-            version.unwrap_or("of an unknown version"),
+            version.unwrap_or("unknown"),
         );
     }
 
@@ -275,10 +277,14 @@ struct Connecting {
     own: ClientConfig,
     lease: Option<Lease>,
     facts: SessionFacts,
+    turn: Rc<Mutex<()>>,
 }
 
 impl Connecting {
     async fn run(mut self) -> Result<ClientConfig, String> {
+        // What is told of its last session is told before.
+        let turn = Rc::clone(&self.turn);
+        let _turn = turn.lock().await;
         let scripts = &self.passwords.scripts;
         let directives = scripts.client_connect(&self.facts).await?;
         if !directives.text.is_empty() {

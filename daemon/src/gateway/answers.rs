@@ -53,7 +53,8 @@ impl Gateway {
             return Response::Failed(format!("no client is called {who}"));
         }
         for generation in &found {
-            self.close(*generation, "a command ended it");
+            // It may come back, and at once.
+            self.dismiss(*generation, "RESTART", "a command ended it");
         }
         Response::Done(json!({ "ended": found.len() }))
     }

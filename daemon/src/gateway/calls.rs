@@ -2,18 +2,25 @@
 //! each, so that the commands can be read without knowing how it is done.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::names::GatewayName;
-use super::serial::Serial;
+use super::renewal::Renewal;
 use super::requests;
+use super::serial::Serial;
 use super::settings::Settings;
 use super::socket::{self, Command};
-use super::start::{self, Extras};
+use super::start::{self, Extras, Started};
 use crate::cli::gateway::GatewayServe;
 use crate::exit::{Exit, Fatal};
 use crate::host::{Host, gateway_link, journal};
 use crate::observe::console::Console;
 use crate::supervisor;
+
+/// A gateway that was told to stop says goodbye to its clients; after this it should be gone.
+const LEAVING: Duration = Duration::from_secs(20);
+/// Between two looks whether it is.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a running gateway answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +34,30 @@ pub enum Answer {
 }
 
 /// Serves the configuration that `gateway up` wrote, until a signal ends it. What the host needs besides (forwarding, the
-/// table with masquerading, `settings.nat`) is set up by it, and undone when it ends.
+/// table with masquerading, `settings.nat`) is set up by it, and undone when it ends. `ready` is called once, when clients
+/// can connect; from then on what is about to expire is renewed.
 ///
 /// # Errors
 /// Why it could not start, or ended.
 pub fn serve(
     name: &GatewayName,
-    config: &Path,
+    directory: &Path,
     settings: &Settings,
     options: GatewayServe,
     console: Console,
+    ready: impl FnOnce(&Started) + 'static,
 ) -> Result<(), Fatal> {
-    let profile = start::load(config)?;
-    let extras = Extras { name: name.as_str().to_owned(), nat: settings.nat, ready: None };
+    let profile = start::load(&directory.join("server.conf"))?;
+    let renewal = Renewal { name: name.clone(), directory: directory.to_owned(), endpoint: settings.endpoint.clone() };
+    let extras = Extras {
+        name: name.as_str().to_owned(),
+        nat: settings.nat,
+        forwarding: true,
+        ready: Some(Box::new(move |started| {
+            ready(started);
+            tokio::task::spawn_local(renewal.for_ever());
+        })),
+    };
     start::serve(profile, options, extras, console)
 }
 
@@ -60,9 +78,20 @@ pub fn revoked(name: &GatewayName, serials: &[Serial]) -> Answer {
     answer
 }
 
-/// Asks the running gateway to end, as SIGTERM would.
+/// Asks the running gateway to end, as SIGTERM would, and waits until it has.
 pub fn stop(name: &GatewayName) -> Answer {
-    ask(name, &Command::Stop)
+    let answer = ask(name, &Command::Stop);
+    if answer != Answer::Done {
+        return answer;
+    }
+    let since = Instant::now();
+    while since.elapsed() < LEAVING {
+        if ask(name, &Command::Ping) == Answer::NotRunning {
+            return Answer::Done;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Answer::Failed(format!("it has not ended after {} s", LEAVING.as_secs()))
 }
 
 fn ask(name: &GatewayName, command: &Command) -> Answer {

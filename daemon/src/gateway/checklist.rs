@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Write};
 
 use time::OffsetDateTime;
 
+use crate::observe::log::colour_allowed;
+
 /// One line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -67,8 +69,7 @@ impl Checklist {
 
     /// Prints it on standard output. One that is closed ends nothing.
     pub fn print(&self) {
-        let colours =
-            std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colours = colour_allowed(std::io::stdout().is_terminal());
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(self.text(colours).as_bytes()).and_then(|()| out.flush());
     }

@@ -54,6 +54,12 @@ impl Gateway {
         self.drop_session(generation, why);
     }
 
+    /// Ends a session at once: its traffic stops. The client is told `text` over the control channel, if it listens.
+    pub(super) fn dismiss(&mut self, generation: u32, text: &str, why: &str) {
+        self.control.send(&ToControl::Dismiss { generation, text: text.to_owned() });
+        self.drop_session(generation, why);
+    }
+
     /// Strikes a session out that is over for the control process, or was never known to it.
     pub(super) fn drop_session(&mut self, generation: u32, why: &str) {
         if let Some(session) = self.drop_quietly(generation) {
@@ -84,7 +90,9 @@ impl Gateway {
     fn bid_farewell(&mut self, session: Rc<Session>) {
         let passwords = Rc::clone(&self.passwords);
         let traffic = traffic_of(&session);
+        let turn = self.turns.of(&session.name);
         self.farewells.spawn_local(async move {
+            let _turn = turn.lock().await;
             let scripts = &passwords.scripts;
             if session.has_peer() {
                 scripts.client_disconnect(&session_facts(&session), traffic).await;

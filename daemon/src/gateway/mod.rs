@@ -20,6 +20,7 @@
 //! | `socket.rs`, `requests.rs` | the control socket: the gateway's end and the commands' end |
 //! | `up.rs`, `down.rs`, `client_command.rs`, `pki_command.rs` | the commands |
 //! | `calls.rs` | what they ask of the rest of the daemon: serving, the running gateway, the host |
+//! | `renewal.rs` | what a running gateway renews before it expires |
 //! | `checklist.rs`, `unit.rs` | what `gateway up` prints, and the systemd unit |
 //! | `settings.rs`, `server_conf.rs`, `profile.rs` | what was asked for, and the two texts that follow: the server's and a client's |
 //! | `state.rs` | the state directory of one gateway: lock, layout, what a crash left |
@@ -50,6 +51,7 @@ pub mod pki_command;
 pub mod pool;
 pub mod profile;
 mod reload;
+pub mod renewal;
 pub mod requests;
 mod run;
 pub mod scripts;

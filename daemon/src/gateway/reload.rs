@@ -27,6 +27,8 @@ use crate::observe::notify;
 /// How often files that others change (the CRL) are looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(60);
 
+const REVOKED: &str = "its certificate was revoked";
+
 /// A configuration that the control process is judging.
 #[derive(Debug)]
 pub(super) struct Reloading {
@@ -168,7 +170,7 @@ impl Gateway {
         let Some(pem) = &self.profile.tls.crl_pem else { return 0 };
         let listed = revoked(pem);
         let found = self.sessions.with_serial(|serial| listed.contains(serial));
-        found.iter().for_each(|generation| self.close(*generation, "its certificate was revoked"));
+        found.iter().for_each(|generation| self.dismiss(*generation, "AUTH_FAILED,certificate revoked", REVOKED));
         found.len()
     }
 
@@ -176,7 +178,7 @@ impl Gateway {
     pub(super) fn end_serial(&mut self, serial: &str) -> usize {
         let wanted = plain_serial(serial);
         let found = self.sessions.with_serial(|serial| serial == wanted);
-        found.iter().for_each(|generation| self.close(*generation, "its certificate was revoked"));
+        found.iter().for_each(|generation| self.dismiss(*generation, "AUTH_FAILED,certificate revoked", REVOKED));
         found.len()
     }
 

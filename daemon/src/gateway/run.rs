@@ -14,7 +14,7 @@ use super::admission::Heard;
 use super::password::Passwords;
 use super::pool::Pool;
 use super::reload::Watched;
-use super::sessions::{Sessions, Stage};
+use super::sessions::{Sessions, Stage, Turns};
 use super::signals::{Signal, Signals};
 use super::socket::{Listener, Request};
 use super::start::Facts;
@@ -57,6 +57,7 @@ pub(super) struct Gateway {
     pub(super) socket: Option<Listener>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) sessions: Sessions,
+    pub(super) turns: Turns,
     pub(super) pool: Pool,
     pub(super) passwords: Rc<Passwords>,
     /// What tasks found out.

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use controlplane::{ClientCertificateInfo, Instant, ResumeRecord};
 use dataplane::peers::counters::PeerCounters;
 use dataplane::peers::routes::Route;
+use tokio::sync::Mutex;
 
 use super::given::Addresses;
 use super::scripts::LoginFacts;
@@ -193,6 +195,29 @@ impl Sessions {
     }
 }
 
+/// Whose scripts run: those of one name one after the other, in the order in which they were asked for, so that the end of a
+/// session is told before the beginning of the next.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    by_name: HashMap<String, Weak<Mutex<()>>>,
+}
+
+impl Turns {
+    /// The turn of this name: to be locked while its scripts run.
+    pub(super) fn of(&mut self, name: &str) -> Rc<Mutex<()>> {
+        if let Some(turn) = self.by_name.get(name).and_then(Weak::upgrade) {
+            return turn;
+        }
+        // Names that nobody waits for are forgotten before there are many.
+        if self.by_name.len() >= 64 && self.by_name.len().is_power_of_two() {
+            self.by_name.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Rc::new(Mutex::new(()));
+        self.by_name.insert(name.to_owned(), Rc::downgrade(&turn));
+        turn
+    }
+}
+
 fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<u32>>, key: &K, generation: u32) {
     if let Some(all) = map.get_mut(key) {
         all.remove(&generation);
@@ -301,6 +326,18 @@ pub(super) mod tests {
             let table = RouteTable::new(&book.routes());
             assert_eq!(table.lookup(|| "10.8.0.2".parse().unwrap()), Some(12));
         }
+    }
+
+    #[test]
+    fn scripts_of_one_name_take_turns_and_names_are_forgotten() {
+        let mut turns = Turns::default();
+        let one = turns.of("a");
+        assert!(Rc::ptr_eq(&one, &turns.of("a")) && !Rc::ptr_eq(&one, &turns.of("b")));
+        for number in 0..1_000 {
+            turns.of(&number.to_string());
+        }
+        assert!(turns.by_name.len() <= 128, "{}", turns.by_name.len());
+        assert!(Rc::ptr_eq(&one, &turns.of("a")), "somebody waits");
     }
 
     #[test]

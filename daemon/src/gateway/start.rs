@@ -21,7 +21,7 @@ use super::pool::Pool;
 use super::reload::Watched;
 use super::run::{Gateway, Timers};
 use super::scripts::{Beside4, GatewayFacts, Inner4, Inner6, ScriptSetup, Scripts, UserPassScript};
-use super::sessions::Sessions;
+use super::sessions::{Sessions, Turns};
 use super::signals::Signals;
 use super::token::Tokens;
 use super::workers::{self, Ends, Workers};
@@ -56,7 +56,10 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Extras {
     /// What the gateway is called: in the names of its journal, its socket and its firewall table.
     pub name: String,
-    /// `gateway up`: forwarding is switched on and the pool is masqueraded. `gateway run` leaves the host's firewall alone.
+    /// `gateway up`: forwarding is switched on, and a firewall table keeps clients apart. `gateway run` leaves the host's
+    /// forwarding and firewall alone.
+    pub forwarding: bool,
+    /// With [`Extras::forwarding`]: that table masquerades the pool as well.
     pub nat: bool,
     /// Called once, when clients can connect.
     pub ready: Option<Ready>,
@@ -67,7 +70,7 @@ pub type Ready = Box<dyn FnOnce(&Started)>;
 
 impl fmt::Debug for Extras {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extras").field("name", &self.name).field("nat", &self.nat).finish_non_exhaustive()
+        f.debug_struct("Extras").field("name", &self.name).field("forwarding", &self.forwarding).field("nat", &self.nat).finish_non_exhaustive()
     }
 }
 
@@ -213,6 +216,7 @@ async fn assemble(
         socket,
         requests,
         sessions: Sessions::default(),
+        turns: Turns::default(),
         pool,
         passwords: Rc::new(passwords),
         heard,
@@ -424,9 +428,10 @@ async fn raise(
         .map(|pool| (pool.network.into(), pool.prefix))
         .chain(profile.ipv6.iter().map(|pool| (pool.base.into(), pool.prefix)))
         .collect();
-    let nat = match extras.nat {
+    let masqueraded = if extras.nat { pools.as_slice() } else { &[] };
+    let nat = match extras.forwarding {
         true => Some(
-            gateway_link::nat_for(host, &extras.name, interface, &pools, profile.client_to_client)
+            gateway_link::nat_for(host, &extras.name, interface, masqueraded, profile.client_to_client)
                 .await
                 .map_err(failed)?,
         ),
@@ -442,7 +447,7 @@ async fn raise(
         ipv6: profile.ipv6.filter(|_| !profile.ifconfig_noexec).map(|pool| (pool.local, pool.prefix)),
         routes: if profile.route_noexec { Vec::new() } else { kernel_routes(profile) },
         nat,
-        forwarding: extras.nat,
+        forwarding: extras.forwarding,
     };
     let raised = gateway_link::raise(host, &settings, journal).await.map_err(failed)?;
     raised.applied.changes().for_each(|change| tracing::info!("{}", change.doing()));

@@ -106,7 +106,7 @@ pub struct ClientRow {
     /// `IV_GUI_VER`
     #[serde(default)]
     pub gui_version: Option<String>,
-    /// Notices that the client's certificate ends, in seconds since 1970.
+    /// When the client's certificate ends.
     #[serde(default)]
     pub certificate_until: Option<u64>,
 }

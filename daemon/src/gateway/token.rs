@@ -292,6 +292,30 @@ mod tests {
         assert_eq!(checked, Checked { state: TokenState::Authenticated, session: Some(session) });
     }
 
+    /// A key file that `openvpn --genkey auth-token` made, and two tokens of one session that a stock 2.6.14 server pushed.
+    #[test]
+    fn the_tokens_of_a_stock_server_are_honoured() {
+        let body = "kJJ8XXOMp6WD9cVsDwublZkFacfKc8Jm+zMS2k7sdPMEHLuEKYOPNbm/V6QK0z1F\nYQ8F/vzlwhhDMIrS6vVWwyafACVQWcmov1r0Jyeb+wfvYuHrtVd9xq1Mqho2iM45\n3A+aS6jaKoWzRutbIrmIxlLduYsgV5ycIUeuJR0EeNw=";
+        let secret = secret_of_pem(&format!("{BEGIN}\n{body}\n{END}\n")).unwrap();
+        let tokens = Tokens::new(1_000, 200, false, Some(&secret), &mut Counting(0)).unwrap();
+        let session = session("HS4zFcZNiRyqZc5h", 0x6b03_4040);
+        let user = "us er;$(x)";
+        for (made, expected) in [
+            (
+                0x6b03_4040,
+                "SESS_ID_AT_HS4zFcZNiRyqZc5hAAAAAGsDQEAAAAAAawNAQOG13Z1x1YUeQ9H5TgAz5ROu5Vpw/E13W1VmO3LbyKP8",
+            ),
+            (
+                0x6b03_4045,
+                "SESS_ID_AT_HS4zFcZNiRyqZc5hAAAAAGsDQEAAAAAAawNARUX/HHXFxPSctJJBOL52aVdJYfMjSZXgPKKqEKt8W7pm",
+            ),
+        ] {
+            let checked = tokens.check(user, expected.as_bytes(), made + 1, Some(&session));
+            assert_eq!(checked, Checked { state: TokenState::Authenticated, session: Some(session) });
+            assert_eq!(text(&tokens.issue(user, &session, made)), expected);
+        }
+    }
+
     #[test]
     fn a_token_serves_for_twice_the_renewal_and_within_its_lifetime() {
         let tokens = tokens(3_000, 120);

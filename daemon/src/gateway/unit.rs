@@ -15,6 +15,9 @@ const UNITS: &str = "/etc/systemd/system";
 /// This directory exists where systemd runs the host (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
 
+/// The unit of gateways that are configured by hand, hardened as far as a gateway can be.
+const TEMPLATE: &str = include_str!("../../../deploy/systemd/minivpn-gateway@.service");
+
 /// What became of `--install`.
 #[derive(Debug)]
 pub struct Installed {
@@ -110,42 +113,23 @@ fn systemctl(words: &[&str]) -> Result<(), String> {
     Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// The unit. It names no setting: those are in the state directory.
+/// The unit: the one of `deploy/`, for this gateway alone. It names no setting, because those are in the state directory.
 fn text(gateway: &GatewayName, directory: &Path, executable: &Path) -> String {
     let (directory, executable) = (escaped(directory), escaped(executable));
-    format!(
-        "# Written by `minivpn gateway up --install`; `minivpn gateway down` removes it.\n\
-         [Unit]\n\
-         Description=minivpn gateway {gateway}\n\
-         Wants=network-online.target\n\
-         After=network-online.target\n\
-         \n\
-         [Service]\n\
-         Type=notify\n\
-         NotifyAccess=main\n\
-         ExecStart={executable} gateway up --name {gateway} --state-dir {directory}\n\
-         ExecReload=/bin/kill -HUP $MAINPID\n\
-         Restart=on-failure\n\
-         RestartSec=2\n\
-         WatchdogSec=30\n\
-         LimitMEMLOCK=infinity\n\
-         LimitNOFILE=65536\n\
-         RuntimeDirectory=minivpn\n\
-         RuntimeDirectoryMode=0700\n\
-         RuntimeDirectoryPreserve=yes\n\
-         CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW CAP_SETUID CAP_SETGID CAP_SETPCAP CAP_SYS_NICE CAP_CHOWN CAP_DAC_OVERRIDE\n\
-         NoNewPrivileges=yes\n\
-         PrivateTmp=yes\n\
-         ProtectHome=yes\n\
-         ProtectSystem=strict\n\
-         ReadWritePaths={directory}\n\
-         DeviceAllow=/dev/net/tun rw\n\
-         RestrictRealtime=no\n\
-         LockPersonality=yes\n\
-         \n\
-         [Install]\n\
-         WantedBy=multi-user.target\n"
-    )
+    let mut text = "# Written by `minivpn gateway up --install`; `minivpn gateway down` removes it.\n".to_owned();
+    // What stands before the first section tells how the template is used.
+    let lines = TEMPLATE.lines().skip_while(|line| !line.starts_with('['));
+    for line in lines.filter(|line| !line.starts_with("EnvironmentFile=")) {
+        match line.starts_with("ExecStart=") {
+            true => {
+                let start = format!("{executable} gateway up --name {gateway} --state-dir {directory}");
+                text.push_str(&format!("ExecStart={start}\nReadWritePaths={directory}"));
+            }
+            false => text.push_str(&line.replace("%i", gateway.as_str())),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// A path as one word of a unit (systemd.syntax(7), systemd.service(5)): specifiers and variables are doubled.
@@ -167,7 +151,19 @@ mod tests {
         let text = text(&name, Path::new("/srv/my vpn/100%"), Path::new("/usr/bin/minivpn"));
         let start = "ExecStart=/usr/bin/minivpn gateway up --name eu --state-dir \"/srv/my vpn/100%%\"";
         assert!(text.lines().any(|line| line == start), "{text}");
-        assert!(text.lines().all(|line| !line.starts_with(' ')), "{text}");
+        for wanted in [
+            "[Unit]",
+            "Description=minivpn gateway eu",
+            "[Service]",
+            "Type=notify",
+            "ProtectSystem=strict",
+            "[Install]",
+        ] {
+            assert!(text.lines().any(|line| line == wanted), "{wanted}\n{text}");
+        }
+        assert_eq!(text.matches("ExecStart=").count(), 1);
+        assert!(text.lines().any(|line| line == "ReadWritePaths=\"/srv/my vpn/100%%\""), "{text}");
+        assert!(!text.contains("%i") && !text.contains("EnvironmentFile"), "{text}");
         assert_eq!(name_of(&name), "minivpn-gateway-eu.service");
     }
 

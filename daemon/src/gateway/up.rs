@@ -14,6 +14,7 @@ use super::pki;
 use super::profile::{self, Destination, Placed};
 use super::server_conf;
 use super::settings::{Settings, Surroundings};
+use super::start::Started;
 use super::state::{Made, Renewed, State};
 use super::unit;
 use crate::cli::gateway::Up;
@@ -29,21 +30,22 @@ pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
     let mut list = Checklist::default();
     let settings =
         prepare(options, &Surroundings::look(), clock::now().unix, &mut controlplane::SystemRandom, &mut list)?;
-    let directory = options.which.directory();
-    let name = &options.which.name;
+    let (directory, name) = (options.which.directory(), &options.which.name);
+    if !options.install && !options.no_serve {
+        // The files are made, whatever becomes of the rest.
+        list.print();
+        let served = settings.clone();
+        let ready = move |started: &Started| checklist_of(started, &served).print();
+        return calls::serve(name, &directory, &settings, options.serve.clone(), console, ready);
+    }
     describe_host(&settings, &mut list);
     describe_data_path(&mut list);
-    if options.install {
-        let outcome = unit::install(name, &directory);
+    let outcome = options.install.then(|| unit::install(name, &directory));
+    if let Some(outcome) = &outcome {
         outcome.describe(&mut list);
-        list.print();
-        return outcome.into_result();
     }
     list.print();
-    if options.no_serve {
-        return Ok(());
-    }
-    calls::serve(name, &directory.join("server.conf"), &settings, options.serve.clone(), console)
+    outcome.map_or(Ok(()), unit::Installed::into_result)
 }
 
 /// Everything but the host: the state directory, the configuration, the profiles.
@@ -195,6 +197,28 @@ fn describe_state(state: &State, made: &[Made], renewed: &[Renewed], list: &mut 
     Ok(())
 }
 
+/// What came of the start.
+fn checklist_of(started: &Started, settings: &Settings) -> Checklist {
+    let mut list = Checklist::default();
+    for change in &started.changes {
+        list.add(Mark::New, "host", change.clone());
+    }
+    for note in &started.notes {
+        list.add(Mark::Attention, "host", note.clone());
+    }
+    describe_hints(settings, &mut list);
+    for line in &started.data_path {
+        list.add(Mark::Kept, "data path", line.clone());
+    }
+    if let Some(path) = &started.socket {
+        list.add(Mark::Kept, "commands", format!("minivpn status asks {}", path.display()));
+    }
+    let listen = started.listen.map_or_else(String::new, |address| address.to_string());
+    let endpoint = &settings.endpoint;
+    list.add(Mark::Kept, "serving", format!("UDP {listen} on {}; clients connect to {endpoint}", started.device));
+    list
+}
+
 /// What serving will change, from how it is now.
 fn describe_host(settings: &Settings, list: &mut Checklist) {
     let on = |path: &str| std::fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
@@ -210,11 +234,21 @@ fn describe_host(settings: &Settings, list: &mut Checklist) {
     }
     let pools =
         settings.pool_ipv6.map_or_else(|| settings.pool.to_string(), |six| format!("{} and {six}", settings.pool));
-    match settings.nat {
-        true => {
-            list.add(Mark::Later, "NAT", format!("an nftables table of its own, for {pools}; nothing else is touched"))
-        }
-        false => list.add(Mark::Kept, "NAT", format!("off: others must route {pools} to this host")),
+    if settings.nat {
+        list.add(Mark::Later, "NAT", format!("an nftables table of its own, for {pools}; nothing else is touched"));
+    }
+    describe_hints(settings, list);
+    let listen = settings.listen.map_or_else(|| "every address".to_owned(), |address| address.to_string());
+    let (port, endpoint) = (settings.port, &settings.endpoint);
+    list.add(Mark::Later, "listening", format!("UDP port {port} of {listen}; clients connect to {endpoint}"));
+}
+
+/// What others must do, or may want to.
+fn describe_hints(settings: &Settings, list: &mut Checklist) {
+    if !settings.nat {
+        let pools =
+            settings.pool_ipv6.map_or_else(|| settings.pool.to_string(), |six| format!("{} and {six}", settings.pool));
+        list.add(Mark::Attention, "NAT", format!("is off, as asked for: others must route {pools} to this host"));
     }
     if settings.dns.is_empty() && settings.routes.is_empty() {
         list.add(Mark::Attention, "name servers", "clients are told none, and keep theirs: give some with --dns");
@@ -222,12 +256,6 @@ fn describe_host(settings: &Settings, list: &mut Checklist) {
     for sentence in calls::foreign_drops(settings) {
         list.add(Mark::Attention, "firewall", sentence);
     }
-    let listen = settings.listen.map_or_else(|| "every address".to_owned(), |address| address.to_string());
-    list.add(
-        Mark::Later,
-        "listening",
-        format!("UDP port {} of {listen}; clients connect to {}", settings.port, settings.endpoint),
-    );
 }
 
 /// Which data path will run, and why.

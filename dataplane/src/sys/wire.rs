@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::zeroed;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{null, null_mut};
 
@@ -287,7 +287,7 @@ impl Sender {
     fn fill(&mut self, slot: usize, name: Option<SocketAddr>, message: &Message, bytes: &[u8]) {
         let payload = &bytes[message.start..message.start + message.len];
         let segment = (message.count > 1).then_some(message.segment).and_then(|size| u16::try_from(size).ok());
-        let local = message.path.local.filter(|_| name.is_some()).map(|local| (local, message.path.ifindex));
+        let local = message.path.local.filter(|_| name.is_some()).map(|local| (local, scope(local, &message.path)));
         let control = self.controls[slot].write(segment, local);
         let name = name.map_or(0, |name| self.names[slot].write(name));
         self.iovecs[slot] = libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
@@ -335,6 +335,15 @@ impl Sender {
 /// The name that a message needs: none on a connected socket.
 fn name_for(socket: &WireSocket, message: &Message) -> Option<SocketAddr> {
     socket.remote().is_none().then(|| socket.in_family(message.path.remote))
+}
+
+/// The interface that an answer is bound to: only where the address means nothing without it. Otherwise the routes say where it leaves by,
+/// which need not be where the question came in.
+fn scope(local: IpAddr, path: &Path) -> u32 {
+    match local {
+        IpAddr::V6(local) if local.is_unicast_link_local() => path.ifindex,
+        _ => 0,
+    }
 }
 
 fn last_errno() -> Errno {
@@ -732,7 +741,8 @@ mod tests {
             for (message, (payload, control, name)) in messages.iter().zip(as_sent(&mut sender, SLOTS)) {
                 assert_eq!(payload, bytes[message.start..message.start + message.len]);
                 let mut expected = Control::default();
-                let local = message.path.local.filter(|_| !connected).map(|local| (local, 7));
+                // The interface of a path is that of the question: it binds no answer that its address does not bind.
+                let local = message.path.local.filter(|_| !connected).map(|local| (local, 0));
                 let len = expected.write((message.count > 1).then_some(30), local);
                 assert_eq!(control, expected.as_mut_bytes()[..len]);
                 assert_eq!(name::read(&name), (!connected).then_some(message.path.remote));

@@ -197,8 +197,8 @@ impl<'r> Worker<'r> {
             self.tick();
         }
         self.flush_wire();
-        self.pipeline.part();
-        if busy || commanded || ordered { Turn::Busy } else { Turn::Idle }
+        let left = self.pipeline.part();
+        if busy || commanded || ordered || left { Turn::Busy } else { Turn::Idle }
     }
 
     fn inbound(&mut self) -> bool {

@@ -2,7 +2,7 @@
 //! is killed with all it started when its time is over or nobody waits for it any more.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -48,14 +48,14 @@ pub(super) enum Failure {
 }
 
 impl Child<'_> {
-    /// Runs it to its end and gives its exit status.
+    /// Runs it to its end in a directory (empty: the current one) and gives its exit status.
     ///
     /// # Errors
     /// [`Failure`]
-    pub(super) async fn run(self, deadline: Instant) -> Result<i32, Failure> {
+    pub(super) async fn run(self, directory: &Path, deadline: Instant) -> Result<i32, Failure> {
         let (program, words) = self.command.split_first().ok_or(Failure::Empty)?;
         let (reader, writer) = io::pipe()?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(located(directory, program));
         command
             .args(words)
             .args(&self.arguments)
@@ -66,6 +66,9 @@ impl Child<'_> {
             .stderr(writer)
             .process_group(0)
             .kill_on_drop(true);
+        if !directory.as_os_str().is_empty() {
+            command.current_dir(directory);
+        }
         let mut child = command.spawn()?;
         drop(command); // and with it our ends of the pipe's mouth
         let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
@@ -82,14 +85,20 @@ impl Child<'_> {
 
 /// Whether a command's program can be run, for a sentence at the start instead of one at each login. What is looked up
 /// in PATH is found out when it runs.
-pub(super) fn is_runnable(program: &str) -> io::Result<()> {
+pub(super) fn is_runnable(directory: &Path, program: &str) -> io::Result<()> {
     if !program.contains('/') {
         return Ok(());
     }
-    if !std::fs::metadata(program)?.is_file() {
+    let program = located(directory, program);
+    if !std::fs::metadata(&program)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     }
-    Ok(rustix::fs::access(Path::new(program), rustix::fs::Access::EXEC_OK)?)
+    Ok(rustix::fs::access(program, rustix::fs::Access::EXEC_OK)?)
+}
+
+/// A program that is named with a slash starts from the directory; any other is looked up in PATH.
+fn located(directory: &Path, program: &str) -> PathBuf {
+    if program.contains('/') { directory.join(program) } else { PathBuf::from(program) }
 }
 
 /// A process group that dies when dropped. What a script leaves in the background when it ends by itself, lives on:
@@ -174,7 +183,7 @@ mod tests {
             arguments: vec!["name".to_owned(), "a b".to_owned()],
             environment: Environment::default(),
         };
-        child.run(Instant::now() + limit).await
+        child.run(Path::new(""), Instant::now() + limit).await
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -189,6 +198,17 @@ mod tests {
     #[tokio::test]
     async fn words_are_handed_over_without_a_shell_and_nothing_is_inherited() {
         assert_eq!(run("test \"$1\" = 'a b' && test -z \"$HOME$CARGO\" && ! read line", LONG).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_script_runs_where_it_is_told_to() {
+        let command = ["./sh", "-c", "test \"$(pwd -P)\" = \"$(cd /bin && pwd -P)\""].map(str::to_owned);
+        let child =
+            Child { kind: "test", command: &command, arguments: Vec::new(), environment: Environment::default() };
+        assert_eq!(child.run(Path::new("/bin"), Instant::now() + LONG).await.unwrap(), 0);
+        let child =
+            Child { kind: "test", command: &command, arguments: Vec::new(), environment: Environment::default() };
+        assert!(child.run(Path::new("/etc"), Instant::now() + LONG).await.is_err());
     }
 
     #[tokio::test]
@@ -228,10 +248,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_stays_in_the_background_does_not_hold_the_answer_up() {
-        let started = Instant::now();
-        assert_eq!(run("sleep 30 & exit 2", LONG).await.unwrap(), 2);
-        assert!(started.elapsed() < Duration::from_secs(30));
+    async fn what_stays_in_the_background_lives_on_and_does_not_hold_the_answer_up() {
+        let marker = std::env::temp_dir().join(format!("minivpn-background-{}", std::process::id()));
+        let script = "(while [ ! -e M ]; do sleep 0.05; done; echo said; rm M) & exit 2";
+        assert_eq!(run(&script.replace('M', &marker.display().to_string()), LONG).await.unwrap(), 2);
+        std::fs::write(&marker, "").unwrap();
+        while marker.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]
@@ -239,11 +263,13 @@ mod tests {
         let command = ["/no/such/script".to_owned()];
         let child =
             Child { kind: "test", command: &command, arguments: Vec::new(), environment: Environment::default() };
-        assert!(matches!(child.run(Instant::now() + LONG).await, Err(Failure::Start(_))));
+        assert!(matches!(child.run(Path::new(""), Instant::now() + LONG).await, Err(Failure::Start(_))));
         let child = Child { kind: "test", command: &[], arguments: Vec::new(), environment: Environment::default() };
-        assert!(matches!(child.run(Instant::now() + LONG).await, Err(Failure::Empty)));
-        assert!(is_runnable("/no/such/script").is_err() && is_runnable("/etc").is_err());
-        assert!(is_runnable("/bin/sh").is_ok() && is_runnable("sh").is_ok());
+        assert!(matches!(child.run(Path::new(""), Instant::now() + LONG).await, Err(Failure::Empty)));
+        let here = Path::new("");
+        assert!(is_runnable(here, "/no/such/script").is_err() && is_runnable(here, "/etc").is_err());
+        assert!(is_runnable(here, "/bin/sh").is_ok() && is_runnable(here, "sh").is_ok());
+        assert!(is_runnable(Path::new("/bin"), "./sh").is_ok() && is_runnable(Path::new("/etc"), "./sh").is_err());
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct ScriptSetup {
     pub limit: Duration,
     /// `tmp-dir`: where files for scripts are made.
     pub temporary: PathBuf,
+    /// `cd`: where scripts run, and where a relative name of one starts; empty is the current directory.
+    pub directory: PathBuf,
     /// What every script is told.
     pub gateway: GatewayFacts,
 }
@@ -113,7 +115,8 @@ impl Scripts {
                 return Err(format!("{directive} needs `script-security 2`"));
             }
             let program = command.first().ok_or_else(|| format!("{directive} names no command"))?;
-            child::is_runnable(program).map_err(|error| format!("{directive}: {program} cannot be run: {error}"))?;
+            child::is_runnable(&setup.directory, program)
+                .map_err(|error| format!("{directive}: {program} cannot be run: {error}"))?;
         }
         if setup.security < 3 && setup.user_pass_verify.as_ref().is_some_and(|script| script.via_env) {
             let sentence = "auth-user-pass-verify … via-env does not get the password without `script-security 3`";
@@ -317,7 +320,7 @@ impl Scripts {
 
     async fn run(&self, child: Child<'_>, deadline: Instant) -> Result<i32, Failure> {
         let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| Failure::TooLong)?;
-        child.run(deadline).await
+        child.run(&self.setup.directory, deadline).await
     }
 }
 
