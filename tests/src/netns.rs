@@ -156,6 +156,8 @@ impl Ns {
         for knob in ["accept_dad", "dad_transmits", "accept_ra"] {
             ns.set(&format!("net/ipv6/conf/default/{knob}"), "0");
         }
+        // New namespaces inherit it for IPv4 from the machine.
+        ns.set("net/ipv4/ip_forward", "0");
         ns.run("ip link set lo up");
         ns
     }
