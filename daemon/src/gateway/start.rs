@@ -359,6 +359,7 @@ pub(super) fn passwords(
         learn_address: profile.learn_address.clone(),
         limit: Duration::from_secs(u64::from(profile.timers.hand_window)),
         temporary: profile.tmp_dir.clone(),
+        directory: profile.directory.clone(),
         gateway: gateway.clone(),
     };
     let (scripts, warnings) = Scripts::new(setup).map_err(wrong)?;
