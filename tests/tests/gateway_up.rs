@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::gateway::{self, Gateway};
-use tests::netns::{INNER4, INNER6, Net, Ns, SERVER4, SERVER6, crowd_address};
+use tests::netns::{BESIDE4, BESIDE6, INNER4, INNER6, Net, Ns, SERVER4, SERVER6, crowd_address};
 use tests::ours::{Client, Launch, addresses_in};
 use tests::process::until;
 use tests::setup::Setup;
@@ -79,12 +79,14 @@ fn one_command_serves_stock_and_own_clients_and_another_leaves_nothing() {
     let mut bob = connect(&crowd[0], &temps[1], &profiles[1], false);
     alice.expect_up();
     bob.expect_up();
+    // Beyond the gateway, and not on the client's own link.
     let third: [IpAddr; 2] = [crowd_address(1).0.into(), crowd_address(1).1.into()];
-    for ns in [&net.client, &crowd[0]] {
+    let beside: [IpAddr; 2] = [BESIDE4.into(), BESIDE6.into()];
+    for (ns, to, targets) in [(&net.client, &crowd[1], third), (&crowd[0], &net.router, beside)] {
         assert!(ns.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "{}: no echo", ns.name());
         assert_eq!(ns.ping(INNER6.into(), 20), 20);
-        assert_eq!(seen_as(ns, &crowd[1], third[0]), IpAddr::from(SERVER4), "masqueraded");
-        assert_eq!(seen_as(ns, &crowd[1], third[1]), IpAddr::from(SERVER6), "masqueraded");
+        assert_eq!(seen_as(ns, to, targets[0]), IpAddr::from(SERVER4), "masqueraded");
+        assert_eq!(seen_as(ns, to, targets[1]), IpAddr::from(SERVER6), "masqueraded");
     }
     let inner = [addresses_in(&net.client).0, addresses_in(&crowd[0]).0];
     assert_eq!(net.client.ping(inner[1].into(), 5), 0, "clients do not reach each other unless they may");
