@@ -1,14 +1,17 @@
-//! The means of the whole-system tests: namespaces, a PKI, OpenVPN as peer, our client, a bad network, traffic.
+//! The means of the whole-system tests: namespaces, a PKI, OpenVPN as peer, our client, our gateway, a bad network, traffic.
 //!
 //! A test program in `tests/` reads as a scenario: it lays a [`netns::Net`], writes a [`setup::Setup`], starts
-//! [`stock::Server`] and [`ours::Client`] and looks at what arrives. What may go in here: whatever more than one
+//! [`stock::Server`] and [`ours::Client`], or [`gateway::Gateway`] and a [`crowd`], and looks at what arrives. What may go in here: whatever more than one
 //! scenario needs. Nothing here is used by the product, so a broken assumption panics with one sentence.
 //!
 //! Set `MINIVPN_TEST_CLIENT=stock` to run the scenarios with OpenVPN itself as the client: what fails then is
 //! the harness or the peer, not minivpn. Set `MINIVPN_TEST_LONG=1` for the complete form of each scenario.
 
 pub mod cells;
+pub mod crowd;
 pub mod echo;
+pub mod flood;
+pub mod gateway;
 pub mod iperf;
 pub mod netns;
 pub mod ours;

@@ -10,6 +10,8 @@
 //!  │      fd08::10xx    │      └─────────────────────────────┘      │      fd08::1       │
 //!  └────────────────────┘                                           └────────────────────┘
 //! ```
+//! [`Net::crowd`] adds hosts on a bridge of the router, 10.72.0.0/16 and fd72::/64: more clients, or a third network.
+//!
 //! Names carry the process id of the test, so that several run side by side and a later start removes what a
 //! killed one left. Everything that touches a namespace goes through [`Ns`].
 
@@ -35,10 +37,19 @@ pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd71, 1, 0, 0, 0, 0, 0, 1);
 pub const SERVER4: Ipv4Addr = Ipv4Addr::new(10, 71, 2, 2);
 /// The server's IPv6 address on its link to the router.
 pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd71, 2, 0, 0, 0, 0, 0, 2);
+/// The router's address on its link to the server.
+pub const BESIDE4: Ipv4Addr = Ipv4Addr::new(10, 71, 2, 1);
+/// The router's IPv6 address on its link to the server.
+pub const BESIDE6: Ipv6Addr = Ipv6Addr::new(0xfd71, 2, 0, 0, 0, 0, 0, 1);
 /// The server's address inside the tunnel.
 pub const INNER4: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 /// The server's IPv6 address inside the tunnel.
 pub const INNER6: Ipv6Addr = Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, 1);
+
+/// The router's address on the bridge of a crowd.
+pub const BRIDGE4: Ipv4Addr = Ipv4Addr::new(10, 72, 0, 1);
+/// The router's IPv6 address on the bridge of a crowd.
+pub const BRIDGE6: Ipv6Addr = Ipv6Addr::new(0xfd72, 0, 0, 0, 0, 0, 0, 1);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 static SWEEP: Once = Once::new();
@@ -66,12 +77,32 @@ impl Net {
             server: Ns::new(format!("{id}s")),
         };
         net.join(&net.client, "cl0", [(CLIENT4.into(), ROUTER4.into()), (CLIENT6.into(), ROUTER6.into())]);
-        let router4: IpAddr = Ipv4Addr::new(10, 71, 2, 1).into();
-        let router6: IpAddr = Ipv6Addr::new(0xfd71, 2, 0, 0, 0, 0, 0, 1).into();
-        net.join(&net.server, "sv0", [(SERVER4.into(), router4), (SERVER6.into(), router6)]);
+        net.join(&net.server, "sv0", [(SERVER4.into(), BESIDE4.into()), (SERVER6.into(), BESIDE6.into())]);
         net.router.set("net/ipv4/ip_forward", "1");
         net.router.set("net/ipv6/conf/all/forwarding", "1");
         net
+    }
+
+    /// Lays `count` more hosts, at most 60,000, on a bridge of the router, which is their default route; see
+    /// [`crowd_address`]. Once for each topology.
+    pub fn crowd(&self, count: u16) -> Vec<Ns> {
+        let id = self.router.name.trim_end_matches('r');
+        self.router.run("ip link add br0 type bridge");
+        self.router.run("ip link set br0 up");
+        self.router.run(&format!("ip address add {BRIDGE4}/16 dev br0"));
+        self.router.run(&format!("ip address add {BRIDGE6}/64 dev br0 nodad"));
+        (0..count).map(|n| self.one_of_crowd(format!("{id}k{n}"), n)).collect()
+    }
+
+    fn one_of_crowd(&self, name: String, n: u16) -> Ns {
+        let (host, far, (v4, v6)) = (Ns::new(name), format!("k{n}"), crowd_address(n));
+        host.run(&format!("ip link add up0 type veth peer name {far} netns {}", self.router.name));
+        host.run("ip link set up0 up");
+        self.router.run(&format!("ip link set {far} master br0 up"));
+        host.run(&format!("ip address add {v4}/16 dev up0"));
+        host.run(&format!("ip address add {v6}/64 dev up0 nodad"));
+        host.default_routes([BRIDGE4.into(), BRIDGE6.into()]);
+        host
     }
 
     /// Sets the MTU of the link between router and server, on both ends, in bytes.
@@ -106,6 +137,12 @@ impl Default for Net {
     }
 }
 
+/// The addresses of a crowd's host number `n`, counted from 0.
+pub fn crowd_address(n: u16) -> (Ipv4Addr, Ipv6Addr) {
+    let host = n + 2;
+    (Ipv4Addr::from_bits(BRIDGE4.to_bits() - 1 + u32::from(host)), Ipv6Addr::new(0xfd72, 0, 0, 0, 0, 0, 0, host))
+}
+
 /// One network namespace; on drop its processes are killed and it is deleted.
 #[derive(Debug)]
 pub struct Ns {
@@ -121,6 +158,8 @@ impl Ns {
         for knob in ["accept_dad", "dad_transmits", "accept_ra"] {
             ns.set(&format!("net/ipv6/conf/default/{knob}"), "0");
         }
+        // New namespaces inherit it for IPv4 from the machine.
+        ns.set("net/ipv4/ip_forward", "0");
         ns.run("ip link set lo up");
         ns
     }
@@ -309,6 +348,12 @@ fn stable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_host_of_a_crowd_has_addresses_of_its_own() {
+        assert_eq!(crowd_address(0), (Ipv4Addr::new(10, 72, 0, 2), "fd72::2".parse().unwrap()));
+        assert_eq!(crowd_address(300).0, Ipv4Addr::new(10, 72, 1, 46));
+    }
 
     #[test]
     fn what_the_kernel_counts_by_itself_is_left_out_of_a_snapshot() {

@@ -1,6 +1,6 @@
 //! The client under test: `minivpn connect FILE` in the client's namespace, or OpenVPN in its stead.
 
-use crate::netns::Net;
+use crate::netns::{Net, Ns};
 use crate::process::Process;
 use crate::setup::Setup;
 use crate::steady;
@@ -29,6 +29,8 @@ pub struct Launch {
     pub before: String,
     /// A program and its arguments in front of the client's own.
     pub wrapper: Vec<&'static str>,
+    /// OpenVPN as the client.
+    pub stock: bool,
 }
 
 /// Clients started by this test program.
@@ -43,12 +45,17 @@ impl Client {
     /// Starts the client on this profile text. `/run` is a directory of `temp` to it, so that clients do not meet
     /// in one journal and a second client of the same `temp` finds what the first one left.
     pub fn launch(net: &Net, temp: &Temp, setup: &Setup, profile: &str, launch: &Launch) -> Self {
+        Self::launch_in(&net.client, temp, setup, profile, launch)
+    }
+
+    /// As [`Client::launch`], in any namespace.
+    pub fn launch_in(ns: &Ns, temp: &Temp, setup: &Setup, profile: &str, launch: &Launch) -> Self {
         let file = temp.write("client.ovpn", profile);
         let run = temp.path().join("run");
         fs::create_dir_all(&run).expect("the scratch directory is writable");
         let shell = format!("mount --bind {} /run && {{ {}\n}} && exec \"$@\"", run.display(), or_true(&launch.before));
-        let mut command = net.client.command("sh");
-        command.args(["-c", &shell, "sh"]).args(&launch.wrapper).args(arguments(setup, &file));
+        let mut command = ns.command("sh");
+        command.args(["-c", &shell, "sh"]).args(&launch.wrapper).args(arguments(setup, &file, launch));
         command.env("NO_COLOR", "1");
         // A log of its own: what an earlier client of the same test said must not count for this one.
         let log = temp.path().join(format!("client-{}.log", LAUNCHES.fetch_add(1, Ordering::Relaxed)));
@@ -77,10 +84,7 @@ impl Client {
 
     /// The process id of the control process, the supervisor's one child.
     pub fn control_process(&self) -> Option<i32> {
-        let pid = self.process.pid();
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-        let children = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-        children.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).next()
+        self.process.first_child()
     }
 }
 
@@ -91,7 +95,12 @@ pub fn stock_client() -> bool {
 
 /// The client's addresses inside the tunnel, read from its namespace.
 pub fn inner_addresses(net: &Net) -> (Ipv4Addr, Ipv6Addr) {
-    let text = net.client.run("ip -o address show");
+    addresses_in(&net.client)
+}
+
+/// A client's addresses inside the tunnel, read from its namespace.
+pub fn addresses_in(ns: &Ns) -> (Ipv4Addr, Ipv6Addr) {
+    let text = ns.run("ip -o address show");
     let words: Vec<&str> = text.split_whitespace().collect();
     let ips: Vec<IpAddr> = words.iter().filter_map(|word| word.split('/').next()?.parse().ok()).collect();
     let v4 = ips.iter().find_map(|ip| match ip {
@@ -110,7 +119,12 @@ pub fn inner_addresses(net: &Net) -> (Ipv4Addr, Ipv6Addr) {
 
 /// The names of the TUN interfaces in the client's namespace.
 pub fn tun_names(net: &Net) -> Vec<String> {
-    let text = net.client.run("ip -o link show type tun");
+    tuns_in(&net.client)
+}
+
+/// The names of the TUN interfaces in a namespace.
+pub fn tuns_in(ns: &Ns) -> Vec<String> {
+    let text = ns.run("ip -o link show type tun");
     text.lines().filter_map(|line| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned())).collect()
 }
 
@@ -120,9 +134,9 @@ pub fn executable() -> &'static Path {
     PATH.get_or_init(|| env::var_os("MINIVPN_BIN").filter(|path| !path.is_empty()).map_or_else(build, PathBuf::from))
 }
 
-fn arguments(setup: &Setup, profile: &Path) -> Vec<String> {
+fn arguments(setup: &Setup, profile: &Path, launch: &Launch) -> Vec<String> {
     let file = profile.display().to_string();
-    if stock_client() {
+    if launch.stock || stock_client() {
         return ["openvpn", "--disable-dco", "--config", &file].map(str::to_owned).to_vec();
     }
     let program = executable().display().to_string();

@@ -31,6 +31,13 @@ impl Process {
         i32::try_from(self.child.id()).expect("a process id fits 32 bits")
     }
 
+    /// The process id of the child's first child: the control process of a supervisor.
+    pub fn first_child(&self) -> Option<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+        let children = tasks.flatten().filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        children.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).next()
+    }
+
     /// What it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()

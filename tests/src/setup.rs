@@ -58,8 +58,10 @@ pub struct Setup {
     pub port: u16,
     /// `keepalive a b` of the server, seconds, which pushes ping a and ping-restart b.
     pub keepalive: (u32, u32),
-    /// `--io` of our client: uring, syscall or auto.
+    /// `--io` of whatever is ours: uring, syscall or auto.
     pub io: &'static str,
+    /// Workers of our gateway.
+    pub workers: u16,
     /// More words of our client's command line.
     pub options: Vec<&'static str>,
     /// Bits of `IV_PROTO` that our client does not advertise, so as to be an older peer.
@@ -85,7 +87,11 @@ pub struct Setup {
 impl Setup {
     /// The plainest: no wrap, AES-256-GCM, TLS 1.3, IPv4, everything valid.
     pub fn new() -> Self {
-        let root = Authority::new("Test Root");
+        Self::under(&Authority::new("Test Root"))
+    }
+
+    /// The same with certificates of this authority, which a test keeps to issue and to revoke more.
+    pub fn under(root: &Authority) -> Self {
         let key = static_key();
         Self {
             wrap: Wrap::None,
@@ -98,6 +104,7 @@ impl Setup {
             port: 1194,
             keepalive: (10, 60),
             io: "auto",
+            workers: 2,
             options: Vec::new(),
             iv_proto_mask: 0,
             login: None,
@@ -164,6 +171,11 @@ impl Setup {
 
     /// The client's profile, all inline.
     pub fn profile(&self) -> String {
+        self.profile_of(&self.client_id)
+    }
+
+    /// The profile of another client.
+    pub fn profile_of(&self, id: &Identity) -> String {
         let mut text = format!(
             "client\ndev tun\nproto {}\nremote {} {}\nnobind\npersist-key\npersist-tun\nremote-cert-tls server\n\
              data-ciphers AES-256-GCM:AES-192-GCM:AES-128-GCM:CHACHA20-POLY1305\nverb 4\nexplicit-exit-notify 1\n",
@@ -174,7 +186,7 @@ impl Setup {
         if let Some((user, password)) = &self.login {
             let _ = write!(text, "<auth-user-pass>\n{user}\n{password}\n</auth-user-pass>\n");
         }
-        self.common(&mut text, &self.client_trusts, &self.client_id, &self.client_static, 1);
+        self.common(&mut text, &self.client_trusts, id, &self.client_static, 1);
         append(text, &self.client_lines)
     }
 
