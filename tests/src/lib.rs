@@ -13,8 +13,10 @@ pub mod echo;
 pub mod flood;
 pub mod gateway;
 pub mod iperf;
+pub mod load;
 pub mod netns;
 pub mod ours;
+pub mod paced;
 pub mod pairwise;
 pub mod pki;
 pub mod process;
@@ -24,6 +26,7 @@ pub mod steady;
 pub mod stock;
 pub mod temp;
 pub mod traffic;
+pub mod usage;
 
 /// Whether the complete form of the scenarios was asked for (`MINIVPN_TEST_LONG=1`).
 pub fn long() -> bool {

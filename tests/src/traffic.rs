@@ -157,7 +157,8 @@ fn send(socket: &UdpSocket, target: SocketAddr, shape: Shape, go: &AtomicBool) -
     (number, refused)
 }
 
-fn receive(socket: &UdpSocket, size: usize, go: &AtomicBool) -> Vec<u64> {
+/// The numbers of the datagrams of this size that came, in their order.
+pub(crate) fn receive(socket: &UdpSocket, size: usize, go: &AtomicBool) -> Vec<u64> {
     let mut arrived = Vec::new();
     let mut buffer = [0u8; 2048];
     while go.load(Ordering::Relaxed) {
@@ -170,7 +171,8 @@ fn receive(socket: &UdpSocket, size: usize, go: &AtomicBool) -> Vec<u64> {
     arrived
 }
 
-fn report(sent: u64, refused: u64, arrived: &[u64]) -> Report {
+/// What became of `sent` datagrams, of which these numbers arrived.
+pub(crate) fn report(sent: u64, refused: u64, arrived: &[u64]) -> Report {
     let mut seen = vec![false; usize::try_from(sent).expect("a test's count fits memory")];
     let (mut doubled, mut overtaken, mut highest) = (0, 0, None);
     for number in arrived {

@@ -2,13 +2,12 @@
 //! over as one (USO), full-size echoes, and TCP across a hop that is smaller than both ends think. Every pair of
 //! values; in the long form all of them.
 
-use socket2::{MsgHdr, SockAddr, SockRef};
-use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 use tests::cells::check_all;
 use tests::netns::{INNER4, INNER6, Net, Ns};
 use tests::ours::{Client, inner_addresses};
+use tests::paced::{FULL, send_run};
 use tests::pairwise::{pairwise, product};
 use tests::setup::Setup;
 use tests::stock::Server;
@@ -22,8 +21,6 @@ const IO: [&str; 2] = ["uring", "syscall"];
 const SIZES: [usize; 4] = [2, 2, 2, 2];
 /// Cells at a time.
 const SIDE_BY_SIDE: usize = 2;
-/// Payload of a datagram that fills the tunnel's MTU of 1,500 over IPv4.
-const FULL: usize = 1472;
 /// Datagrams that one send call hands over: 29,440 bytes.
 const RUN: usize = 20;
 
@@ -79,7 +76,7 @@ fn runs(from: &Ns, source: IpAddr, to: &Ns, target: IpAddr) {
     for (round, last) in [FULL, 1, FULL - 1, 700].into_iter().cycle().take(40).enumerate() {
         let len = (RUN - 1) * FULL + last;
         let bytes: Vec<u8> = (0..len).map(|at| (at / 7 + at / FULL * 13 + round) as u8).collect();
-        send_run(&out, target, &bytes);
+        assert!(send_run(&out, target, &bytes, FULL as u16), "the kernel takes a run");
         for (number, expected) in bytes.chunks(FULL).enumerate() {
             let mut heard = [0; 2048];
             let len =
@@ -87,19 +84,6 @@ fn runs(from: &Ns, source: IpAddr, to: &Ns, target: IpAddr) {
             assert!(heard[..len] == *expected, "run {round} to {target}, datagram {number} is another one");
         }
     }
-}
-
-/// One sendmsg with the control message UDP_SEGMENT (udp(7)): `struct cmsghdr` and a 16-bit size, padded.
-fn send_run(socket: &UdpSocket, target: SocketAddr, bytes: &[u8]) {
-    /// SOL_UDP and UDP_SEGMENT of linux/udp.h.
-    const SEGMENT: [i32; 2] = [17, 103];
-    let length = 18usize.to_ne_bytes();
-    let [level, kind] = SEGMENT.map(i32::to_ne_bytes);
-    let control = [&length[..], &level, &kind, &(FULL as u16).to_ne_bytes(), &[0; 6]].concat();
-    let (address, payload) = (SockAddr::from(target), [IoSlice::new(bytes)]);
-    let run = MsgHdr::new().with_addr(&address).with_buffers(&payload).with_control(&control);
-    let sent = SockRef::from(socket).sendmsg(&run, 0).expect("the kernel takes a run");
-    assert_eq!(sent, bytes.len());
 }
 
 fn full_size_echoes(from: &Ns, to: IpAddr) {

@@ -1,0 +1,170 @@
+//! What thousands of clients cost a gateway: processor time for each handshake, memory for each session that is idle, and what one
+//! client under way notices of others that come. Memory is asserted; rates are told, because they are the machine's: those
+//! of an executable without optimisation say nothing.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+use tests::gateway::Gateway;
+use tests::load::{Load, Pace, client_setup};
+use tests::netns::{INNER4, Net, SERVER4};
+use tests::ours::{Client, inner_addresses};
+use tests::paced::{Outcome, Paced};
+use tests::pki::{Authority, Role};
+use tests::process::tail;
+use tests::setup::{Setup, Wrap};
+use tests::temp::Temp;
+use tests::usage::{private_memory, processor_time, resident_memory, time_of_threads};
+
+/// The most private memory of the control process for each idle session, in bytes.
+const MOST: u64 = 32 << 10;
+/// Handshakes that are under way at once: the gateway is never idle, and no queue overflows.
+const WIDTH: usize = 64;
+/// The longest that a crowd may take.
+const LIMIT: Duration = Duration::from_secs(240);
+
+struct Scene {
+    gateway: Gateway,
+    load: Load,
+    net: Net,
+    temp: Temp,
+    setup: Setup,
+}
+
+/// A gateway with room for all, and so many clients that have not come yet, each with a certificate of its own.
+fn scene(count: usize, workers: u16) -> Scene {
+    let (net, temp, root) = (Net::new(), Temp::new(), Authority::new("Test Root"));
+    let mut setup = Setup::under(&root);
+    setup.wrap = Wrap::TlsCrypt;
+    setup.workers = workers;
+    // Nobody here answers pings.
+    setup.keepalive = (60, 600);
+    let text = setup.server_config(&temp).replace("10.8.0.0 255.255.255.0", "10.8.0.0 255.255.0.0");
+    let text = text + "max-clients 20000\nconnect-freq-initial 100000 10\n";
+    let config = temp.write("server.conf", &text).display().to_string();
+    let words = ["gateway", "run", "--config", &config, "--io", setup.io, "--workers", &workers.to_string()];
+    let gateway = Gateway::launch(&net, &temp, &words, "server");
+    let issue = |n| client_setup(&setup, &root.issue(&format!("client-{n}"), Role::Client));
+    let load = Load::new(&net.client, SocketAddr::from((SERVER4, 1194)), (0..count).map(issue).collect());
+    Scene { gateway, load, net, temp, setup }
+}
+
+impl Scene {
+    fn connect(&mut self, count: usize, pace: Pace) -> Duration {
+        let took = self.load.connect(count, pace, LIMIT);
+        let (up, ended) = (self.load.up(), self.load.ended());
+        let log = || tail(&self.gateway.process.log(), 20);
+        took.unwrap_or_else(|| panic!("{up} clients are up; of the others: {ended:?}\n{}", log()))
+    }
+
+    fn control(&self) -> i32 {
+        self.gateway.control_process().expect("the supervisor has a control process")
+    }
+
+    fn supervisor(&self) -> i32 {
+        self.gateway.process.pid()
+    }
+
+    /// Processor time and private memory of the control process, and of the supervisor with its workers.
+    fn used(&self) -> [(Duration, u64); 2] {
+        [self.control(), self.supervisor()].map(|pid| (processor_time(pid), private_memory(pid)))
+    }
+
+    fn worker_time(&self, worker: u64) -> Duration {
+        time_of_threads(self.supervisor(), &format!("worker-{worker}"))
+    }
+
+    /// Packets that this worker carried, both ways.
+    fn carried(&self, worker: u64) -> u64 {
+        let status = self.gateway.status();
+        let rows = status["workers"].as_array().expect("a list of workers").iter();
+        let row = rows.into_iter().find(|row| row["worker"].as_u64() == Some(worker)).expect("the worker's row");
+        ["inbound", "outbound"].iter().filter_map(|way| row[way]["packets"].as_u64()).sum()
+    }
+}
+
+#[test]
+fn a_crowd_connects_and_each_idle_session_takes_little_memory() {
+    let (first, rest) = if tests::long() { (500, 4_500) } else { (60, 240) };
+    let mut scene = scene(first + rest, 2);
+    // What is made once is there afterwards.
+    scene.connect(first, Pace::AtOnce(WIDTH));
+    scene.load.rest(Duration::from_secs(1));
+    let before = scene.used();
+    let worker_before = scene.worker_time(0) + scene.worker_time(1);
+    let took = scene.connect(rest, Pace::AtOnce(WIDTH));
+    scene.load.rest(Duration::from_secs(2));
+    let after = scene.used();
+    let workers = scene.worker_time(0) + scene.worker_time(1) - worker_before;
+
+    let each = |which: usize| after[which].1.saturating_sub(before[which].1) / rest as u64;
+    let [control, supervisor] = [0, 1].map(|which: usize| after[which].0 - before[which].0);
+    let rate = rest as f64 / control.as_secs_f64().max(0.01);
+    println!(
+        "{rest} more clients in {took:?}: {rate:.0} handshakes for each second of the control process's processor time ({control:?}); \
+         supervisor and workers {supervisor:?}, of which workers {workers:?}"
+    );
+    println!(
+        "for each idle session {} bytes in the control process, {} in supervisor and workers; resident {} and {} KiB in all",
+        each(0),
+        each(1),
+        resident_memory(scene.control()) >> 10,
+        resident_memory(scene.supervisor()) >> 10,
+    );
+    assert!(each(0) <= MOST, "{} bytes for each session in the control process", each(0));
+    assert_eq!((scene.load.up(), scene.load.ended()), (first + rest, [].as_slice()));
+    let rows = scene.gateway.wait_clients(first + rest, Duration::from_secs(2));
+    let mut addresses: Vec<_> = rows.iter().map(|row| row.ipv4).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    assert_eq!(addresses.len(), first + rest, "each has an address of its own");
+}
+
+/// The rate and the number of those who come, and what the one under way sends meanwhile, in Mb/s.
+fn rush() -> (u32, usize, u32) {
+    if tests::long() { (200, 2_000, 1_000) } else { (50, 100, 20) }
+}
+
+#[test]
+fn a_client_under_way_loses_nothing_while_others_come() {
+    let (rate, count, megabits) = rush();
+    let mut scene = scene(count, 2);
+    let mut client = Client::start(&scene.net, &scene.temp, &scene.setup);
+    client.expect_up();
+    let rows = scene.gateway.wait_clients(1, Duration::from_secs(3));
+    let worker = rows[0].worker;
+    let (inner, _) = inner_addresses(&scene.net);
+
+    let alone = measure(&mut scene, inner, worker, megabits, |scene| {
+        scene.load.rest(Duration::from_secs_f64(count as f64 / f64::from(rate)));
+    });
+    let beside = measure(&mut scene, inner, worker, megabits, |scene| {
+        scene.connect(count, Pace::PerSecond(rate));
+    });
+    let rise = 100.0 * (beside.1 / alone.1 - 1.0);
+    println!(
+        "alone {:.0} Mb/s, {:.0} ns of the worker for each packet; while {rate} clients a second came {:.0} Mb/s, {:.0} ns ({rise:+.1} %)",
+        alone.0.megabits, alone.1, beside.0.megabits, beside.1,
+    );
+    println!("alone {}; beside {}", alone.0.report, beside.0.report);
+    assert_eq!((scene.load.up(), scene.load.ended()), (count, [].as_slice()));
+    assert!(beside.0.report.complete(), "{}", beside.0.report);
+    scene.gateway.wait_clients(count + 1, Duration::from_secs(2));
+}
+
+/// Sends at this rate to the gateway while something else is done; what came of it, and the worker's nanoseconds for each packet.
+fn measure(
+    scene: &mut Scene,
+    inner: std::net::Ipv4Addr,
+    worker: u64,
+    megabits: u32,
+    meanwhile: impl FnOnce(&mut Scene),
+) -> (Outcome, f64) {
+    let target = SocketAddr::from((INNER4, 7000));
+    let stream = Paced::start(&scene.net.client, inner.into(), &scene.net.server, target, megabits);
+    thread::sleep(Duration::from_millis(200));
+    let (carried, time) = (scene.carried(worker), scene.worker_time(worker));
+    meanwhile(scene);
+    let (carried, time) = (scene.carried(worker) - carried, scene.worker_time(worker) - time);
+    (stream.finish(Duration::from_secs(1)), time.as_secs_f64() * 1e9 / (carried as f64).max(1.0))
+}
