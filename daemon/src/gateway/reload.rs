@@ -153,7 +153,8 @@ impl Gateway {
         tracing::error!("the old configuration stays: {why}");
         for asked in asked {
             let ended = asked.ended;
-            let also = if ended > 0 { format!(" ({ended} sessions of the certificate were ended)") } else { String::new() };
+            let also =
+                if ended > 0 { format!(" ({ended} sessions of the certificate were ended)") } else { String::new() };
             let _ = asked.reply.send(Response::Failed(format!("the old configuration stays: {why}{also}")));
         }
         notify::ready(&self.line());
