@@ -107,9 +107,6 @@ fn a_flood_of_resets_takes_no_memory_and_locks_nobody_out() {
     let mut gateway = Gateway::start(&net, &temp, &setup);
     // Two, so that one of them is on each worker.
     let members = gather(&net, &setup, &root, 2);
-    members.iter().filter(|member| member.stock).for_each(|member| {
-        tests::steady::deepen_all_of(member.client.process.pid());
-    });
     for (rule, what) in [("10.200.0.0/16", "strangers"), ("10.200.3.0/24", "neighbours")] {
         net.server.nft(&format!("add rule ip t output ip daddr {rule} udp sport 1194 counter comment {what}"));
     }
