@@ -83,7 +83,8 @@ fn counters_agree(gateway: &Gateway, relayed: bool) {
     let status = gateway.status();
     let workers = status["workers"].as_array().expect("a list of workers");
     let clients = status["clients"].as_array().expect("a list of clients");
-    let of_workers = |way: &str, what: &str| workers.iter().filter_map(|worker| worker[way][what].as_u64()).sum::<u64>();
+    let of_workers =
+        |way: &str, what: &str| workers.iter().filter_map(|worker| worker[way][what].as_u64()).sum::<u64>();
     let of_clients = |what: &str| clients.iter().filter_map(|client| client[what].as_u64()).sum::<u64>();
     let (received, sent) = (of_clients("bytes_in"), of_clients("bytes_out"));
     println!("clients: {received} in, {sent} out; workers: {workers:?}");

@@ -33,8 +33,7 @@ const IO: [&str; 2] = ["uring", "syscall"];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const WHO: [Who; 4] = [Who::Stock, Who::Ours, Who::DataV1, Who::Tls1Prf];
 const WORKERS: [u16; 2] = [1, 2];
-const SIZES: [usize; 7] =
-    [WRAPS.len(), CIPHERS.len(), TLS.len(), IO.len(), FAMILIES.len(), WHO.len(), WORKERS.len()];
+const SIZES: [usize; 7] = [WRAPS.len(), CIPHERS.len(), TLS.len(), IO.len(), FAMILIES.len(), WHO.len(), WORKERS.len()];
 
 /// Cells at a time: the second core would idle through the handshakes of a single one.
 const SIDE_BY_SIDE: usize = 2;
@@ -185,7 +184,8 @@ fn a_gateway_that_stops_says_so_and_leaves_nothing() {
     let mut gateway = Gateway::start(&net, &temp, &setup);
     let mut client = come(&net, &temp, &setup, Who::Stock);
     assert_eq!(gateway.stop(), Some(0), "exit code after SIGTERM");
-    let told = client.process.wait_log(&["Connection reset command was pushed by server", "RESTART"], Duration::from_secs(3));
+    let told =
+        client.process.wait_log(&["Connection reset command was pushed by server", "RESTART"], Duration::from_secs(3));
     assert!(told, "the client was not told:\n{}", client.process.log());
     assert!(until(Duration::from_secs(3), || net.server.snapshot() == before), "{}", net.server.snapshot());
     // Another one takes over, and the client finds it without being told to.
@@ -198,7 +198,8 @@ fn a_stranger_to_the_authority_is_not_let_in() {
     let (net, temp, mut setup) = (Net::new(), Temp::new(), Setup::new());
     setup.server_trusts = tests::pki::Authority::new("Another Root").cert;
     let gateway = Gateway::start(&net, &temp, &setup);
-    let mut client = Client::launch(&net, &temp, &setup, &setup.profile(), &Launch { stock: true, ..Launch::default() });
+    let mut client =
+        Client::launch(&net, &temp, &setup, &setup.profile(), &Launch { stock: true, ..Launch::default() });
     assert!(!client.process.wait_log(&[UP], Duration::from_secs(4)), "it came up");
     assert!(gateway.clients().is_empty());
 }
