@@ -5,6 +5,7 @@ use crate::netns::{INNER4, Net, Ns};
 use crate::ours::{Client, Launch, addresses_in};
 use crate::pki::{Authority, Identity, Role};
 use crate::setup::Setup;
+use crate::steady;
 use crate::temp::Temp;
 use crate::traffic::{Report, Shape, Stream};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -100,7 +101,12 @@ pub struct Streams(Vec<(String, Stream)>);
 impl Streams {
     /// Starts one each way for every client.
     pub fn start<'a>(net: &Net, members: impl IntoIterator<Item = &'a Member>, shape: Shape) -> Self {
+        steady::deepen_tuns_of(&net.server);
         let pair = |(n, member): (u16, &Member)| {
+            steady::deepen_tuns_of(&member.ns);
+            if member.stock {
+                steady::deepen_all_of(member.client.process.pid());
+            }
             let (here, there) = (SocketAddr::from((member.inner4, 7000)), SocketAddr::from((INNER4, 7000 + n)));
             let up = Stream::start(&member.ns, here.ip(), &net.server, there, shape);
             let down = Stream::start(&net.server, there.ip(), &member.ns, here, shape);

@@ -8,6 +8,7 @@
 //! the harness or the peer, not minivpn. Set `MINIVPN_TEST_LONG=1` for the complete form of each scenario.
 
 pub mod cells;
+pub mod checker;
 pub mod crowd;
 pub mod echo;
 pub mod flood;

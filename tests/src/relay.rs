@@ -56,6 +56,17 @@ pub enum Way {
     Down,
 }
 
+/// A datagram that was recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// When it came to the relay.
+    pub at: Instant,
+    /// Which way it went.
+    pub way: Way,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
 /// A running relay; ended on drop.
 #[derive(Debug)]
 pub struct Relay {
@@ -67,13 +78,14 @@ pub struct Relay {
 struct Shared {
     stop: AtomicBool,
     deaf: AtomicBool,
+    rebind: AtomicBool,
     book: Mutex<Book>,
 }
 
 #[derive(Debug, Default)]
 struct Book {
     counts: BTreeMap<(Way, u8), u64>,
-    recorded: Vec<(Way, Vec<u8>)>,
+    recorded: Vec<Recorded>,
     injected: Vec<(Way, Vec<u8>)>,
 }
 
@@ -97,12 +109,23 @@ impl Relay {
 
     /// What was recorded so far, in order of arrival.
     pub fn recorded(&self) -> Vec<(Way, Vec<u8>)> {
+        self.book(|book| book.recorded.iter().map(|one| (one.way, one.bytes.clone())).collect())
+    }
+
+    /// What was recorded so far with its times, in order of arrival.
+    pub fn timed(&self) -> Vec<Recorded> {
         self.book(|book| book.recorded.clone())
     }
 
     /// Sends a datagram of the test's own as if it had come this way, at once and undisturbed.
     pub fn inject(&self, way: Way, bytes: Vec<u8>) {
         self.book(|book| book.injected.push((way, bytes)));
+    }
+
+    /// Sends what comes next from a new port for each client, as a router does that forgot them. What the server sends to the
+    /// old one arrives still.
+    pub fn rebind(&self) {
+        self.shared.rebind.store(true, Ordering::Relaxed);
     }
 
     /// Drops everything while true, as a dead line does: no answer, no ICMP.
@@ -138,6 +161,7 @@ struct Engine {
     front: UdpSocket,
     server: SocketAddr,
     backs: HashMap<SocketAddr, UdpSocket>,
+    former: Vec<(SocketAddr, UdpSocket)>,
     latest: Option<SocketAddr>,
     weather: Weather,
     chance: Chance,
@@ -151,7 +175,7 @@ impl Engine {
         let front = UdpSocket::bind(front).expect("the relay's port is free");
         prepare(&front);
         let (backs, queue, chance) = (HashMap::new(), BinaryHeap::new(), Chance::new(weather.seed));
-        Self { front, server, backs, latest: None, weather, chance, queue, order: 0, shared }
+        Self { front, server, backs, former: Vec::new(), latest: None, weather, chance, queue, order: 0, shared }
     }
 
     fn run(mut self) {
@@ -168,6 +192,16 @@ impl Engine {
                     self.take(client, Way::Down, &buffer[..n]);
                 }
             }
+            let former = std::mem::take(&mut self.former);
+            for (client, back) in &former {
+                while let Ok(n) = back.recv(&mut buffer) {
+                    self.take(*client, Way::Down, &buffer[..n]);
+                }
+            }
+            self.former = former;
+            if self.shared.rebind.swap(false, Ordering::Relaxed) {
+                self.former.extend(self.backs.drain());
+            }
             self.deliver();
         }
     }
@@ -178,6 +212,7 @@ impl Engine {
         let wait = next.unwrap_or(Duration::MAX).min(Duration::from_millis(20));
         let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         let mut fds: Vec<PollFd<'_>> = self.backs.values().map(|back| PollFd::new(back, PollFlags::IN)).collect();
+        fds.extend(self.former.iter().map(|(_, back)| PollFd::new(back, PollFlags::IN)));
         fds.push(PollFd::new(&self.front, PollFlags::IN));
         let _ = poll(&mut fds, Some(&wait));
     }
@@ -188,7 +223,7 @@ impl Engine {
         if let Ok(mut book) = self.shared.book.lock() {
             *book.counts.entry((way, opcode)).or_insert(0) += 1;
             if self.weather.record && book.recorded.len() < RECORD_MAX {
-                book.recorded.push((way, bytes.to_vec()));
+                book.recorded.push(Recorded { at: Instant::now(), way, bytes: bytes.to_vec() });
             }
         }
         if self.shared.deaf.load(Ordering::Relaxed) || self.chance.happens(self.weather.loss) {

@@ -1,6 +1,8 @@
 //! What keeps a busy machine from being counted as loss: whoever cannot ask for a deep queue is scheduled early, and
 //! whoever can gets one.
 
+use crate::netns::Ns;
+use crate::ours::tuns_in;
 use rustix::net::{SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::fs;
@@ -33,6 +35,13 @@ pub fn deepen_all_of(pid: i32) {
         }
     }
     assert!(deepened > 0, "process {pid} has no datagram socket");
+}
+
+/// Gives every TUN interface of a namespace a queue of seconds: what reads it may be kept waiting by a busy machine.
+pub fn deepen_tuns_of(ns: &Ns) {
+    for name in tuns_in(ns) {
+        ns.run(&format!("ip link set {name} txqueuelen 10000"));
+    }
 }
 
 /// Lets a process run before those of the usual niceness.

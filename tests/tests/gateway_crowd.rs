@@ -83,7 +83,8 @@ fn counters_agree(gateway: &Gateway, relayed: bool) {
     let status = gateway.status();
     let workers = status["workers"].as_array().expect("a list of workers");
     let clients = status["clients"].as_array().expect("a list of clients");
-    let of_workers = |way: &str, what: &str| workers.iter().filter_map(|worker| worker[way][what].as_u64()).sum::<u64>();
+    let of_workers =
+        |way: &str, what: &str| workers.iter().filter_map(|worker| worker[way][what].as_u64()).sum::<u64>();
     let of_clients = |what: &str| clients.iter().filter_map(|client| client[what].as_u64()).sum::<u64>();
     let (received, sent) = (of_clients("bytes_in"), of_clients("bytes_out"));
     println!("clients: {received} in, {sent} out; workers: {workers:?}");
@@ -91,6 +92,17 @@ fn counters_agree(gateway: &Gateway, relayed: bool) {
     assert_eq!(received, of_workers("inbound", "bytes"), "bytes of clients: {status}");
     assert_eq!(sent, of_workers("outbound", "bytes"), "bytes to clients: {status}");
     assert_eq!(of_workers("relayed", "packets") > 0, relayed, "{status}");
+    if relayed {
+        return;
+    }
+    // Both directions of a client are its worker's.
+    for (n, worker) in workers.iter().enumerate() {
+        let own = || clients.iter().filter(|client| client["worker"].as_u64() == Some(n as u64));
+        let sum = |what: &str| own().filter_map(|client| client[what].as_u64()).sum::<u64>();
+        assert!(own().count() > 0, "worker {n} has no client: {status}");
+        assert_eq!(Some(sum("bytes_in")), worker["inbound"]["bytes"].as_u64(), "worker {n}: {status}");
+        assert_eq!(Some(sum("bytes_out")), worker["outbound"]["bytes"].as_u64(), "worker {n}: {status}");
+    }
 }
 
 #[test]
@@ -148,9 +160,6 @@ fn a_killed_control_process_of_the_gateway_costs_nobody_anything() {
     let setup = Setup::under(&root);
     let Scene { mut gateway, members, net, temp: _temp } = scene(&setup, &root, if tests::long() { 50 } else { 4 });
     let before = sessions(&gateway.clients());
-    members.iter().filter(|member| member.stock).for_each(|member| {
-        tests::steady::deepen_all_of(member.client.process.pid());
-    });
     let streams = Streams::start(&net, &members, if members.len() > 10 { Shape { rate: 20, ..CALM } } else { CALM });
     thread::sleep(Duration::from_secs(1));
     for round in 1..=if tests::long() { 5 } else { 3 } {

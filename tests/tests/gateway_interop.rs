@@ -5,15 +5,17 @@ use rustix::process::Signal;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tests::cells::check_all;
+use tests::checker;
 use tests::gateway::Gateway;
-use tests::netns::{INNER4, INNER6, Net};
+use tests::netns::{INNER4, INNER6, Net, ROUTER4, SERVER4};
 use tests::ours::{Client, Launch, inner_addresses};
 use tests::pairwise::{pairwise, product};
 use tests::process::until;
+use tests::relay::{Recorded, Relay, Weather};
 use tests::setup::{Family, Setup, Tls, Wrap};
-use tests::stock::UP;
+use tests::stock::{Server, UP};
 use tests::temp::Temp;
-use tests::traffic::transfer;
+use tests::traffic::{Shape, Stream, transfer};
 
 /// Who comes: stock OpenVPN, our client, our client without DATA_V2, our client without TLS key export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,8 +33,7 @@ const IO: [&str; 2] = ["uring", "syscall"];
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 const WHO: [Who; 4] = [Who::Stock, Who::Ours, Who::DataV1, Who::Tls1Prf];
 const WORKERS: [u16; 2] = [1, 2];
-const SIZES: [usize; 7] =
-    [WRAPS.len(), CIPHERS.len(), TLS.len(), IO.len(), FAMILIES.len(), WHO.len(), WORKERS.len()];
+const SIZES: [usize; 7] = [WRAPS.len(), CIPHERS.len(), TLS.len(), IO.len(), FAMILIES.len(), WHO.len(), WORKERS.len()];
 
 /// Cells at a time: the second core would idle through the handshakes of a single one.
 const SIDE_BY_SIDE: usize = 2;
@@ -183,7 +184,8 @@ fn a_gateway_that_stops_says_so_and_leaves_nothing() {
     let mut gateway = Gateway::start(&net, &temp, &setup);
     let mut client = come(&net, &temp, &setup, Who::Stock);
     assert_eq!(gateway.stop(), Some(0), "exit code after SIGTERM");
-    let told = client.process.wait_log(&["Connection reset command was pushed by server", "RESTART"], Duration::from_secs(3));
+    let told =
+        client.process.wait_log(&["Connection reset command was pushed by server", "RESTART"], Duration::from_secs(3));
     assert!(told, "the client was not told:\n{}", client.process.log());
     assert!(until(Duration::from_secs(3), || net.server.snapshot() == before), "{}", net.server.snapshot());
     // Another one takes over, and the client finds it without being told to.
@@ -196,7 +198,72 @@ fn a_stranger_to_the_authority_is_not_let_in() {
     let (net, temp, mut setup) = (Net::new(), Temp::new(), Setup::new());
     setup.server_trusts = tests::pki::Authority::new("Another Root").cert;
     let gateway = Gateway::start(&net, &temp, &setup);
-    let mut client = Client::launch(&net, &temp, &setup, &setup.profile(), &Launch { stock: true, ..Launch::default() });
+    let mut client =
+        Client::launch(&net, &temp, &setup, &setup.profile(), &Launch { stock: true, ..Launch::default() });
     assert!(!client.process.wait_log(&[UP], Duration::from_secs(4)), "it came up");
     assert!(gateway.clients().is_empty());
+}
+
+/// Records what passes between a stock client and a server while keys are renewed, on a line of this weather.
+fn recorded(weather: Weather, ours: bool) -> Vec<Recorded> {
+    let (net, temp) = (Net::new(), Temp::new());
+    let setup = Setup::new().through_relay().server("reneg-sec 4 4").server("replay-window 1024 15");
+    let relay = Relay::start(&net.router, (ROUTER4, 1194).into(), (SERVER4, 1194).into(), weather);
+    let gateway = ours.then(|| Gateway::start(&net, &temp, &setup));
+    let stock = (!ours).then(|| Server::start(&net, &temp, &setup));
+    let _client = come(&net, &temp, &setup, Who::Stock);
+    let keys = |n: usize| match (&gateway, &stock) {
+        (Some(gateway), _) => gateway.renegotiations() >= n,
+        (_, Some(stock)) => stock.negotiations() > n,
+        _ => false,
+    };
+    assert!(until(Duration::from_secs(60), || keys(3)), "keys were not renewed");
+    relay.timed()
+}
+
+#[test]
+fn what_the_gateway_sends_is_what_a_stock_server_may_send() {
+    let lossy = Weather { loss: 100, delay: Duration::from_millis(20), seed: 5, ..Weather::default() };
+    for (name, weather) in [("quiet", Weather::default()), ("lossy", lossy)] {
+        for ours in [false, true] {
+            let verdict = checker::check(&recorded(Weather { record: true, ..weather }, ours));
+            let (control, again) = (verdict.control, verdict.again);
+            println!("{name}, {}: {control} control packets, {again} again", if ours { "ours" } else { "stock" });
+            assert_eq!(verdict.complaints, [""; 0], "{name}, ours: {ours}");
+            assert!(control > 20);
+        }
+    }
+}
+
+#[test]
+fn a_client_whose_address_changes_keeps_its_session_and_its_worker() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let setup = Setup::new().through_relay().server("float").server("reneg-sec 4 4").server("replay-window 1024 15");
+    let slow = Weather { delay: Duration::from_millis(20), ..Weather::default() };
+    let relay = Relay::start(&net.router, (ROUTER4, 1194).into(), (SERVER4, 1194).into(), slow);
+    let mut gateway = Gateway::start(&net, &temp, &setup);
+    let client = come(&net, &temp, &setup, Who::Stock);
+    tests::steady::deepen_all_of(client.process.pid());
+    [&net.client, &net.server].map(tests::steady::deepen_tuns_of);
+    let before = gateway.wait_clients(1, Duration::from_secs(3)).remove(0);
+    let (inner, _) = inner_addresses(&net);
+    let (here, there) = (SocketAddr::from((inner, 7000)), SocketAddr::from((INNER4, 7000)));
+    let up = Stream::start(&net.client, here.ip(), &net.server, there, Shape::SMALL);
+    let down = Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL);
+    // One of ten at least is in the middle of a renegotiation.
+    for _ in 0..10 {
+        std::thread::sleep(Duration::from_millis(930));
+        relay.rebind();
+    }
+    let renewed = gateway.process.wait_count(&[tests::gateway::RENEGOTIATED], 3, Duration::from_secs(15));
+    let reports = [up, down].map(|stream| stream.finish(Duration::from_secs(1)));
+    assert!(renewed, "keys were not renewed:\n{}", gateway.process.log());
+    let after = gateway.wait_clients(1, Duration::from_secs(1)).remove(0);
+    assert_ne!(after.real_address, before.real_address, "the gateway has seen it move");
+    assert_eq!((after.id, after.worker), (before.id, before.worker), "{before:?}, {after:?}");
+    assert_eq!(client.process.count(UP), 1, "the session went on");
+    for report in reports {
+        println!("{report}");
+        assert!(report.complete(), "{report}\n{}", gateway.status()["workers"]);
+    }
 }

@@ -133,10 +133,19 @@ impl Gateway {
                 for generation in up {
                     self.control.send(&ToControl::Dismiss { generation, text: text.to_owned() });
                 }
+                self.answer_no_more_resets();
                 self.timers.goodbye = Some(clock::now().at + GOODBYE);
             }
             _ => self.end(Ok(())),
         }
+    }
+
+    /// Whoever comes back now goes on asking until the successor answers. Once it has begun to negotiate it would wait for us
+    /// until its hand-window ends.
+    fn answer_no_more_resets(&mut self) {
+        let mut setup = super::start::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), 1);
+        setup.replies.count = 0;
+        self.control.send(&ToControl::ReloadGateway(Box::new(setup)));
     }
 
     /// Ends every session, puts the host back as it was and stops the workers.
