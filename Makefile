@@ -14,7 +14,7 @@ help: ## this list
 build: ## the executable, optimised: target/release/minivpn
 	$(CARGO) build --release -p minivpn
 
-demo: ## a stock OpenVPN server, our client, 10 s of traffic, nothing left behind
+demo: ## our gateway by one command, our client, 10 s of traffic, nothing left behind
 	scripts/demo
 
 test: unit licences namespace-tests ## everything, with the short form of the namespace tests

@@ -37,6 +37,10 @@ pub const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfd71, 1, 0, 0, 0, 0, 0, 1);
 pub const SERVER4: Ipv4Addr = Ipv4Addr::new(10, 71, 2, 2);
 /// The server's IPv6 address on its link to the router.
 pub const SERVER6: Ipv6Addr = Ipv6Addr::new(0xfd71, 2, 0, 0, 0, 0, 0, 2);
+/// The router's address on its link to the server.
+pub const BESIDE4: Ipv4Addr = Ipv4Addr::new(10, 71, 2, 1);
+/// The router's IPv6 address on its link to the server.
+pub const BESIDE6: Ipv6Addr = Ipv6Addr::new(0xfd71, 2, 0, 0, 0, 0, 0, 1);
 /// The server's address inside the tunnel.
 pub const INNER4: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 1);
 /// The server's IPv6 address inside the tunnel.
@@ -73,9 +77,7 @@ impl Net {
             server: Ns::new(format!("{id}s")),
         };
         net.join(&net.client, "cl0", [(CLIENT4.into(), ROUTER4.into()), (CLIENT6.into(), ROUTER6.into())]);
-        let router4: IpAddr = Ipv4Addr::new(10, 71, 2, 1).into();
-        let router6: IpAddr = Ipv6Addr::new(0xfd71, 2, 0, 0, 0, 0, 0, 1).into();
-        net.join(&net.server, "sv0", [(SERVER4.into(), router4), (SERVER6.into(), router6)]);
+        net.join(&net.server, "sv0", [(SERVER4.into(), BESIDE4.into()), (SERVER6.into(), BESIDE6.into())]);
         net.router.set("net/ipv4/ip_forward", "1");
         net.router.set("net/ipv6/conf/all/forwarding", "1");
         net
@@ -156,6 +158,8 @@ impl Ns {
         for knob in ["accept_dad", "dad_transmits", "accept_ra"] {
             ns.set(&format!("net/ipv6/conf/default/{knob}"), "0");
         }
+        // New namespaces inherit it for IPv4 from the machine.
+        ns.set("net/ipv4/ip_forward", "0");
         ns.run("ip link set lo up");
         ns
     }

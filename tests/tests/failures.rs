@@ -137,9 +137,9 @@ fn silence() -> Vec<Case> {
 }
 
 fn privilege() -> Vec<Case> {
-    let no_tun = Launch { before: "mount -t tmpfs none /dev/net;".into(), wrapper: vec![] };
+    let no_tun = Launch { before: "mount -t tmpfs none /dev/net;".into(), wrapper: vec![], stock: false };
     let drop = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"];
-    let no_cap = Launch { before: String::new(), wrapper: drop.to_vec() };
+    let no_cap = Launch { before: String::new(), wrapper: drop.to_vec(), stock: false };
     vec![
         Case { launch: no_tun, ..Case::new("no /dev/net/tun", Setup::new(), 6, &["/dev/net/tun"]) },
         Case { launch: no_cap, ..Case::new("no CAP_NET_ADMIN", Setup::new(), 6, &["CAP_NET_ADMIN"]) },

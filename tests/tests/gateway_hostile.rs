@@ -110,7 +110,7 @@ fn a_flood_of_resets_takes_no_memory_and_locks_nobody_out() {
     members.iter().filter(|member| member.stock).for_each(|member| {
         tests::steady::deepen_all_of(member.client.process.pid());
     });
-    for (rule, what) in [("10.200.0.0/16", "all"), ("10.200.3.0/24", "one")] {
+    for (rule, what) in [("10.200.0.0/16", "strangers"), ("10.200.3.0/24", "neighbours")] {
         net.server.nft(&format!("add rule ip t output ip daddr {rule} udp sport 1194 counter comment {what}"));
     }
     // Nobody is at those addresses: the router must not tell, or its replies would be the flood.
@@ -141,7 +141,7 @@ fn a_flood_of_resets_takes_no_memory_and_locks_nobody_out() {
     assert!(after < before + 10_240, "resident {before} KiB grew to {after} KiB");
 
     let answers = |what: &str| counter(&net.server.run("nft list chain ip t output"), what);
-    let (all, one) = (answers("all"), answers("one"));
+    let (all, one) = (answers("strangers"), answers("neighbours"));
     let windows = took.as_secs() / ANSWERS.1 + 2;
     println!("{all} answers in all, {one} of them to one prefix");
     assert!(all > 0 && all <= sent + 2_000, "{all} answers to {sent} resets");

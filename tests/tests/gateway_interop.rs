@@ -146,7 +146,7 @@ fn a_client_that_falls_silent_is_struck_out_and_may_come_back() {
     let mut setup = Setup::new();
     setup.keepalive = (1, 3);
     let mut gateway = Gateway::start(&net, &temp, &setup);
-    let mut client = come(&net, &temp, &setup, Who::Stock);
+    let client = come(&net, &temp, &setup, Who::Stock);
     gateway.wait_clients(1, Duration::from_secs(3));
     let (inner, _) = inner_addresses(&net);
     client.process.signal(Signal::KILL);

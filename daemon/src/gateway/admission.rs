@@ -48,7 +48,8 @@ impl Gateway {
         let Login { generation, negotiation, .. } = login;
         self.newest = self.newest.max(generation);
         if self.stopping {
-            return self.refuse(generation, negotiation, AUTH_FAILED, "the gateway stops");
+            // A client that may not log in gives up for good; this one shall try again, and then find the successor.
+            return self.refuse(generation, negotiation, "RESTART", "the gateway stops");
         }
         let facts = login_facts(&login);
         let prior = match self.sessions.get_mut(generation) {

@@ -1,0 +1,148 @@
+//! `gateway up` as a user would: one command, a profile for everybody, the way out through NAT, a revocation, and nothing left.
+
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+use tests::gateway::{self, Gateway};
+use tests::netns::{BESIDE4, BESIDE6, INNER4, INNER6, Net, Ns, SERVER4, SERVER6, crowd_address};
+use tests::ours::{Client, Launch, addresses_in};
+use tests::process::until;
+use tests::setup::Setup;
+use tests::stock::UP;
+use tests::temp::Temp;
+use tests::traffic::{Shape, Stream};
+
+/// `minivpn gateway up` with a state directory of this test.
+fn up(net: &Net, temp: &Temp, more: &[&str]) -> Gateway {
+    let state = state_of(temp);
+    let mut words = vec!["gateway", "up", "--state-dir", &state];
+    words.extend(more);
+    Gateway::launch(net, temp, &words, "default")
+}
+
+/// The words of a first run, with the addresses that the tests know.
+fn first() -> Vec<String> {
+    let endpoint = SERVER4.to_string();
+    ["--endpoint", &endpoint, "--client", "alice,bob", "--pool", "10.8.0.0/24", "--pool-ipv6", "fd08::/64"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+fn state_of(temp: &Temp) -> String {
+    temp.path().join("state").display().to_string()
+}
+
+fn connect(ns: &Ns, temp: &Temp, file: &Path, stock: bool) -> Client {
+    let text = fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let launch = Launch { stock, ..Launch::default() };
+    Client::launch_in(ns, temp, &Setup::new(), &(text + "verb 4\nconnect-retry 1 1\n"), &launch)
+}
+
+/// Everything of the host that a gateway may change.
+fn host(ns: &Ns) -> String {
+    let sysctls = ns.run("cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding");
+    format!("{}{}{sysctls}", ns.snapshot(), ns.run("nft list ruleset"))
+}
+
+/// Connects by TCP from one namespace to another's address; whom that one sees.
+fn seen_as(from: &Ns, to: &Ns, target: IpAddr) -> IpAddr {
+    let target = SocketAddr::new(target, 5002);
+    let listener = to.inside(|| TcpListener::bind(target).expect("the target address is there"));
+    let stream = from.inside(|| TcpStream::connect_timeout(&target, Duration::from_secs(5)));
+    let stream = stream.unwrap_or_else(|e| panic!("no TCP connection to {target}: {e}"));
+    let (mut accepted, peer) = listener.accept().expect("a connection that was made can be accepted");
+    drop(stream);
+    assert_eq!(accepted.read(&mut [0; 1]).expect("it ends in order"), 0);
+    peer.ip()
+}
+
+#[test]
+fn one_command_serves_stock_and_own_clients_and_another_leaves_nothing() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let crowd = net.crowd(2);
+    let before = host(&net.server);
+    let words = first();
+    let mut gateway = up(&net, &temp, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    println!("{}", gateway.process.log());
+    let profiles = ["alice", "bob"].map(|name| temp.path().join(format!("{name}.ovpn")));
+    for file in &profiles {
+        let mode = fs::metadata(file).expect("the profile is written").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", file.display());
+    }
+
+    let temps = [Temp::new(), Temp::new()];
+    let mut alice = connect(&net.client, &temps[0], &profiles[0], true);
+    let mut bob = connect(&crowd[0], &temps[1], &profiles[1], false);
+    alice.expect_up();
+    bob.expect_up();
+    // Beyond the gateway, and not on the client's own link.
+    let third: [IpAddr; 2] = [crowd_address(1).0.into(), crowd_address(1).1.into()];
+    let beside: [IpAddr; 2] = [BESIDE4.into(), BESIDE6.into()];
+    for (ns, to, targets) in [(&net.client, &crowd[1], third), (&crowd[0], &net.router, beside)] {
+        assert!(ns.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "{}: no echo", ns.name());
+        assert_eq!(ns.ping(INNER6.into(), 20), 20);
+        assert_eq!(seen_as(ns, to, targets[0]), IpAddr::from(SERVER4), "masqueraded");
+        assert_eq!(seen_as(ns, to, targets[1]), IpAddr::from(SERVER6), "masqueraded");
+    }
+    let inner = [addresses_in(&net.client).0, addresses_in(&crowd[0]).0];
+    assert_eq!(net.client.ping(inner[1].into(), 5), 0, "clients do not reach each other unless they may");
+    assert_eq!(gateway.wait_clients(2, Duration::from_secs(1)).len(), 2);
+
+    revoked_at_once(&net, &temp, &mut gateway, &crowd[0], inner[1].into());
+    let again = connect(&net.client, &temps[0], &profiles[0], true).process.wait_log(&[UP], Duration::from_secs(4));
+    assert!(!again, "a revoked client came in again");
+    alice.process.kill();
+
+    assert_eq!(bob.stop(), Some(0));
+    let state = state_of(&temp);
+    let said = gateway::run(&net.server, &temp, &["gateway", "down", "--state-dir", &state]);
+    println!("{}", String::from_utf8_lossy(&said.stdout));
+    assert_eq!(gateway.process.wait_exit(Duration::from_secs(10)), Some(0), "{}", gateway.process.log());
+    assert_eq!(host(&net.server), before, "the host is as before");
+    assert!(Path::new(&state).join("ca.crt").exists(), "the keys stay");
+
+    // Again, without a word: the same authority, and the same revocation.
+    let authority = fs::read(Path::new(&state).join("ca.crt")).expect("it is there");
+    let second = up(&net, &temp, &[]);
+    assert_eq!(fs::read(Path::new(&state).join("ca.crt")).expect("it is there"), authority);
+    let mut bob = connect(&crowd[0], &temps[1], &profiles[1], true);
+    bob.expect_up();
+    let again = connect(&net.client, &temps[0], &profiles[0], true).process.wait_log(&[UP], Duration::from_secs(3));
+    assert!(!again, "a revoked client came in after a restart");
+    bob.stop();
+    gateway::run(&net.server, &temp, &["gateway", "down", "--state-dir", &state, "--purge", "--yes"]);
+    assert!(!Path::new(&state).exists(), "purged");
+    drop(second);
+    assert_eq!(host(&net.server), before, "the host is as before");
+}
+
+/// `client revoke alice` while bob has traffic: she is out within a second, he loses nothing.
+fn revoked_at_once(net: &Net, temp: &Temp, gateway: &mut Gateway, bob: &Ns, inner: IpAddr) {
+    let stream = Stream::start(bob, inner, &net.server, (INNER4, 7000).into(), Shape::SMALL);
+    thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    gateway::run(&net.server, temp, &["client", "revoke", "alice", "--state-dir", &state_of(temp)]);
+    let gone = until(Duration::from_secs(1), || gateway.clients().iter().all(|row| row.name != "alice"));
+    assert!(gone, "alice is still there:\n{}", gateway.process.log());
+    println!("revoked and out after {:?}", start.elapsed());
+    assert!(net.client.until_answered(INNER4.into(), Duration::from_millis(600)).is_none(), "alice gets answers");
+    let report = stream.finish(Duration::from_secs(1));
+    assert!(report.complete() && report.sent > 0, "{report}");
+}
+
+#[test]
+fn a_killed_gateway_is_cleaned_up_after() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let before = host(&net.server);
+    let words = first();
+    let mut gateway = up(&net, &temp, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_ne!(host(&net.server), before, "it changes the host while it runs");
+    gateway.process.kill();
+    gateway::run(&net.server, &temp, &["gateway", "down", "--state-dir", &state_of(&temp)]);
+    let clean = until(Duration::from_secs(3), || host(&net.server) == before);
+    assert!(clean, "left on the host:\n{}\nbefore:\n{before}", host(&net.server));
+}
