@@ -25,10 +25,10 @@ use crate::message::{Datagram, WorkerCommand, WorkerEvent};
 use crate::shm::{Mapping, Region, Sleeper};
 use crate::sleep;
 
-/// What may wait for a full ring. Commands of a gateway with thousands of peers come in bursts; a queue that is longer
-/// than this has a reader that stopped.
-const TO_CONTROL_QUEUE: QueueBound = QueueBound { messages: 256, bytes: 4 << 20 };
-const FROM_CONTROL_QUEUE: QueueBound = QueueBound { messages: 4_096, bytes: 4 << 20 };
+/// What may wait for a full ring. Commands of a gateway with thousands of peers come in bursts: all are told at once that it
+/// stops, and all may end within one turn. A queue that is longer than this has a reader that stopped.
+const TO_CONTROL_QUEUE: QueueBound = QueueBound { messages: 65_536, bytes: 16 << 20 };
+const FROM_CONTROL_QUEUE: QueueBound = QueueBound { messages: 65_536, bytes: 16 << 20 };
 const EVENT_QUEUE: QueueBound = QueueBound { messages: 16_384, bytes: 1 << 20 };
 const COMMAND_QUEUE: QueueBound = QueueBound { messages: 16_384, bytes: 8 << 20 };
 

@@ -11,7 +11,7 @@ use controlplane::{
 };
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,8 +19,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// Descriptors that this process may then have: a socket for each client, and some for everything else.
-const DESCRIPTORS: u64 = 1 << 17;
 /// The highest opcode of the data channel is P_DATA_V2; the other one is P_DATA_V1.
 const DATA: [u8; 2] = [6, 9];
 
@@ -67,8 +65,7 @@ enum Stage {
 impl Load {
     /// Clients with these profiles, whose sockets are in this namespace. None of them connects yet.
     pub fn new(ns: &Ns, server: SocketAddr, setups: Vec<ClientSetup>) -> Self {
-        let enough = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
-        setrlimit(Resource::Nofile, enough).expect("root may raise the number of descriptors");
+        allow_descriptors(setups.len());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll can be made");
         let sockets = ns.inside(|| setups.iter().map(|_| socket(server)).collect::<Vec<_>>());
         let made = setups.into_iter().zip(sockets).zip(0u64..).map(|((setup, socket), number)| {
@@ -280,6 +277,14 @@ pub fn client_setup(setup: &Setup, id: &Identity) -> ClientSetup {
         },
         auth_nocache: false,
     }
+}
+
+/// A socket for each client, and some descriptors for everything else.
+fn allow_descriptors(clients: usize) {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("anybody may go up to the hard limit");
+    let enough = maximum.is_none_or(|most| most > clients as u64 + 500);
+    assert!(enough, "{clients} clients need more descriptors than the {maximum:?} of this process (`ulimit -Hn`)");
 }
 
 fn socket(server: SocketAddr) -> UdpSocket {

@@ -216,7 +216,7 @@ impl Gateway {
         let setup = given::peer_setup(&self.profile, session);
         tracing::debug!("{} is admitted as peer {}: {}", session.who(), session.peer, admission.push.join(","));
         self.workers.order_for(session.peer, WorkerOrder::AddPeer(Box::new(setup)));
-        self.routes_changed = true;
+        self.publication.want();
         self.held.push(ToControl::Admit { generation, negotiation, admission });
     }
 

@@ -71,7 +71,7 @@ impl Gateway {
         let session = self.sessions.remove(generation)?;
         if session.has_peer() {
             self.workers.order_for(session.peer, WorkerOrder::RemovePeer { peer: session.peer });
-            self.routes_changed = true;
+            self.publication.want();
         }
         if let Some(lease) = session.lease {
             self.pool.release(lease);

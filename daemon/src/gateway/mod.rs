@@ -11,6 +11,7 @@
 //! | `ending.rs` | sessions end: by themselves, by us, because the gateway stops |
 //! | `pool.rs`, `leases.rs` | addresses for clients; pure, and the file that outlives a restart |
 //! | `workers.rs` | the workers as one group |
+//! | `publication.rs` | when the table of routes is made anew; pure |
 //! | `reload.rs` | configuration, certificates, CRL anew while clients stay |
 //! | `answers.rs` | what is answered to requests, and the snapshot of everything |
 //! | `scripts/` | the scripts of the configuration: their environment, their run, what they said |
@@ -50,6 +51,7 @@ pub mod pki;
 pub mod pki_command;
 pub mod pool;
 pub mod profile;
+mod publication;
 mod reload;
 pub mod renewal;
 pub mod requests;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::admission::Heard;
 use super::password::Passwords;
 use super::pool::Pool;
+use super::publication::{Publication, Turn};
 use super::reload::Watched;
 use super::sessions::{Sessions, Stage, Turns};
 use super::signals::{Signal, Signals};
@@ -69,7 +70,7 @@ pub(super) struct Gateway {
     pub(super) newest: u32,
     /// Admissions that wait until every worker routes to their clients.
     pub(super) held: Vec<ToControl>,
-    pub(super) routes_changed: bool,
+    pub(super) publication: Publication,
     /// Sessions that the new control process is still to be told of.
     pub(super) resuming: Vec<u32>,
     pub(super) restarts: u32,
@@ -99,6 +100,8 @@ pub(super) struct Timers {
     pub(super) watchdog: Option<Instant>,
     /// The control process may have room for more sessions.
     pub(super) resume: Option<Instant>,
+    /// The table of routes may be made anew.
+    pub(super) routes: Option<Instant>,
 }
 
 /// A timer that went off.
@@ -110,10 +113,11 @@ pub(super) enum Due {
     Files,
     Watchdog,
     Resume,
+    Routes,
 }
 
 impl Timers {
-    fn all(&mut self) -> [(&mut Option<Instant>, Due); 6] {
+    fn all(&mut self) -> [(&mut Option<Instant>, Due); 7] {
         [
             (&mut self.goodbye, Due::Goodbye),
             (&mut self.status, Due::Status),
@@ -121,6 +125,7 @@ impl Timers {
             (&mut self.files, Due::Files),
             (&mut self.watchdog, Due::Watchdog),
             (&mut self.resume, Due::Resume),
+            (&mut self.routes, Due::Routes),
         ]
     }
 
@@ -186,6 +191,8 @@ impl Gateway {
                 self.on_control(from);
             } else if let Ok(heard) = self.heard.try_recv() {
                 self.on_heard(heard);
+            } else if let Ok((worker, report)) = self.reports.try_recv() {
+                self.on_report(worker, report);
             } else {
                 return;
             }
@@ -194,8 +201,14 @@ impl Gateway {
 
     /// Workers learn the routes before a client learns that it is admitted: its first packet finds its way.
     fn publish(&mut self) {
-        if std::mem::take(&mut self.routes_changed) {
-            self.workers.publish(RouteTable::new(&self.sessions.routes()));
+        let begun = clock::now().at;
+        match self.publication.turn(begun) {
+            Turn::Fresh => {}
+            Turn::Wait(at) => return self.timers.routes = Some(at),
+            Turn::Make => {
+                self.workers.publish(RouteTable::new(&self.sessions.routes()));
+                self.publication.made(begun, clock::now().at);
+            }
         }
         for admission in std::mem::take(&mut self.held) {
             self.control.send(&admission);
@@ -354,6 +367,8 @@ impl Gateway {
                 self.timers.watchdog = notify::watchdog_pause().map(|pause| now + pause);
             }
             Due::Resume => self.resume_some(),
+            // Published at the end of each turn.
+            Due::Routes => {}
         }
     }
 

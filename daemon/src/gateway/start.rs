@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::given::OVERHEAD_V2;
 use super::password::Passwords;
 use super::pool::Pool;
+use super::publication::Publication;
 use super::reload::Watched;
 use super::run::{Gateway, Timers};
 use super::scripts::{Beside4, GatewayFacts, Inner4, Inner6, ScriptSetup, Scripts, UserPassScript};
@@ -229,7 +230,7 @@ async fn assemble(
         rng,
         newest: 0,
         held: Vec::new(),
-        routes_changed: false,
+        publication: Publication::default(),
         resuming: Vec::new(),
         restarts: 0,
         timers: Timers::default(),
