@@ -112,8 +112,13 @@ impl Session {
 
     /// Name and address, for people.
     pub(super) fn who(&self) -> String {
-        let name = if self.name.is_empty() { "a client without a name" } else { &self.name };
-        format!("{name}/{}", self.path.remote)
+        let remote = self.path.remote;
+        match (self.name.as_str(), self.facts.username.as_str()) {
+            ("", "") => format!("a client without a name/{remote}"),
+            // Not a name that it is known by: nobody has judged it yet.
+            ("", username) => format!("user {username}/{remote}"),
+            (name, _) => format!("{name}/{remote}"),
+        }
     }
 
     /// What the worker is to route to it.
@@ -305,6 +310,16 @@ pub(super) mod tests {
             pace: Pace::default(),
             announced: false,
         }
+    }
+
+    #[test]
+    fn who_has_no_certificate_is_called_by_the_user_name_that_was_tried() {
+        let mut one = session(1, 0, "", "10.8.0.2");
+        assert_eq!(one.who(), "a client without a name/192.0.2.1:1194");
+        one.facts.username = "alice".into();
+        assert_eq!(one.who(), "user alice/192.0.2.1:1194");
+        one.name = "laptop".into();
+        assert_eq!(one.who(), "laptop/192.0.2.1:1194");
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub struct ClientRow {
 }
 
 /// The reason of datagrams that the kernel dropped because a socket's buffer was full.
-pub const SOCKET_BUFFER: &str = "socket-buffer-full";
+pub const SOCKET_BUFFER: &str = "socket_buffer_full";
 
 /// One worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

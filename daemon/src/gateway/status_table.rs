@@ -64,7 +64,11 @@ fn head(snapshot: &Snapshot) -> Vec<String> {
     ];
     lines.extend(gateway.data_path.notes.iter().map(|note| format!("  {}", plain(note))));
     if gateway.control_restarts > 0 {
-        lines.push(format!("control process started anew {} times", gateway.control_restarts));
+        let times = match gateway.control_restarts {
+            1 => "once".to_owned(),
+            many => format!("{many} times"),
+        };
+        lines.push(format!("control process started anew {times}"));
     }
     let mut clients = format!(
         "clients: {} of at most {}, {} connecting",
