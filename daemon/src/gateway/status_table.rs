@@ -254,6 +254,16 @@ mod tests {
     }
 
     #[test]
+    fn a_control_process_that_was_started_anew_is_told_of() {
+        let mut anew = snapshot();
+        assert!(!text(&anew, 120, false).contains("anew"));
+        anew.gateway.control_restarts = 1;
+        assert!(text(&anew, 120, false).contains("control process started anew once\n"));
+        anew.gateway.control_restarts = 2;
+        assert!(text(&anew, 120, false).contains("control process started anew 2 times\n"));
+    }
+
+    #[test]
     fn every_line_fits_whatever_the_terminal() {
         let mut long = snapshot();
         long.clients[0].common_name = "x".repeat(64);
