@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::exit::Exit;
 use crate::host::journal::DIRECTORY;
+use crate::outln;
 
 /// The version of the control protocol.
 const VERSION: u64 = 1;
@@ -39,12 +40,12 @@ pub fn main(options: &Options, quiet: bool) -> Exit {
     match found {
         Ok(sentence) => {
             if !quiet {
-                println!("healthy: {sentence}");
+                outln!("healthy: {sentence}");
             }
             Exit::Ok
         }
         Err(sentence) => {
-            println!("unhealthy: {sentence}");
+            outln!("unhealthy: {sentence}");
             Exit::Other
         }
     }
@@ -171,6 +172,7 @@ fn summary(facts: &Value) -> String {
     let name = text(facts, "name").filter(|name| !name.is_empty()).unwrap_or("gateway");
     let device = text(facts, "device").map(|device| format!(" on {device}")).unwrap_or_default();
     match facts.get("clients").and_then(Value::as_u64) {
+        Some(1) => format!("{name} serves{device}, 1 client"),
         Some(clients) => format!("{name} serves{device}, {clients} clients"),
         None => format!("{name} serves{device}"),
     }
@@ -258,6 +260,9 @@ mod tests {
         let dir = Dir::new();
         dir.device("0x1091\n", "1\n");
         assert_eq!(asked(&dir, &[pong(true)]), Ok("vpn serves on tun7, 2 clients".to_owned()));
+        let mut one = pong(true);
+        one["result"]["clients"] = json!(1);
+        assert_eq!(asked(&dir, &[one]), Ok("vpn serves on tun7, 1 client".to_owned()));
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The `minivpn` executable: reads the command line and hands over.
 
+#![deny(clippy::print_stdout)] // `outln!` does not end a command whose reader is gone
+
 use std::process::ExitCode;
 
 use minivpn::cli::{Command, Config};
 use minivpn::exit::Exit;
 use minivpn::gateway::requests;
 use minivpn::host::privileges;
+use minivpn::outln;
 use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
 
 #[global_allocator]
@@ -47,19 +50,19 @@ fn main() -> ExitCode {
 fn lint(file: &std::path::Path, quiet: bool) -> Exit {
     let problems = config::lint(file);
     for problem in &problems {
-        println!("{problem}");
+        outln!("{problem}");
     }
     let mut errors = problems.iter().filter(|problem| problem.is_error()).count();
     let warnings = problems.len() - errors;
     // What stands in certificates and keys is looked at once the lines are right.
     if errors == 0 {
         for sentence in unusable(file) {
-            println!("{}: error: {sentence}", file.display());
+            outln!("{}: error: {sentence}", file.display());
             errors += 1;
         }
     }
     if !quiet {
-        println!("{}: {}, {}", file.display(), count(errors, "error"), count(warnings, "warning"));
+        outln!("{}: {}, {}", file.display(), count(errors, "error"), count(warnings, "warning"));
     }
     if errors == 0 { Exit::Ok } else { Exit::Config }
 }

@@ -114,7 +114,6 @@ impl Client {
             local,
             phase: Phase::Unanswered,
             record: None,
-            with_token: self.wallet.has_token(),
         });
         self.control.send(&ToControl::Connect { generation: self.generation, path, credentials });
     }
@@ -139,8 +138,7 @@ impl Client {
             self.control.send(&ToControl::Forget { generation: session.generation });
         }
         self.backoff.connection_lived(lived.unwrap_or_default());
-        let with_token = session.as_ref().is_some_and(|session| session.with_token);
-        match endings::judge(ending, self.profile.auth_retry, with_token, lived.is_some()) {
+        match endings::judge(ending, self.profile.auth_retry, self.wallet.offers(), lived.is_some()) {
             Verdict::Fatal(fatal) => self.end(Err(fatal)),
             Verdict::Left { exit_sent } => self.on_left(exit_sent),
             Verdict::NextAddress => {
@@ -152,7 +150,9 @@ impl Client {
             Verdict::WithPassword => {
                 self.wallet.drop_token();
                 self.remotes.again();
-                self.retry("the server wants the password again", Duration::ZERO);
+                // A server that gives tokens and then refuses them is not asked without a pause for ever.
+                let pause = if lived.is_some() { self.pause_after(lived) } else { Duration::ZERO };
+                self.retry("the server wants the password again", pause);
             }
             Verdict::AskPassword(why) => {
                 tracing::warn!("{why}");
@@ -171,15 +171,15 @@ impl Client {
     fn again(&mut self, why: &str, at_least: Duration, place: Place, lived: Option<Duration>) {
         self.last_failure = Some(Failure::Answered(why.to_owned()));
         steer(&mut self.remotes, place, self.had_success);
-        // A server that restarts after it served us is met at once; one that fails again and again is left in peace.
-        let pause = match lived {
-            Some(_) if self.backoff.is_fresh() => {
-                self.backoff.next(&mut self.rng);
-                Duration::ZERO
-            }
-            _ => self.backoff.next(&mut self.rng),
-        };
+        let pause = self.pause_after(lived);
         self.retry(why, pause.max(at_least));
+    }
+
+    /// A server that restarts after it served us is met at once; one that fails again and again is left in peace.
+    fn pause_after(&mut self, lived: Option<Duration>) -> Duration {
+        let fresh = self.backoff.is_fresh();
+        let pause = self.backoff.next(&mut self.rng);
+        if lived.is_some() && fresh { Duration::ZERO } else { pause }
     }
 
     fn retry(&mut self, why: &str, pause: Duration) {

@@ -9,6 +9,17 @@ use crate::config::agreed::CredentialSource;
 use crate::exit::{Exit, Fatal};
 use crate::observe::prompt;
 
+/// What a login is made with, besides a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// The profile asks for no password.
+    Nothing,
+    /// A user name and a password.
+    Password,
+    /// A token in the password's place.
+    Token,
+}
+
 /// What the next connection authenticates with.
 #[derive(Debug, Default)]
 pub(super) struct Wallet {
@@ -30,9 +41,13 @@ impl Wallet {
         self.token.as_ref().or(self.password.as_ref()).cloned()
     }
 
-    /// Whether the next connection uses a token.
-    pub(super) fn has_token(&self) -> bool {
-        self.token.is_some()
+    /// What logins are made with. A token that came within a session is used from its next renegotiation on.
+    pub(super) fn offers(&self) -> Offer {
+        match (&self.token, &self.password) {
+            (Some(_), _) => Offer::Token,
+            (None, Some(_)) => Offer::Password,
+            (None, None) => Offer::Nothing,
+        }
     }
 
     /// The server gave a token: it stands in for the password from now on.
@@ -124,10 +139,26 @@ mod tests {
     #[test]
     fn a_refused_token_gives_way_to_the_password_once() {
         let mut wallet = wallet();
+        assert_eq!(wallet.offers(), Offer::Password);
         wallet.take_token(Secret(b"token".to_vec()), Some("bob".into()));
-        assert_eq!(wallet.credentials().unwrap().username, "bob");
+        assert_eq!((wallet.credentials().unwrap().username.as_str(), wallet.offers()), ("bob", Offer::Token));
         assert!(wallet.drop_token());
         assert!(!wallet.drop_token());
-        assert_eq!(wallet.credentials().unwrap().password.0, b"pw");
+        assert_eq!(
+            (wallet.credentials().unwrap().password.0.as_slice(), wallet.offers()),
+            (b"pw".as_slice(), Offer::Password)
+        );
+    }
+
+    #[test]
+    fn a_token_that_came_after_another_was_refused_gives_way_as_well() {
+        let mut wallet = wallet();
+        for token in [b"one", b"two"] {
+            wallet.take_token(Secret(token.to_vec()), None);
+            assert_eq!(wallet.offers(), Offer::Token);
+            wallet.drop_token();
+        }
+        assert_eq!(wallet.offers(), Offer::Password);
+        assert_eq!(Wallet::default().offers(), Offer::Nothing);
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use controlplane::{Advance, Ending, Wrap};
 
+use super::credentials::Offer;
 use crate::config::agreed::AuthRetry;
 use crate::exit::{Exit, Fatal};
 
@@ -63,8 +64,8 @@ impl From<Advance> for Place {
     }
 }
 
-/// Judges an ending. `had_token` says whether a session token was used; `was_up` whether this session carried traffic.
-pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_up: bool) -> Verdict {
+/// Judges an ending. `offer` is what the session logs in with; `was_up` says whether it carried traffic.
+pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, offer: Offer, was_up: bool) -> Verdict {
     let again = |why: String| Verdict::Again { why, at_least: Duration::ZERO, place: Place::Usual };
     match ending {
         // A server that is busy has not looked at the token: it stays good.
@@ -73,8 +74,8 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
             at_least: Duration::from_secs(u64::from(seconds)).min(LONGEST_PAUSE),
             place: advance.into(),
         },
-        Ending::AuthFailed { .. } if had_token => Verdict::WithPassword,
-        Ending::AuthFailed { reason, .. } => refused(&reason, auth_retry),
+        Ending::AuthFailed { .. } if offer == Offer::Token => Verdict::WithPassword,
+        Ending::AuthFailed { reason, .. } => refused(&reason, auth_retry, offer),
         Ending::Tls(sentence) => Verdict::Fatal(Fatal::new(Exit::Tls, sentence)),
         Ending::Incompatible(sentence) => Verdict::Fatal(Fatal::new(Exit::Config, sentence)),
         Ending::Unanswered if was_up => again("the server does not answer any more".into()),
@@ -101,9 +102,17 @@ pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, had_token: bool, was_
     }
 }
 
-fn refused(reason: &str, auth_retry: AuthRetry) -> Verdict {
+fn refused(reason: &str, auth_retry: AuthRetry, offer: Offer) -> Verdict {
     let words = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     match auth_retry {
+        AuthRetry::None if offer == Offer::Nothing => Verdict::Fatal(Fatal::new(
+            Exit::Auth,
+            format!(
+                "AUTH_FAILED: the server refused us{words}. The profile gives a certificate and no password: either the \
+                 server does not accept this certificate (any more), and a new profile is needed, or it wants \
+                 `auth-user-pass`"
+            ),
+        )),
         AuthRetry::None => Verdict::Fatal(Fatal::new(
             Exit::Auth,
             format!(
@@ -178,32 +187,58 @@ mod tests {
 
     #[test]
     fn a_wrong_password_ends_with_three_unless_told_to_try_again() {
-        let Verdict::Fatal(fatal) = judge(auth("no", None, false), AuthRetry::None, false, false) else { panic!() };
+        let Verdict::Fatal(fatal) = judge(auth("no", None, false), AuthRetry::None, Offer::Password, false) else {
+            panic!()
+        };
         assert_eq!(fatal.exit, Exit::Auth);
-        assert!(matches!(judge(auth("", None, false), AuthRetry::NoInteract, false, false), Verdict::Again { .. }));
-        assert!(matches!(judge(auth("", None, false), AuthRetry::Interact, false, false), Verdict::AskPassword(_)));
+        assert!(matches!(
+            judge(auth("", None, false), AuthRetry::NoInteract, Offer::Password, false),
+            Verdict::Again { .. }
+        ));
+        assert!(matches!(
+            judge(auth("", None, false), AuthRetry::Interact, Offer::Password, false),
+            Verdict::AskPassword(_)
+        ));
+    }
+
+    #[test]
+    fn only_who_gave_a_password_is_told_to_check_it() {
+        let sentence = |offer| match judge(auth("certificate revoked", None, false), AuthRetry::None, offer, true) {
+            Verdict::Fatal(fatal) if fatal.exit == Exit::Auth => fatal.sentence,
+            other => panic!("{other:?}"),
+        };
+        let (with, without) = (sentence(Offer::Password), sentence(Offer::Nothing));
+        assert!(with.contains("our user name or password (certificate revoked)"), "{with}");
+        assert!(
+            without.contains("refused us (certificate revoked)") && without.contains("certificate and no password")
+        );
+        assert!(!without.contains("user name"), "{without}");
     }
 
     #[test]
     fn a_refused_token_is_followed_by_the_password() {
-        assert_eq!(judge(auth("", None, true), AuthRetry::None, true, true), Verdict::WithPassword);
-        assert_eq!(judge(auth("", None, false), AuthRetry::None, true, true), Verdict::WithPassword);
+        assert_eq!(judge(auth("", None, true), AuthRetry::None, Offer::Token, true), Verdict::WithPassword);
+        assert_eq!(judge(auth("", None, false), AuthRetry::None, Offer::Token, true), Verdict::WithPassword);
     }
 
     #[test]
     fn a_server_that_refuses_a_token_we_do_not_have_refuses_the_password() {
-        let Verdict::Fatal(fatal) = judge(auth("", None, true), AuthRetry::None, false, true) else { panic!() };
+        let Verdict::Fatal(fatal) = judge(auth("", None, true), AuthRetry::None, Offer::Password, true) else {
+            panic!()
+        };
         assert_eq!(fatal.exit, Exit::Auth);
     }
 
     #[test]
     fn a_temporary_refusal_waits_as_long_as_the_server_says() {
-        let Verdict::Again { at_least, .. } = judge(auth("busy", Some(42), false), AuthRetry::None, false, false)
+        let Verdict::Again { at_least, .. } =
+            judge(auth("busy", Some(42), false), AuthRetry::None, Offer::Password, false)
         else {
             panic!()
         };
         assert_eq!(at_least, Duration::from_secs(42));
-        let Verdict::Again { at_least, .. } = judge(auth("", Some(u32::MAX), false), AuthRetry::None, false, false)
+        let Verdict::Again { at_least, .. } =
+            judge(auth("", Some(u32::MAX), false), AuthRetry::None, Offer::Password, false)
         else {
             panic!()
         };
@@ -212,8 +247,10 @@ mod tests {
 
     #[test]
     fn a_temporary_refusal_keeps_the_token() {
-        for (session_token, had_token, seconds) in [(false, true, 42), (true, true, 0), (true, false, 7)] {
-            let verdict = judge(auth("busy", Some(seconds), session_token), AuthRetry::None, had_token, true);
+        for (session_token, offer, seconds) in
+            [(false, Offer::Token, 42), (true, Offer::Token, 0), (true, Offer::Password, 7)]
+        {
+            let verdict = judge(auth("busy", Some(seconds), session_token), AuthRetry::None, offer, true);
             let Verdict::Again { at_least, place, .. } = verdict else { panic!("{verdict:?}") };
             assert_eq!((at_least, place), (Duration::from_secs(u64::from(seconds)), Place::Same));
         }
@@ -229,7 +266,7 @@ mod tests {
         for (advance, expected) in places {
             let ending =
                 Ending::AuthFailed { reason: "busy".into(), retry_after: Some(1), session_token: false, advance };
-            let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, false, false) else { panic!() };
+            let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, Offer::Password, false) else { panic!() };
             assert_eq!(place, expected);
         }
     }
@@ -238,7 +275,7 @@ mod tests {
     fn a_restart_moves_on_only_when_it_says_so() {
         for (next_remote, expected) in [(false, Place::Usual), (true, Place::NextRemote)] {
             let ending = Ending::Restart { message: String::new(), next_remote };
-            let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, false, true) else { panic!() };
+            let Verdict::Again { place, .. } = judge(ending, AuthRetry::None, Offer::Password, true) else { panic!() };
             assert_eq!(place, expected);
         }
     }
@@ -246,7 +283,7 @@ mod tests {
     #[test]
     fn tls_failures_are_five_and_disagreements_two() {
         for (ending, exit) in [(Ending::Tls("x".into()), Exit::Tls), (Ending::Incompatible("x".into()), Exit::Config)] {
-            let Verdict::Fatal(fatal) = judge(ending, AuthRetry::None, false, true) else { panic!() };
+            let Verdict::Fatal(fatal) = judge(ending, AuthRetry::None, Offer::Password, true) else { panic!() };
             assert_eq!(fatal.exit, exit);
         }
     }

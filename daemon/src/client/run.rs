@@ -82,7 +82,6 @@ pub(super) struct Session {
     pub(super) local: SocketAddr,
     pub(super) phase: Phase,
     pub(super) record: Option<Box<ResumeRecord>>,
-    pub(super) with_token: bool,
 }
 
 /// How far a session has come.

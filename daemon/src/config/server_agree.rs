@@ -246,6 +246,18 @@ impl ServerDraft {
             problems.push(Problem::warning(self.common.place("auth-gen-token", whole), problem));
         }
         let (lifetime, renewal, external_auth) = (line.lifetime, line.renewal, line.external_auth);
+        let reneg_sec = self.common.timers().reneg_sec;
+        if let Some(renewal) = renewal.filter(|renewal| *renewal > 0 && (*renewal < reneg_sec || reneg_sec == 0)) {
+            let good = match reneg_sec {
+                0 => "as long as its session".to_owned(),
+                reneg_sec => format!("for {} s", u64::from(reneg_sec) * 2),
+            };
+            let trouble = Trouble::new(format!(
+                "a token is renewed when the client renegotiates, not every {renewal} s, and is good {good}"
+            ));
+            let problem = trouble.instead(format!("write `reneg-sec {renewal}` to have it renewed as often"));
+            problems.push(Problem::warning(self.common.place("auth-gen-token", whole), problem));
+        }
         Some(AuthGenToken { lifetime, renewal, external_auth, secret })
     }
 

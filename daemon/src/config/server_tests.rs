@@ -567,6 +567,16 @@ fn problems_say_where_what_and_what_instead() {
             "s.conf:7: warning: tokens end when the gateway is started anew: add `auth-gen-token-secret FILE` to keep them",
         ),
         (
+            "auth-gen-token 0 60\nauth-gen-token-secret token.key",
+            "s.conf:7: warning: a token is renewed when the client renegotiates, not every 60 s, and is good for 7200 s: write \
+             `reneg-sec 60` to have it renewed as often",
+        ),
+        (
+            "auth-gen-token 0 60\nauth-gen-token-secret token.key\nreneg-sec 0",
+            "s.conf:7: warning: a token is renewed when the client renegotiates, not every 60 s, and is good as long as its \
+             session: write `reneg-sec 60` to have it renewed as often",
+        ),
+        (
             "auth-gen-token 1 2 3",
             "s.conf:7: error: auth-gen-token: unknown word \"3\": write `external-auth` or nothing",
         ),

@@ -22,7 +22,7 @@ use super::password::{Judgement, Passwords};
 use super::pool::Lease;
 use super::run::Gateway;
 use super::scripts::{CertificateFacts, CertificateRow, Learned, LoginFacts, SessionFacts};
-use super::sessions::{Session, Stage};
+use super::sessions::{Pace, Session, Stage};
 use super::token::TokenSession;
 use crate::clock;
 use crate::config::client_dir::{self, ClientConfig};
@@ -95,6 +95,7 @@ impl Gateway {
             wire_peer_id: login.wire_peer_id,
             keyed: clock::now().at,
             counters: Arc::default(),
+            pace: Pace::default(),
             announced: false,
         });
     }
@@ -285,6 +286,8 @@ impl Connecting {
         if !directives.text.is_empty() {
             let more =
                 client_dir::parse(&directives.text, &directives.source).map_err(|problems| sentences(&problems))?;
+            more.check(self.profile.topology)
+                .map_err(|trouble| format!("{}: {}", directives.source, trouble.sentence()))?;
             self.own = merged(self.own, more);
         }
         if self.own.disable {
@@ -306,6 +309,8 @@ fn own_part(profile: &ServerProfile, name: &str) -> Result<ClientConfig, String>
     let Some(dir) = &profile.client_config_dir else { return Ok(ClientConfig::default()) };
     let own = client_dir::read(&beside(&profile.directory, dir), name, profile.ccd_exclusive);
     let own = own.map_err(|problems| sentences(&problems))?.unwrap_or_default();
+    own.check(profile.topology)
+        .map_err(|trouble| format!("{}: {}", beside(&profile.directory, dir).display(), trouble.sentence()))?;
     if own.disable { Err("its file in client-config-dir says `disable`".to_owned()) } else { Ok(own) }
 }
 
@@ -393,6 +398,21 @@ mod tests {
         let both = merged(file, script);
         assert_eq!((both.push, both.ifconfig_push), (vec!["c 3".to_owned()], at("10.8.0.6")));
         assert!(both.push_reset && !both.disable);
+    }
+
+    #[test]
+    fn a_clients_file_that_does_not_fit_the_topology_refuses_it() {
+        let folder = crate::gateway::fixture::Folder::new();
+        let mut profile = crate::gateway::start::tests::profile();
+        profile.client_config_dir = Some(folder.path().to_owned());
+        std::fs::write(folder.path().join("alice"), "ifconfig-push 10.8.0.50 10.8.0.1\n").unwrap();
+        std::fs::write(folder.path().join("bob"), "ifconfig-push 10.8.0.50 255.255.255.0\n").unwrap();
+        let why = own_part(&profile, "alice").unwrap_err();
+        assert!(why.contains("wants a netmask, and 10.8.0.1 is none"), "{why}");
+        assert!(own_part(&profile, "bob").unwrap().ifconfig_push.is_some());
+        profile.topology = crate::config::tunnel::Topology::Net30;
+        assert!(own_part(&profile, "alice").is_ok());
+        assert!(own_part(&profile, "bob").is_err());
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What is answered to the requests of the control socket, and the snapshot of everything that status is made of.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dataplane::drop_reason::DropReason;
+use dataplane::workers::manager::WorkerHandle;
 use dataplane::workers::stats::DirectionSnapshot;
 use serde_json::json;
 
@@ -11,7 +13,7 @@ use super::reload::Asked;
 use super::run::Gateway;
 use super::sessions::{Session, Stage};
 use super::socket::{Command, Request, Response};
-use super::status::{Carried, ClientRow, DataPath, GatewayRow, PoolRow, Snapshot, WorkerRow};
+use super::status::{Carried, ClientRow, DataPath, GatewayRow, PoolRow, SOCKET_BUFFER, Snapshot, WorkerRow};
 use super::status_file::{self, Version};
 use crate::clock;
 use crate::observe::statistics::{self, Figures, Lost, Reading};
@@ -21,10 +23,7 @@ impl Gateway {
     pub(super) fn on_request(&mut self, request: Request) {
         let Request { command, reply } = request;
         let answer = match command {
-            Command::Ping => {
-                let version = env!("CARGO_PKG_VERSION");
-                Response::Done(json!({ "pid": std::process::id(), "version": version, "name": self.facts.name }))
-            }
+            Command::Ping => Response::Done(self.health()),
             Command::Status => Response::Status(Box::new(self.snapshot())),
             Command::Reload => return self.reload(Some(Asked { reply, serial: None, ended: 0 })),
             Command::RevokeNow { serial } => {
@@ -40,6 +39,20 @@ impl Gateway {
         };
         // Who asked may have gone.
         let _ = reply.send(answer);
+    }
+
+    /// Whether clients are served, for `minivpn healthcheck`.
+    fn health(&self) -> serde_json::Value {
+        let trouble = trouble(self.stopping, self.headless.map(|since| clock::now().at.since(since)));
+        json!({
+            "healthy": trouble.is_none(),
+            "why": trouble,
+            "device": self.interface.name,
+            "clients": self.here(),
+            "pid": std::process::id(),
+            "name": self.facts.name,
+            "version": env!("CARGO_PKG_VERSION"),
+        })
     }
 
     fn kill(&mut self, common_name: Option<String>, client_id: Option<u32>) -> Response {
@@ -83,7 +96,7 @@ impl Gateway {
         let data_path = self.workers.each().next().map(|(_, handle, _)| DataPath {
             engine: handle.engine().name.to_owned(),
             aead: handle.aead().name.to_owned(),
-            notes: Vec::new(),
+            notes: notes(handle, self.raised.as_ref().map_or(&[], |raised| raised.notes.as_slice())),
         });
         GatewayRow {
             name: self.facts.name.clone(),
@@ -114,8 +127,8 @@ impl Gateway {
             routes: session.own.iroutes.iter().map(|(network, prefix)| format!("{network}/{prefix}")).collect(),
             bytes_in: traffic.bytes_received,
             bytes_out: traffic.bytes_sent,
-            rate_in: None,
-            rate_out: None,
+            rate_in: session.pace.rates.map(|[from, _]| from),
+            rate_out: session.pace.rates.map(|[_, to]| to),
             since: session.since,
             last_heard: now.unix.saturating_sub(quiet(session, now.at).as_secs()),
             cipher: session.cipher.to_owned(),
@@ -131,25 +144,23 @@ impl Gateway {
     }
 
     fn worker_rows(&self, clients: &[ClientRow]) -> Vec<WorkerRow> {
-        let row =
-            |(worker, handle, seat): (u16, &dataplane::workers::manager::WorkerHandle, &crate::data_path::Seat)| {
-                let counters = handle.stats().snapshot();
-                let carried =
-                    |sums: &DirectionSnapshot| Carried { packets: sums.inner_packets, bytes: sums.inner_bytes };
-                let drops = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.dropped(*reason)));
-                WorkerRow {
-                    worker,
-                    cpu: seat.cpu.and_then(|cpu| u32::try_from(cpu).ok()),
-                    offloads: counters.offloads.to_string(),
-                    peers: u32::try_from(clients.iter().filter(|client| client.worker == worker).count()).unwrap_or(0),
-                    inbound: carried(&counters.inbound),
-                    outbound: carried(&counters.outbound),
-                    relayed: Carried { packets: counters.relayed, bytes: 0 },
-                    handed_over: counters.inbound.taken_over.saturating_add(counters.outbound.taken_over),
-                    control: counters.control_received,
-                    drops: drops.filter(|(_, count)| *count > 0).collect(),
-                }
-            };
+        let row = |(worker, handle, seat): (u16, &WorkerHandle, &crate::data_path::Seat)| {
+            let counters = handle.stats().snapshot();
+            let carried = |sums: &DirectionSnapshot| Carried { packets: sums.inner_packets, bytes: sums.inner_bytes };
+            let drops = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.dropped(*reason)));
+            WorkerRow {
+                worker,
+                cpu: seat.cpu.and_then(|cpu| u32::try_from(cpu).ok()),
+                offloads: counters.offloads.to_string(),
+                peers: u32::try_from(clients.iter().filter(|client| client.worker == worker).count()).unwrap_or(0),
+                inbound: carried(&counters.inbound),
+                outbound: carried(&counters.outbound),
+                relayed: Carried { packets: counters.relayed, bytes: 0 },
+                handed_over: counters.inbound.taken_over.saturating_add(counters.outbound.taken_over),
+                control: counters.control_received,
+                drops: what_happened(drops, self.workers.lost(worker)),
+            }
+        };
         self.workers.each().map(row).collect()
     }
 
@@ -184,7 +195,7 @@ impl Gateway {
                 aead: handle.aead().name,
                 now: *now,
                 before: self.statistics.get(usize::from(worker)).copied(),
-                lost: Lost { tun: if worker == 0 { tun } else { 0 }, socket: 0 },
+                lost: Lost { tun: if worker == 0 { tun } else { 0 }, socket: self.workers.lost(worker) },
             };
             for line in statistics::block(&figures) {
                 tracing::info!("{line}");
@@ -206,10 +217,54 @@ impl Gateway {
     }
 }
 
+/// A control process is missed for so long before that counts: its successor takes moments.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a gateway is not healthy. `headless`: for so long no control process has said that it is ready.
+fn trouble(stopping: bool, headless: Option<Duration>) -> Option<String> {
+    if stopping {
+        return Some("it is stopping".to_owned());
+    }
+    let long = headless.filter(|missing| *missing >= PATIENCE)?;
+    Some(format!("nobody can log in: its control process died {} s ago and its successor is not ready", long.as_secs()))
+}
+
+/// Reasons without a packet are left out.
+fn what_happened(drops: impl Iterator<Item = (String, u64)>, at_socket: u64) -> BTreeMap<String, u64> {
+    drops.chain([(SOCKET_BUFFER.to_owned(), at_socket)]).filter(|(_, count)| *count > 0).collect()
+}
+
+/// What packets are moved and sealed with, why, and what of the host is not as it was wanted.
+fn notes(handle: &WorkerHandle, of_the_host: &[String]) -> Vec<String> {
+    let own = [handle.engine().to_string(), handle.aead().to_string()];
+    own.into_iter().chain(of_the_host.iter().cloned()).collect()
+}
+
 /// How long nothing came from a client.
 fn quiet(session: &Session, now: controlplane::Instant) -> Duration {
     match session.counters.last_heard_ns() {
         0 => now.since(session.keyed),
         heard => now.since(controlplane::Instant(heard)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_of_the_kernel_are_among_those_that_happened() {
+        let drops = || [("replayed".to_owned(), 0), ("no-route".to_owned(), 3)].into_iter();
+        assert_eq!(what_happened(drops(), 0), BTreeMap::from([("no-route".to_owned(), 3)]));
+        let with = BTreeMap::from([("no-route".to_owned(), 3), (SOCKET_BUFFER.to_owned(), 7)]);
+        assert_eq!(what_happened(drops(), 7), with);
+    }
+
+    #[test]
+    fn a_gateway_is_unhealthy_when_its_control_process_stays_dead_or_it_stops() {
+        assert_eq!(trouble(false, None), None);
+        assert_eq!(trouble(false, Some(PATIENCE - Duration::from_millis(1))), None, "its successor takes moments");
+        assert!(trouble(false, Some(PATIENCE)).unwrap().contains("died 10 s ago"));
+        assert_eq!(trouble(true, None).unwrap(), "it is stopping");
     }
 }

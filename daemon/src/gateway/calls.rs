@@ -67,15 +67,16 @@ pub fn reload(name: &GatewayName) -> Answer {
 }
 
 /// Tells the running gateway that these certificates are revoked: it reads the list, and ends their sessions at once.
-pub fn revoked(name: &GatewayName, serials: &[Serial]) -> Answer {
-    let mut answer = Answer::Done;
+/// And how many sessions it ended.
+pub fn revoked(name: &GatewayName, serials: &[Serial]) -> (Answer, u64) {
+    let (mut answer, mut ended) = (Answer::Done, 0);
     for serial in serials {
-        match ask(name, &Command::RevokeNow { serial: serial.to_string() }) {
-            Answer::Done => {}
-            other => answer = other,
+        match result_of(name, &Command::RevokeNow { serial: serial.to_string() }) {
+            Ok(result) => ended += result.get("ended").and_then(serde_json::Value::as_u64).unwrap_or_default(),
+            Err(other) => answer = other,
         }
     }
-    answer
+    (answer, ended)
 }
 
 /// Asks the running gateway to end, as SIGTERM would, and waits until it has.
@@ -95,15 +96,18 @@ pub fn stop(name: &GatewayName) -> Answer {
 }
 
 fn ask(name: &GatewayName, command: &Command) -> Answer {
+    result_of(name, command).map_or_else(|answer| answer, |_| Answer::Done)
+}
+
+fn result_of(name: &GatewayName, command: &Command) -> Result<serde_json::Value, Answer> {
     let path = match std::env::var_os("MINIVPN_SOCKET").filter(|path| !path.is_empty()) {
         Some(path) => path.into(),
         None => socket::path_of(name.as_str()),
     };
-    match requests::ask(&path, command) {
-        Ok(_) => Answer::Done,
-        Err(fatal) if fatal.exit == Exit::Unreachable => Answer::NotRunning,
-        Err(fatal) => Answer::Failed(fatal.sentence),
-    }
+    requests::ask(&path, command).map_err(|fatal| match fatal.exit {
+        Exit::Unreachable => Answer::NotRunning,
+        _ => Answer::Failed(fatal.sentence),
+    })
 }
 
 /// Sentences about what of somebody else's firewall stands in this gateway's way.

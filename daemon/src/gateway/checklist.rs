@@ -1,11 +1,11 @@
 //! The list that `gateway up` prints: what is set up, what is new, what needs attention. Coloured on a terminal unless
 //! NO_COLOR is set; plain words elsewhere.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use time::OffsetDateTime;
 
-use crate::observe::log::colour_allowed;
+use crate::observe::log::{Format, colour_allowed};
 
 /// One line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,17 @@ pub enum Mark {
     Attention,
 }
 
+impl Mark {
+    fn word(self) -> &'static str {
+        match self {
+            Mark::New => "new ",
+            Mark::Kept => "ok  ",
+            Mark::Later => "then",
+            Mark::Attention => "look",
+        }
+    }
+}
+
 /// The list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checklist {
@@ -52,11 +63,11 @@ impl Checklist {
     pub fn text(&self, colours: bool) -> String {
         let width = self.items.iter().map(|item| item.what.chars().count()).max().unwrap_or(0);
         let line = |item: &Item| {
-            let (word, colour) = match item.mark {
-                Mark::New => ("new ", "\x1b[32m"),
-                Mark::Kept => ("ok  ", "\x1b[32m"),
-                Mark::Later => ("then", "\x1b[36m"),
-                Mark::Attention => ("look", "\x1b[1;33m"),
+            let word = item.mark.word();
+            let colour = match item.mark {
+                Mark::New | Mark::Kept => "\x1b[32m",
+                Mark::Later => "\x1b[36m",
+                Mark::Attention => "\x1b[1;33m",
             };
             let pad = " ".repeat(width.saturating_sub(item.what.chars().count()));
             match colours {
@@ -67,11 +78,21 @@ impl Checklist {
         self.items.iter().map(line).collect()
     }
 
-    /// Prints it on standard output. One that is closed ends nothing.
-    pub fn print(&self) {
-        let colours = colour_allowed(std::io::stdout().is_terminal());
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(self.text(colours).as_bytes()).and_then(|()| out.flush());
+    /// The same as JSON, an object each: `mark` is `new`, `ok`, `then` or `look`, as in the text.
+    pub fn json_lines(&self) -> String {
+        let line = |item: &Item| {
+            let mark = item.mark.word().trim_end();
+            format!("{}\n", serde_json::json!({ "mark": mark, "what": item.what, "detail": item.detail }))
+        };
+        self.items.iter().map(line).collect()
+    }
+
+    /// Prints it on standard output, in the format of the log. One that is closed ends nothing.
+    pub fn print(&self, format: Format) {
+        match format {
+            Format::Text => crate::out!("{}", self.text(colour_allowed(std::io::stdout().is_terminal()))),
+            Format::Json => crate::out!("{}", self.json_lines()),
+        }
     }
 }
 
@@ -94,6 +115,10 @@ mod tests {
         assert_eq!(list.text(false), "new   authority  until 2046\nlook  port       taken\n");
         assert!(list.text(true).contains("\x1b[32mnew \x1b[0m"));
         assert!(!list.text(false).contains('\x1b'));
+        let json = list.json_lines();
+        let lines: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let new = serde_json::json!({ "mark": "new", "what": "authority", "detail": "until 2046" });
+        assert_eq!((lines.len(), &lines[0]), (2, &new));
     }
 
     #[test]

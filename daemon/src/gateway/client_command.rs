@@ -15,6 +15,7 @@ use crate::cli::client::{Client, Issue, List, Renew, Revoke, Show};
 use crate::cli::gateway::Which;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
+use crate::{out, outln};
 
 /// `minivpn client …`
 ///
@@ -63,10 +64,10 @@ fn revoke(options: &Revoke) -> Result<(), Fatal> {
     let revoked = state.revoke_client(&options.client, clock::now().unix)?;
     drop(state);
     if revoked.is_empty() {
-        println!("{} had no certificate that was still good", options.client);
+        outln!("{} had no certificate that was still good", options.client);
         return Ok(());
     }
-    println!("{} is revoked ({})", options.client, serials(&revoked));
+    outln!("{} is revoked ({})", options.client, serials(&revoked));
     tell_revoked(&options.which.name, &revoked)
 }
 
@@ -75,8 +76,8 @@ fn list(options: &List) -> Result<(), Fatal> {
     let state = State::open(&options.which.directory(), &options.which.name, now)?;
     let rows = state.clients(now);
     match options.json {
-        true => println!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
-        false => print!("{}", table(&rows)),
+        true => outln!("{}", serde_json::to_string_pretty(&rows).unwrap_or_default()),
+        false => out!("{}", table(&rows)),
     }
     Ok(())
 }
@@ -105,20 +106,33 @@ fn hand_out(state: &State, settings: &Settings, options: &Issue) -> Result<(), F
 
 fn say(placed: &Placed) {
     if *placed != Placed::Printed {
-        println!("{placed}");
+        outln!("{placed}");
     }
 }
 
 fn tell_revoked(gateway: &GatewayName, revoked: &[Serial]) -> Result<(), Fatal> {
-    match calls::revoked(gateway, revoked) {
-        Answer::Done => println!("the running gateway has ended its sessions"),
-        Answer::NotRunning => println!("the gateway does not run; the revocation counts from its next start"),
+    let (answer, ended) = calls::revoked(gateway, revoked);
+    match answer {
+        Answer::Done => outln!("{}", told(ended)),
+        Answer::NotRunning => outln!("{NOT_FOUND}"),
         Answer::Failed(why) => {
             let what = format!("the revocation is signed, but the running gateway was not told: {why}. Restart it");
             return Err(Fatal::new(Exit::Other, what));
         }
     }
     Ok(())
+}
+
+const NOT_FOUND: &str = "no running gateway was found: the revocation counts from its next start. (One that runs with a \
+                         --socket of its own reads it within a minute, or at once when MINIVPN_SOCKET names that socket)";
+
+/// What the running gateway did when it heard of a revocation.
+fn told(ended: u64) -> String {
+    match ended {
+        0 => "the running gateway knows; there was no session to end".to_owned(),
+        1 => "the running gateway knows, and has ended its session".to_owned(),
+        many => format!("the running gateway knows, and has ended its {many} sessions"),
+    }
 }
 
 fn serials(serials: &[Serial]) -> String {
@@ -143,6 +157,13 @@ mod tests {
     use super::*;
     use crate::gateway::fixture::{DAY, NOW, Seeded};
     use crate::gateway::index::Standing;
+
+    #[test]
+    fn a_session_that_was_not_there_is_not_said_to_be_ended() {
+        assert!(told(0).contains("no session") && !told(0).contains("ended"));
+        assert!(told(1).ends_with("ended its session"));
+        assert!(told(2).ends_with("ended its 2 sessions"));
+    }
 
     #[test]
     fn a_table_has_a_line_for_each_certificate() {

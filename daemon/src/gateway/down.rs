@@ -11,6 +11,7 @@ use super::unit;
 use crate::cli::gateway::Down;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
+use crate::outln;
 
 /// The longest answer that is read, in bytes.
 const LONGEST: u64 = 256;
@@ -26,28 +27,28 @@ pub fn down(options: &Down) -> Result<(), Fatal> {
         confirm_on_terminal(name)?;
     }
     for said in unit::remove(name)? {
-        println!("{said}");
+        outln!("{said}");
     }
     match calls::stop(name) {
-        Answer::Done => println!("the running gateway was stopped"),
+        Answer::Done => outln!("the running gateway was stopped"),
         Answer::NotRunning => {}
         Answer::Failed(why) => return Err(Fatal::new(Exit::Other, format!("the running gateway did not stop: {why}"))),
     }
     let (undone, failed) = calls::undo(&options.run_dir)?;
     for change in &undone {
-        println!("undone: {change}");
+        outln!("undone: {change}");
     }
     if !failed.is_empty() {
         return Err(Fatal::new(Exit::Routes, failed.join("\n")));
     }
     if undone.is_empty() {
-        println!("nothing of it is left on this host");
+        outln!("nothing of it is left on this host");
     }
     if options.purge {
         state::purge(&directory, name, clock::now().unix)?;
-        println!("deleted: {}", directory.display());
+        outln!("deleted: {}", directory.display());
     } else if directory.exists() {
-        println!("kept: {} (--purge deletes its keys and certificates)", directory.display());
+        outln!("kept: {} (--purge deletes its keys and certificates)", directory.display());
     }
     Ok(())
 }

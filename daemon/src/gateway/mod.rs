@@ -31,6 +31,8 @@
 //! | `names.rs`, `network.rs`, `serial.rs`, `static_key.rs` | single values |
 //! | `whole_file.rs` | files that are there whole or not at all |
 
+#![deny(clippy::print_stdout)] // `outln!` does not end a command whose reader is gone
+
 mod admission;
 mod answers;
 pub mod calls;

@@ -12,6 +12,7 @@ use super::up::load_settings;
 use crate::cli::client::{List, Pki, RenewServer};
 use crate::clock;
 use crate::exit::{Exit, Fatal};
+use crate::{out, outln};
 
 /// What `pki show --json` prints. Moments in seconds since 1970.
 #[derive(Debug, Serialize)]
@@ -48,8 +49,8 @@ fn show(options: &List) -> Result<(), Fatal> {
     let state = State::open(&options.which.directory(), &options.which.name, now)?;
     let overview = overview(&state, now)?;
     match options.json {
-        true => println!("{}", serde_json::to_string_pretty(&overview).unwrap_or_default()),
-        false => print!("{}", overview.text()),
+        true => outln!("{}", serde_json::to_string_pretty(&overview).unwrap_or_default()),
+        false => out!("{}", overview.text()),
     }
     Ok(())
 }
@@ -71,17 +72,17 @@ fn renew(options: &RenewServer) -> Result<(), Fatal> {
     drop(state);
     for what in &renewed {
         match what {
-            Renewed::Server => println!("the gateway's certificate is new, until {}", date(overview.server.expires)),
-            Renewed::Crl => println!("the revocation list is signed anew, until {}", date(overview.crl.expires)),
+            Renewed::Server => outln!("the gateway's certificate is new, until {}", date(overview.server.expires)),
+            Renewed::Crl => outln!("the revocation list is signed anew, until {}", date(overview.crl.expires)),
         }
     }
     if renewed.is_empty() {
-        println!("nothing is about to expire");
+        outln!("nothing is about to expire");
         return Ok(());
     }
     match calls::reload(&options.which.name) {
-        Answer::Done => println!("the running gateway has read them; nobody was disconnected"),
-        Answer::NotRunning => println!("the gateway does not run; they count from its next start"),
+        Answer::Done => outln!("the running gateway has read them; nobody was disconnected"),
+        Answer::NotRunning => outln!("the gateway does not run; they count from its next start"),
         Answer::Failed(why) => {
             return Err(Fatal::new(Exit::Other, format!("the running gateway has not read them: {why}. Restart it")));
         }

@@ -77,7 +77,9 @@ impl Gateway {
                 profile
             }
             Err(problems) => {
-                let list: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                // Warnings are no reason.
+                let errors = problems.iter().filter(|problem| problem.is_error());
+                let list: Vec<String> = errors.map(ToString::to_string).collect();
                 return self.reload_failed(asked.into_iter().collect(), &list.join("; "));
             }
         };
@@ -121,8 +123,11 @@ impl Gateway {
         match super::start::passwords(&profile, &self.facts.gateway, &mut self.rng) {
             Ok(mut passwords) => {
                 // A key that was made at the start would make every token void that clients hold.
-                if profile.auth_gen_token == self.profile.auth_gen_token {
-                    passwords.tokens.clone_from(&self.passwords.tokens);
+                let secret = |of: &ServerProfile| of.auth_gen_token.as_ref().map(|tokens| tokens.secret.clone());
+                if let (Some(new), Some(old)) = (&mut passwords.tokens, &self.passwords.tokens)
+                    && secret(&profile) == secret(&self.profile)
+                {
+                    new.keep_key_of(old);
                 }
                 self.passwords = Rc::new(passwords);
             }
@@ -230,7 +235,7 @@ fn settle(old: &ServerProfile, mut new: ServerProfile) -> (ServerProfile, Vec<St
     macro_rules! keep {
         ($($field:ident: $name:literal),* $(,)?) => {$(
             if new.$field != old.$field {
-                not_changed.push(format!("a new {} needs a restart of the gateway", $name));
+                not_changed.push(format!("a new {} counts from the next start", $name));
                 new.$field = old.$field.clone();
             }
         )*};
@@ -306,7 +311,7 @@ mod tests {
         let (settled, changed, not_changed) = settle(&old, new);
         assert_eq!(settled.listen.port, old.listen.port);
         assert_eq!(settled.push, ["route 10.0.0.0"]);
-        assert_eq!(not_changed, ["a new `port`, `proto` or `local` needs a restart of the gateway"]);
+        assert_eq!(not_changed, ["a new `port`, `proto` or `local` counts from the next start"]);
         assert_eq!(changed, ["what is pushed to new clients changed", "the CRL changed"]);
         let (_, changed, not_changed) = settle(&old, profile());
         assert!(changed.is_empty() && not_changed.is_empty());

@@ -14,6 +14,7 @@ use super::status::Snapshot;
 use super::status_table;
 use crate::exit::{Exit, Fatal};
 use crate::observe::log::colour_allowed;
+use crate::outln;
 
 /// How long an answer may take; more than the gateway gives itself.
 const TIMEOUT: Duration = Duration::from_secs(40);
@@ -112,10 +113,10 @@ pub fn reload(options: &ReloadOptions) -> Exit {
         for (field, words) in [("changed", "changed"), ("not_changed", "needs a restart")] {
             for sentence in result.get(field).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
             {
-                println!("{words}: {}", sentence.replace(char::is_control, "\u{fffd}"));
+                outln!("{words}: {}", sentence.replace(char::is_control, "\u{fffd}"));
             }
         }
-        println!("reloaded");
+        outln!("reloaded");
     }))
 }
 
@@ -124,7 +125,7 @@ pub fn kill(options: &KillOptions) -> Exit {
     let command = Command::Kill { common_name: options.client.clone(), client_id: options.id };
     ended(options.whom.path().and_then(|path| ask(&path, &command)).map(|result| {
         let ended = result.get("ended").and_then(Value::as_u64).unwrap_or_default();
-        println!("ended {ended} {}", if ended == 1 { "session" } else { "sessions" });
+        outln!("ended {ended} {}", if ended == 1 { "session" } else { "sessions" });
     }))
 }
 

@@ -38,6 +38,8 @@ const BURST: usize = 512;
 const RESUME_BURST: usize = 64;
 /// Room in the control process's ring is looked for this often while it is wanted.
 const ROOM: Duration = Duration::from_millis(2);
+/// Clients' rates are of the last so long.
+const PACE: Duration = Duration::from_secs(5);
 /// The longest sleep: clocks are compared, the service manager's watchdog is fed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ pub(super) struct Gateway {
     /// Sessions that the new control process is still to be told of.
     pub(super) resuming: Vec<u32>,
     pub(super) restarts: u32,
+    /// Since when no control process is ready.
+    pub(super) headless: Option<Instant>,
     pub(super) timers: Timers,
     pub(super) watched: Watched,
     /// A configuration that the control process is judging, and who asked.
@@ -102,6 +106,8 @@ pub(super) struct Timers {
     pub(super) resume: Option<Instant>,
     /// The table of routes may be made anew.
     pub(super) routes: Option<Instant>,
+    /// Clients' counters are read, for their rates.
+    pub(super) pace: Option<Instant>,
 }
 
 /// A timer that went off.
@@ -114,10 +120,11 @@ pub(super) enum Due {
     Watchdog,
     Resume,
     Routes,
+    Pace,
 }
 
 impl Timers {
-    fn all(&mut self) -> [(&mut Option<Instant>, Due); 7] {
+    fn all(&mut self) -> [(&mut Option<Instant>, Due); 8] {
         [
             (&mut self.goodbye, Due::Goodbye),
             (&mut self.status, Due::Status),
@@ -126,6 +133,7 @@ impl Timers {
             (&mut self.watchdog, Due::Watchdog),
             (&mut self.resume, Due::Resume),
             (&mut self.routes, Due::Routes),
+            (&mut self.pace, Due::Pace),
         ]
     }
 
@@ -171,14 +179,20 @@ impl Gateway {
         self.timers.leases = self.lease_pause().map(|pause| now + pause);
         self.timers.files = Some(now + super::reload::LOOK);
         self.timers.watchdog = notify::watchdog_pause().map(|_| now);
+        self.timers.pace = Some(now);
         self.console.completed();
         notify::ready(&self.line());
     }
 
     /// For the service manager and people.
     pub(super) fn line(&self) -> String {
-        let here = self.sessions.iter().filter(|session| session.stage == Stage::Up).count();
-        format!("serving {here} clients on {}", self.facts.listen)
+        let here = self.here();
+        format!("serving {here} {} on {}", if here == 1 { "client" } else { "clients" }, self.facts.listen)
+    }
+
+    /// How many clients' traffic flows.
+    pub(super) fn here(&self) -> usize {
+        self.sessions.iter().filter(|session| session.stage == Stage::Up).count()
     }
 
     /// One table of routes then serves many logins.
@@ -219,6 +233,7 @@ impl Gateway {
         match from {
             FromChild::Message(FromControl::Ready) => {
                 tracing::debug!("the control process {} is ready", self.control.pid());
+                self.headless = None;
             }
             FromChild::Message(FromControl::Refused(ending)) => self.end(Err(super::start::refused(&ending))),
             FromChild::Message(FromControl::Event(event)) => self.on_event(event),
@@ -273,6 +288,8 @@ impl Gateway {
     fn on_control_death(&mut self, why: &str) {
         tracing::warn!("the control process died ({why}); starting it anew, data flows on");
         self.restarts = self.restarts.saturating_add(1);
+        // One that dies before it was ready does not begin it anew.
+        self.headless.get_or_insert(clock::now().at);
         let configuration = self.configuration();
         self.control.set_configuration(configuration);
         match self.control.restart() {
@@ -369,6 +386,10 @@ impl Gateway {
             Due::Resume => self.resume_some(),
             // Published at the end of each turn.
             Due::Routes => {}
+            Due::Pace => {
+                self.sessions.read_pace(now);
+                self.timers.pace = Some(now + PACE);
+            }
         }
     }
 

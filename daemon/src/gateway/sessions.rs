@@ -53,8 +53,34 @@ pub(super) struct Session {
     pub(super) keyed: Instant,
     /// What its worker counts.
     pub(super) counters: Arc<PeerCounters>,
+    /// How fast it is of late.
+    pub(super) pace: Pace,
     /// learn-address was told of its addresses, client-connect of itself.
     pub(super) announced: bool,
+}
+
+/// How fast a session is, from two readings of its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pace {
+    /// When it was read last, and the bytes from and to the client then.
+    read: Option<(Instant, [u64; 2])>,
+    /// Bits a second from and to the client; `None` before there were two readings.
+    pub(super) rates: Option<[u64; 2]>,
+}
+
+impl Pace {
+    /// Takes a reading: bytes from the client and to it so far.
+    pub(super) fn read(&mut self, now: Instant, bytes: [u64; 2]) {
+        if let Some((before, had)) = self.read {
+            let micros = now.since(before).as_micros().max(1);
+            let rate = |has: u64, had: u64| {
+                let bits = u128::from(has.saturating_sub(had)) * 8;
+                u64::try_from(bits * 1_000_000 / micros).unwrap_or(u64::MAX)
+            };
+            self.rates = Some([rate(bytes[0], had[0]), rate(bytes[1], had[1])]);
+        }
+        self.read = Some((now, bytes));
+    }
 }
 
 /// How far a session has come. Each is named for what it waits for.
@@ -86,8 +112,13 @@ impl Session {
 
     /// Name and address, for people.
     pub(super) fn who(&self) -> String {
-        let name = if self.name.is_empty() { "a client without a name" } else { &self.name };
-        format!("{name}/{}", self.path.remote)
+        let remote = self.path.remote;
+        match (self.name.as_str(), self.facts.username.as_str()) {
+            ("", "") => format!("a client without a name/{remote}"),
+            // Not a name that it is known by: nobody has judged it yet.
+            ("", username) => format!("user {username}/{remote}"),
+            (name, _) => format!("{name}/{remote}"),
+        }
     }
 
     /// What the worker is to route to it.
@@ -158,6 +189,13 @@ impl Sessions {
     /// Every session, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.all.values()
+    }
+
+    /// Reads the counters of those whose traffic flows.
+    pub(super) fn read_pace(&mut self, now: Instant) {
+        for session in self.all.values_mut().filter(|session| session.stage == Stage::Up) {
+            session.pace.read(now, [session.counters.bytes_in(), session.counters.bytes_out()]);
+        }
     }
 
     /// Every generation, oldest first.
@@ -269,8 +307,44 @@ pub(super) mod tests {
             wire_peer_id: Some(peer),
             keyed: Instant::default(),
             counters: Arc::default(),
+            pace: Pace::default(),
             announced: false,
         }
+    }
+
+    #[test]
+    fn who_has_no_certificate_is_called_by_the_user_name_that_was_tried() {
+        let mut one = session(1, 0, "", "10.8.0.2");
+        assert_eq!(one.who(), "a client without a name/192.0.2.1:1194");
+        one.facts.username = "alice".into();
+        assert_eq!(one.who(), "user alice/192.0.2.1:1194");
+        one.name = "laptop".into();
+        assert_eq!(one.who(), "laptop/192.0.2.1:1194");
+    }
+
+    #[test]
+    fn a_pace_is_known_from_the_second_reading_on() {
+        let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+        let mut pace = Pace::default();
+        pace.read(at(10), [1_000, 0]);
+        assert_eq!(pace.rates, None);
+        pace.read(at(14), [3_000, 500]);
+        assert_eq!(pace.rates, Some([4_000, 1_000]));
+        pace.read(at(16), [3_000, 500]);
+        assert_eq!(pace.rates, Some([0, 0]), "of late, not since ever");
+        pace.read(at(16), [3_001, 500]);
+        assert!(pace.rates.is_some(), "two readings at once divide by nothing");
+    }
+
+    #[test]
+    fn the_pace_is_read_of_those_whose_traffic_flows() {
+        let mut book = Sessions::default();
+        book.insert(session(1, 0, "a", "10.8.0.2"));
+        book.insert(Session { stage: Stage::Settings, ..session(2, 1, "b", "10.8.0.3") });
+        book.read_pace(Instant(1));
+        book.read_pace(Instant(2_000_000_001));
+        let rates = |generation| book.get(generation).unwrap().pace.rates;
+        assert_eq!((rates(1), rates(2)), (Some([0, 0]), None));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use dataplane::networkio::gso::fitting_super_packet;
 use dataplane::sys::socket::{self, SocketOptions};
 use dataplane::sys::steering::Steering;
 use dataplane::tun::too_big::AnswersFrom;
-use dataplane::workers::manager::WorkerOrder;
+use dataplane::workers::manager::{WorkerOrder, WorkerReport};
 use tokio::sync::mpsc;
 
 use super::given::OVERHEAD_V2;
@@ -134,11 +134,27 @@ pub fn load(file: &Path) -> Result<ServerProfile, Fatal> {
     }
 }
 
+/// Whether the options fit together. Asked before anything is made or opened.
+///
+/// # Errors
+/// [`Exit::Config`] with what to say instead.
+pub(super) fn check(options: &GatewayServe) -> Result<(), Fatal> {
+    match worker_count(options) {
+        2.. if options.data.split_directions => {
+            let many = worker_count(options);
+            let sentence = format!("--split-directions is for one worker, and there would be {many}: say --workers 1");
+            Err(Fatal::new(Exit::Config, sentence))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Serves until it is told to stop.
 ///
 /// # Errors
 /// What cannot be run, or why it ended.
 pub fn serve(profile: ServerProfile, options: GatewayServe, extras: Extras, console: Console) -> Result<(), Fatal> {
+    check(&options)?;
     privileges::check().map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))?;
     let workers = worker_count(&options);
     let device = profile.bind_dev.clone().or_else(routes::default_device);
@@ -151,8 +167,10 @@ pub fn serve(profile: ServerProfile, options: GatewayServe, extras: Extras, cons
     drop_privileges(&profile, &options)?;
     let opened = Opened { seats, aead, ends: Ends { sockets, queues } };
     let ran = supervisor::block_on(async move {
-        let gateway = assemble(profile, options, extras, console, opened).await?;
-        gateway.run().await
+        let mut prepared = prepare(&profile, &options, &extras, opened).await?;
+        // Last of all that can fail: who changed the host ends by undoing that.
+        let raised = raise(&profile, &options, &extras, &mut prepared).await?;
+        assemble(profile, options, extras, console, prepared, raised).run().await
     });
     ran.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not be started: {error}")))?
 }
@@ -164,75 +182,120 @@ struct Opened {
     ends: Ends,
 }
 
-async fn assemble(
-    profile: ServerProfile,
-    options: GatewayServe,
-    extras: Extras,
-    console: Console,
+/// Everything that a gateway is made of but its changes of the host.
+struct Prepared {
+    host: Host,
+    journal: Journal,
+    interface: Interface,
+    facts: Facts,
+    passwords: Passwords,
+    pool: Pool,
+    cookie_secret: Secret,
+    rng: SystemRandom,
+    control: Control,
+    workers: Workers,
+    reports: mpsc::Receiver<(u16, WorkerReport)>,
+    ends: Ends,
+    signals: Signals,
+}
+
+async fn prepare(
+    profile: &ServerProfile,
+    options: &GatewayServe,
+    extras: &Extras,
     opened: Opened,
-) -> Result<Gateway, Fatal> {
+) -> Result<Prepared, Fatal> {
     let Opened { seats, aead, ends } = opened;
-    let other = |what: &str, error: &dyn fmt::Display| Fatal::new(Exit::Other, format!("{what}: {error}"));
     let refused = |error: HostError| Fatal::new(Exit::Routes, error.to_string());
-    let (host, mut journal) = journal::begin(&options.data.run_dir, &extras.name).await.map_err(refused)?;
+    let (host, journal) = journal::begin(&options.data.run_dir, &extras.name).await.map_err(refused)?;
     let listen = ends.sockets.first().and_then(|socket| socket.local_addr().ok());
     let listen = listen.unwrap_or_else(|| profile.listen.socket_address());
     let device = ends.queues.first().map(|queue| queue.name().to_owned()).unwrap_or_default();
     let mut rng = SystemRandom;
-    let facts = Facts { gateway: gateway_facts(&profile, &device, listen), name: extras.name.clone(), listen };
-    let passwords = passwords(&profile, &facts.gateway, &mut rng)?;
-    let pool = pool(&profile, seats.len());
+    let facts = Facts { gateway: gateway_facts(profile, &device, listen), name: extras.name.clone(), listen };
+    let passwords = passwords(profile, &facts.gateway, &mut rng)?;
+    let pool = pool(profile, seats.len());
 
     let mut cookie_secret = Secret(vec![0; 32]);
     rng.fill(&mut cookie_secret.0);
     let count = u16::try_from(seats.len()).unwrap_or(u16::MAX);
-    let setup = server_setup(&profile, &cookie_secret, count, 1);
+    let setup = server_setup(profile, &cookie_secret, count, 1);
     let (mut control, links) = Control::start(ToControl::ConfigureGateway(Box::new(setup)), seats.len())?;
     wait_until_ready(&mut control).await?;
 
+    // Before anything is changed that a signal would leave so.
+    let signals = Signals::take();
+    let signals = signals.map_err(|error| Fatal::new(Exit::Other, format!("signals cannot be taken: {error}")))?;
     let interface = host.interface(&device).await.map_err(refused)?;
-    let raised = raise(&profile, &options, &extras, &host, &interface, &mut journal).await?;
     tracing::info!("{}", aead.info());
     let (workers, reports) = Workers::start(&options.data, seats, &aead, links)?;
+    Ok(Prepared {
+        host,
+        journal,
+        interface,
+        facts,
+        passwords,
+        pool,
+        cookie_secret,
+        rng,
+        control,
+        workers,
+        reports,
+        ends,
+        signals,
+    })
+}
+
+/// The host is changed by now: nothing here can fail, so that every end is the gateway's own, which undoes it.
+fn assemble(
+    profile: ServerProfile,
+    options: GatewayServe,
+    mut extras: Extras,
+    console: Console,
+    prepared: Prepared,
+    raised: Raised,
+) -> Gateway {
+    let Prepared { facts, mut workers, ends, interface, .. } = prepared;
+    let listen = facts.listen;
     workers.attach(ends, &steering(&profile, workers.count()), listen);
     let from = AnswersFrom { v4: profile.ipv4.map(|pool| pool.local), v6: profile.ipv6.map(|pool| pool.local) };
     workers.order_all(|| WorkerOrder::SetTunnel { mtu: Some(profile.tun_mtu), from });
 
     let (socket, requests) = request_socket(&options, &extras.name);
-    let mut extras = extras;
     if let Some(ready) = extras.ready.take() {
         let path = socket.as_ref().map(|_| socket_path(&options, &extras.name));
         ready(&started(&interface, listen, &raised, &workers, path));
     }
     let (tell, heard) = mpsc::unbounded_channel();
     let gateway = Gateway {
-        signals: Signals::take().map_err(|e| other("signals cannot be taken", &e))?,
+        signals: prepared.signals,
         watched: Watched::of(&profile),
         profile: Rc::new(profile),
         facts,
         console,
-        control,
+        control: prepared.control,
         workers,
-        reports,
-        host,
-        journal,
+        reports: prepared.reports,
+        host: prepared.host,
+        journal: prepared.journal,
         interface,
         raised: Some(raised),
         socket,
         requests,
         sessions: Sessions::default(),
         turns: Turns::default(),
-        pool,
-        passwords: Rc::new(passwords),
+        pool: prepared.pool,
+        passwords: Rc::new(prepared.passwords),
         heard,
         tell,
-        cookie_secret,
-        rng,
+        cookie_secret: prepared.cookie_secret,
+        rng: prepared.rng,
         newest: 0,
         held: Vec::new(),
         publication: Publication::default(),
         resuming: Vec::new(),
         restarts: 0,
+        headless: None,
         timers: Timers::default(),
         reloading: None,
         farewells: tokio::task::JoinSet::new(),
@@ -241,7 +304,7 @@ async fn assemble(
         ended: None,
     };
     gateway.relay(gateway.profile.client_to_client);
-    Ok(gateway)
+    gateway
 }
 
 /// A gateway's name from its configuration's: `/etc/openvpn/server.conf` is `server`.
@@ -369,11 +432,20 @@ pub(super) fn passwords(
     let (scripts, warnings) = Scripts::new(setup).map_err(wrong)?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let tokens = profile.auth_gen_token.as_ref().map(|wish| {
-        let renewal = wish.renewal.unwrap_or(profile.timers.reneg_sec);
+        let renewal = token_renewal(wish.renewal, profile.timers.reneg_sec);
         Tokens::new(wish.lifetime, renewal, wish.external_auth, wish.secret.as_ref(), rng)
     });
     let tokens = tokens.transpose().map_err(|why| wrong(format!("auth-gen-token-secret: {why}")))?;
     Ok(Passwords { scripts, tokens, optional: profile.user_pass_optional })
+}
+
+/// How often a token is renewed: at renegotiations only, whatever shorter time `auth-gen-token` wishes, and a client must
+/// not lose its session by a token that nobody renewed in time. 0: nobody knows when, so a token is good as long as its session.
+fn token_renewal(wish: Option<u32>, reneg_sec: u32) -> u32 {
+    match (wish, reneg_sec) {
+        (_, 0) | (Some(0), _) => 0,
+        (wish, reneg_sec) => wish.unwrap_or(reneg_sec).max(reneg_sec),
+    }
 }
 
 fn gateway_facts(profile: &ServerProfile, device: &str, listen: SocketAddr) -> GatewayFacts {
@@ -422,10 +494,9 @@ async fn raise(
     profile: &ServerProfile,
     options: &GatewayServe,
     extras: &Extras,
-    host: &Host,
-    interface: &Interface,
-    journal: &mut Journal,
+    prepared: &mut Prepared,
 ) -> Result<Raised, Fatal> {
+    let Prepared { host, interface, journal, .. } = prepared;
     let failed = |error: HostError| Fatal::new(Exit::Routes, error.to_string());
     let pools: Vec<(IpAddr, u8)> = profile
         .ipv4
@@ -623,6 +694,51 @@ pub(super) mod tests {
         assert_eq!(instance(Path::new("/etc/openvpn/server.conf")), "server");
         assert_eq!(instance(Path::new("my server (2).conf")), "myserver2");
         assert_eq!(instance(Path::new("...")), "gateway");
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: GatewayServe,
+    }
+
+    fn serve_options(words: &[&str]) -> GatewayServe {
+        <Line as clap::Parser>::parse_from([&["gateway"], words].concat()).serve
+    }
+
+    #[test]
+    fn directions_are_split_with_one_worker_only() {
+        let fatal = check(&serve_options(&["--split-directions", "--workers", "2"])).unwrap_err();
+        assert_eq!(fatal.exit, Exit::Config);
+        assert!(fatal.sentence.contains("--workers 1"), "{fatal}");
+        assert!(check(&serve_options(&["--split-directions", "--workers", "1"])).is_ok());
+        assert!(check(&serve_options(&["--workers", "2"])).is_ok());
+    }
+
+    #[test]
+    fn a_token_is_good_until_it_is_renewed() {
+        // wish, reneg-sec, what a token's life is twice of
+        let table = [
+            (None, 3_600, 3_600),
+            (Some(60), 3_600, 3_600),
+            (Some(7_200), 3_600, 7_200),
+            (Some(600), 30, 600),
+            (Some(60), 0, 0),
+            (None, 0, 0),
+        ];
+        for (wish, reneg_sec, expected) in table {
+            assert_eq!(token_renewal(wish, reneg_sec), expected, "{wish:?} {reneg_sec}");
+        }
+        let mut profile = profile();
+        profile.timers.reneg_sec = 3_600;
+        profile.auth_gen_token =
+            Some(server::AuthGenToken { lifetime: 0, renewal: Some(60), external_auth: false, secret: None });
+        let passwords = passwords(&profile, &GatewayFacts::default(), &mut SystemRandom).unwrap();
+        let tokens = passwords.tokens.unwrap();
+        let session = super::super::token::TokenSession { id: [1; 12], begun: 1_000 };
+        let token = tokens.issue("alice", &session, 1_000);
+        let state = |now| tokens.check("alice", &token.0, now, None).state.name();
+        assert_eq!((state(1_000 + 3_600), state(1_000 + 7_200)), ("Authenticated", "Expired"));
     }
 
     #[test]

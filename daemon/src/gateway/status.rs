@@ -46,14 +46,14 @@ pub struct GatewayRow {
     pub data_path: DataPath,
 }
 
-/// What packets are moved and sealed with, and why not something faster.
+/// What packets are moved and sealed with, and why.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataPath {
     /// The I/O engine: `uring` or `syscall`.
     pub engine: String,
     /// The AEAD implementation: `aws-lc`, `ring`, `ipsec-mb`.
     pub aead: String,
-    /// One sentence each for what is not as fast as it could be.
+    /// One sentence each for what is not as it was wanted, and on the engine and the AEAD: why these.
     pub notes: Vec<String>,
 }
 
@@ -111,6 +111,9 @@ pub struct ClientRow {
     pub certificate_until: Option<u64>,
 }
 
+/// The reason of datagrams that the kernel dropped because a socket's buffer was full.
+pub const SOCKET_BUFFER: &str = "socket_buffer_full";
+
 /// One worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRow {
@@ -132,7 +135,8 @@ pub struct WorkerRow {
     pub handed_over: u64,
     /// Control datagrams handed up.
     pub control: u64,
-    /// Dropped packets by reason; only what happened.
+    /// Dropped packets by reason; only what happened. What the kernel dropped before the worker saw it is among them, under
+    /// [`SOCKET_BUFFER`].
     pub drops: BTreeMap<String, u64>,
 }
 

@@ -64,7 +64,11 @@ fn head(snapshot: &Snapshot) -> Vec<String> {
     ];
     lines.extend(gateway.data_path.notes.iter().map(|note| format!("  {}", plain(note))));
     if gateway.control_restarts > 0 {
-        lines.push(format!("control process started anew {} times", gateway.control_restarts));
+        let times = match gateway.control_restarts {
+            1 => "once".to_owned(),
+            many => format!("{many} times"),
+        };
+        lines.push(format!("control process started anew {times}"));
     }
     let mut clients = format!(
         "clients: {} of at most {}, {} connecting",
@@ -247,6 +251,16 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(text.lines().any(|line| line.starts_with("client, x") && line.contains("3s")), "{text}");
+    }
+
+    #[test]
+    fn a_control_process_that_was_started_anew_is_told_of() {
+        let mut anew = snapshot();
+        assert!(!text(&anew, 120, false).contains("anew"));
+        anew.gateway.control_restarts = 1;
+        assert!(text(&anew, 120, false).contains("control process started anew once\n"));
+        anew.gateway.control_restarts = 2;
+        assert!(text(&anew, 120, false).contains("control process started anew 2 times\n"));
     }
 
     #[test]

@@ -136,9 +136,9 @@ impl Tokens {
         self.external_auth
     }
 
-    /// How often a new token should be pushed, in seconds; 0 is only at renegotiations.
-    pub fn renewal(&self) -> u32 {
-        self.renewal
+    /// Goes on with the key of these, so that what clients hold stays good.
+    pub fn keep_key_of(&mut self, before: &Tokens) {
+        self.key = before.key.clone();
     }
 
     /// The token of a session, made now (seconds since 1970). Later ones of the same session renew it.
@@ -262,6 +262,17 @@ mod tests {
 
     fn text(token: &Secret) -> String {
         String::from_utf8(token.0.clone()).unwrap()
+    }
+
+    #[test]
+    fn who_keeps_the_key_keeps_the_tokens_and_has_times_of_his_own() {
+        let old = Tokens::new(0, 100, false, None, &mut Counting(1)).unwrap();
+        let mut new = Tokens::new(0, 200, false, None, &mut Counting(99)).unwrap();
+        let token = old.issue(USER, &session("0123456789abcdef", 0), 1_000);
+        assert_eq!(new.check(USER, &token.0, 1_001, None).state, TokenState::Invalid);
+        new.keep_key_of(&old);
+        assert_eq!(new.check(USER, &token.0, 1_399, None).state, TokenState::Authenticated);
+        assert_eq!(new.check(USER, &token.0, 1_400, None).state, TokenState::Expired);
     }
 
     /// Key and session id are those of OpenVPN's own unit test.

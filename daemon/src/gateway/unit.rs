@@ -157,6 +157,7 @@ mod tests {
             "[Service]",
             "Type=notify",
             "ProtectSystem=strict",
+            "WorkingDirectory=-/etc/minivpn",
             "[Install]",
         ] {
             assert!(text.lines().any(|line| line == wanted), "{wanted}\n{text}");

@@ -27,15 +27,18 @@ use crate::observe::console::Console;
 /// # Errors
 /// What could not be made, and why serving ended.
 pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
+    let format = console.format();
+    // Before a directory is made for a gateway that cannot run.
+    super::start::check(&options.serve)?;
     let mut list = Checklist::default();
     let settings =
         prepare(options, &Surroundings::look(), clock::now().unix, &mut controlplane::SystemRandom, &mut list)?;
     let (directory, name) = (options.which.directory(), &options.which.name);
     if !options.install && !options.no_serve {
         // The files are made, whatever becomes of the rest.
-        list.print();
+        list.print(format);
         let served = settings.clone();
-        let ready = move |started: &Started| checklist_of(started, &served).print();
+        let ready = move |started: &Started| checklist_of(started, &served).print(format);
         return calls::serve(name, &directory, &settings, options.serve.clone(), console, ready);
     }
     describe_host(&settings, &mut list);
@@ -44,7 +47,7 @@ pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
     if let Some(outcome) = &outcome {
         outcome.describe(&mut list);
     }
-    list.print();
+    list.print(format);
     outcome.map_or(Ok(()), unit::Installed::into_result)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PipelineConfig;
-use dataplane::sys::socket::{SocketOptions, WireSocket, bind_group};
+use dataplane::sys::socket::{SocketOptions, SocketWatch, WireSocket, bind_group};
 use dataplane::sys::steering::Steering;
 use dataplane::sys::tundev::{TunOptions, TunQueue};
 use dataplane::workers::manager::{self, WorkerHandle, WorkerOrder, WorkerReport};
@@ -59,6 +59,8 @@ pub(super) fn open(name: &str, offload: bool, workers: u16) -> Result<Vec<TunQue
 pub(super) struct Workers {
     handles: Vec<WorkerHandle>,
     seats: Vec<Seat>,
+    /// What their sockets dropped is read here; `None`: there was no descriptor to spare, and it stays unknown.
+    watches: Vec<Option<SocketWatch>>,
 }
 
 impl Workers {
@@ -91,17 +93,18 @@ impl Workers {
             let _ = reports.try_send((worker, report));
         });
         let failed = |error| Fatal::new(Exit::Other, format!("the workers could not be started: {error}"));
-        Ok((Workers { handles: handles.map_err(failed)?, seats }, incoming))
+        Ok((Workers { handles: handles.map_err(failed)?, seats, watches: Vec::new() }, incoming))
     }
 
     /// Gives them their sockets and queues. `steering`: how the kernel finds the worker of an inner destination; where it cannot,
     /// packets are handed over, which costs a little and is said.
-    pub(super) fn attach(&self, ends: Ends, steering: &Steering, listen: SocketAddr) {
+    pub(super) fn attach(&mut self, ends: Ends, steering: &Steering, listen: SocketAddr) {
         if let Some(Err(error)) = ends.queues.first().filter(|_| self.count() > 1).map(|queue| queue.steer(steering)) {
             tracing::info!(
                 "packets from the TUN are handed over between workers, the kernel does not steer them: {error}"
             );
         }
+        self.watches = ends.sockets.iter().map(|socket| socket.watch().ok()).collect();
         for ((worker, queue), socket) in (0..).zip(ends.queues).zip(ends.sockets) {
             // Of what comes in on a socket that is not connected, the source is known by each datagram.
             let path = link::Path { worker, local: None, ifindex: 0, remote: listen, stream: None };
@@ -156,8 +159,39 @@ impl Workers {
         self.handles.iter().map(|handle| handle.stats().snapshot()).collect()
     }
 
+    /// Datagrams that the kernel dropped at the socket of this worker, because its buffer was full, as far as that is known.
+    pub(super) fn lost(&self, worker: u16) -> u64 {
+        let watch = self.watches.get(usize::from(worker)).and_then(Option::as_ref);
+        watch.and_then(|watch| watch.dropped().ok()).map_or(0, u64::from)
+    }
+
     /// Each with its seat.
     pub(super) fn each(&self) -> impl Iterator<Item = (u16, &WorkerHandle, &Seat)> {
         (0..).zip(&self.handles).zip(&self.seats).map(|((index, handle), seat)| (index, handle, seat))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket whose buffer is full, with a few datagrams dropped.
+    fn overrun() -> WireSocket {
+        let bind = Some("127.0.0.1:0".parse().unwrap());
+        let socket = WireSocket::open(&SocketOptions { bind, receive_buffer: Some(1), ..Default::default() }).unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..20 {
+            sender.send_to(&[0; 2_000], socket.local_addr().unwrap()).unwrap();
+        }
+        socket
+    }
+
+    #[test]
+    fn what_a_workers_socket_dropped_is_its_own() {
+        let quiet = WireSocket::open(&SocketOptions::default()).unwrap();
+        let watches = vec![quiet.watch().ok(), overrun().watch().ok(), None];
+        let workers = Workers { handles: Vec::new(), seats: Vec::new(), watches };
+        assert!(workers.lost(1) > 0);
+        assert_eq!((workers.lost(0), workers.lost(2), workers.lost(9)), (0, 0, 0));
     }
 }

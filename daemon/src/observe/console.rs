@@ -83,6 +83,11 @@ impl Console {
         Console { format, quiet, live, live_line_shown: false, said: Vec::new(), last: None }
     }
 
+    /// How it prints.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     /// Prints a state with a few words on it. While one attempt follows the other (a server is down), each line is
     /// printed once; a connection, or the loss of one, begins anew.
     pub fn state(&mut self, state: State, detail: &str) {
@@ -155,7 +160,7 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         if self.live_line_shown {
-            println!();
+            crate::outln!();
         }
     }
 }

@@ -3,5 +3,6 @@
 pub mod console;
 pub mod log;
 pub mod notify;
+pub mod output;
 pub mod prompt;
 pub mod statistics;
