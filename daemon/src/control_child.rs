@@ -20,6 +20,10 @@ const DEATHS: usize = 20;
 /// See [`DEATHS`].
 const DEATHS_WITHIN: Duration = Duration::from_secs(10);
 
+/// Messages that wait for room in its ring: one for each of very many clients, when all of them are told something. A control
+/// process that lets more of them wait does not read.
+const BACKLOG: usize = 1 << 18;
+
 /// What comes from the control process.
 #[derive(Debug)]
 pub(crate) enum FromChild {
@@ -35,6 +39,7 @@ pub(crate) struct Control {
     configure: ToControl,
     workers: usize,
     launched: Launched,
+    backlog: Backlog,
     life: Life,
     deaths: VecDeque<controlplane::Instant>,
 }
@@ -67,7 +72,8 @@ impl Control {
     /// The process or its link could not be made.
     pub(crate) fn start(configure: ToControl, workers: usize) -> Result<(Control, Vec<WorkerEnd>), Fatal> {
         let (launched, ends) = Launched::new(&configure, workers)?;
-        Ok((Control { configure, workers, launched, life: Life::Running, deaths: VecDeque::new() }, ends))
+        let (backlog, deaths) = (Backlog::default(), VecDeque::new());
+        Ok((Control { configure, workers, launched, backlog, life: Life::Running, deaths }, ends))
     }
 
     /// What a successor is told first, from now on.
@@ -91,7 +97,7 @@ impl Control {
             ));
         }
         let (launched, ends) = Launched::new(&self.configure, self.workers)?;
-        (self.launched, self.life) = (launched, Life::Running);
+        (self.launched, self.backlog, self.life) = (launched, Backlog::default(), Life::Running);
         Ok(ends)
     }
 
@@ -100,21 +106,22 @@ impl Control {
         self.launched.child.pid()
     }
 
-    /// Says something to it. A control process that cannot take it is ended, and [`Control::next`] says so.
+    /// Says something to it; what does not fit into its ring waits here. A control process that cannot take it is ended, and
+    /// [`Control::next`] says so.
     pub(crate) fn send(&mut self, command: &ToControl) {
         if !matches!(self.life, Life::Running) {
             return;
         }
-        if let Err(error) = self.launched.end.send(command) {
-            self.condemn(format!("its link broke: {error}"));
+        if let Err(why) = self.backlog.send(&mut self.launched.end, command) {
+            self.condemn(why);
         }
     }
 
-    /// Moves what waits for room in its ring; true when nothing waits. Who has thousands of messages to send asks first, because
-    /// a queue that is longer than a burst ends the link.
+    /// Moves what waits for room in its ring; true when nothing waits. Who has thousands of messages at hand that can as well
+    /// be made later asks first.
     pub(crate) fn has_room(&mut self) -> bool {
         // A broken link is noticed where it is read.
-        matches!(self.life, Life::Running) && self.launched.end.flush().unwrap_or(false)
+        matches!(self.life, Life::Running) && self.backlog.flush(&mut self.launched.end).unwrap_or(false)
     }
 
     /// Makes it look at its clock (after a suspend).
@@ -157,6 +164,7 @@ impl Control {
         if matches!(self.life, Life::Condemned(_) | Life::Mourned) {
             return None;
         }
+        self.has_room();
         match self.launched.end.recv() {
             Ok(Some(message)) => return Some(FromChild::Message(message)),
             Ok(None) => {}
@@ -205,5 +213,79 @@ impl Launched {
             )
         })?;
         Ok((Launched { child, end, bell, exit }, ends))
+    }
+}
+
+/// What it is told, in order, as its ring has room.
+#[derive(Default)]
+struct Backlog {
+    waiting: VecDeque<ToControl>,
+}
+
+impl Backlog {
+    /// # Errors
+    /// Why the process is to be ended.
+    fn send(&mut self, end: &mut SupervisorEnd, command: &ToControl) -> Result<(), String> {
+        if self.flush(end)? {
+            return end.send(command).map_err(|error| broke(&error));
+        }
+        if self.waiting.len() >= BACKLOG {
+            return Err(format!("it does not read what it is told: {BACKLOG} messages wait"));
+        }
+        self.waiting.push_back(command.clone());
+        Ok(())
+    }
+
+    /// True when nothing waits any more. While something does, our bell rings when there is room.
+    fn flush(&mut self, end: &mut SupervisorEnd) -> Result<bool, String> {
+        while end.flush().map_err(|error| broke(&error))? {
+            let Some(next) = self.waiting.pop_front() else { return Ok(true) };
+            end.send(&next).map_err(|error| broke(&error))?;
+        }
+        Ok(false)
+    }
+}
+
+fn broke(error: &link::LinkError) -> String {
+    format!("its link broke: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than its ring and the ring's own queue hold.
+    const CLIENTS: u32 = 20_000;
+
+    #[test]
+    fn thousands_of_messages_at_once_wait_for_a_control_process_that_has_other_things_to_do() {
+        let (shared, mut end, _workers) = link::create::<ToControl, FromControl>(1).unwrap();
+        let mut control: crate::messages::ControlEnd = shared.into_control_end();
+        let mut backlog = Backlog::default();
+        for generation in 0..CLIENTS {
+            backlog.send(&mut end, &ToControl::Dismiss { generation, text: "RESTART".into() }).unwrap();
+        }
+        for expected in 0..CLIENTS {
+            let heard = loop {
+                if let Some(heard) = control.recv_from_supervisor().unwrap() {
+                    break heard;
+                }
+                backlog.flush(&mut end).unwrap();
+            };
+            assert_eq!(heard, ToControl::Dismiss { generation: expected, text: "RESTART".into() });
+        }
+        assert!(backlog.flush(&mut end).unwrap() && backlog.waiting.is_empty());
+        assert_eq!(control.recv_from_supervisor().unwrap(), None);
+    }
+
+    #[test]
+    fn a_control_process_that_never_reads_is_found_out() {
+        let (_shared, mut end, _workers) = link::create::<ToControl, FromControl>(1).unwrap();
+        let mut backlog = Backlog::default();
+        let close = |generation| ToControl::Close { generation };
+        let most = u32::try_from(BACKLOG).unwrap() + 2_000;
+        let refused = (0..most).find_map(|generation| backlog.send(&mut end, &close(generation)).err());
+        assert!(refused.unwrap().contains("does not read"));
+        assert_eq!(backlog.waiting.len(), BACKLOG);
     }
 }

@@ -12,6 +12,10 @@ use crate::messages::{self, ControlEnd, FromControl, ToControl};
 
 /// At most this many datagrams of one worker are taken in one turn, so that commands are never far away.
 const DATAGRAMS_PER_TURN: usize = 64;
+/// At most this many messages of the supervisor, and events of one worker, are taken in one turn.
+const MESSAGES_PER_TURN: usize = 256;
+/// The longest sleep while something waits for room in a ring; who makes room wakes us.
+const ROOM: Duration = Duration::from_millis(5);
 /// Counters of dropped datagrams are told at most this often.
 const DROPPED_EVERY: Duration = Duration::from_secs(1);
 
@@ -44,6 +48,11 @@ impl ControlPlane {
             self.take_events(worker)?;
             self.take_datagrams(worker)?;
         }
+        // Those who are behind with reading are not told more: what follows from a flood would otherwise fill the queues in front of
+        // their rings, and a queue that overflows ends this process.
+        if !self.end.flush()? {
+            return self.end.wait_for_room(ROOM);
+        }
         let now = clock::now();
         if let Some(endpoint) = &mut self.endpoint {
             endpoint.handle_timeout(now, &mut self.rng);
@@ -54,7 +63,11 @@ impl ControlPlane {
     }
 
     fn take_commands(&mut self) -> Result<(), LinkError> {
-        while let Some(command) = self.end.recv_from_supervisor()? {
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.end.flush()? {
+                break;
+            }
+            let Some(command) = self.end.recv_from_supervisor()? else { break };
             let now = clock::now();
             match (command, &mut self.endpoint) {
                 (ToControl::ConfigureClient(setup), _) => {
@@ -90,7 +103,11 @@ impl ControlPlane {
     }
 
     fn take_events(&mut self, worker: usize) -> Result<(), LinkError> {
-        while let Some(event) = self.end.recv_event(worker)? {
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.end.flush()? {
+                break;
+            }
+            let Some(event) = self.end.recv_event(worker)? else { break };
             let now = clock::now();
             match (&mut self.endpoint, event) {
                 (Some(Endpoint::Server(server)), link::WorkerEvent::Floated { peer, path }) => {
@@ -112,6 +129,9 @@ impl ControlPlane {
 
     fn take_datagrams(&mut self, worker: usize) -> Result<(), LinkError> {
         for _ in 0..DATAGRAMS_PER_TURN {
+            if !self.end.flush()? {
+                break;
+            }
             let Some(datagram) = self.end.recv_datagram(worker)? else { break };
             let now = clock::now();
             if let Some(endpoint) = &mut self.endpoint {

@@ -151,6 +151,9 @@ pub struct Pipeline {
 const NS_PER_S: u64 = 1_000_000_000;
 /// When a keepalive found no room in the batch: how long to wait before the next attempt.
 const RETRY_NS: u64 = 1_000_000;
+/// A peer floats at most this often. What comes from elsewhere in between is taken and moves nobody: a peer that sends from two addresses in
+/// turn must not make the control process, the supervisor and its log work as fast as it can send.
+const FLOAT_PAUSE_NS: u64 = NS_PER_S;
 
 impl Pipeline {
     /// A pipeline without peers.
@@ -490,7 +493,7 @@ impl Pipeline {
             announce(peer, up);
         }
         if owner.moved && highest {
-            self.float(owner.peer, path, up);
+            self.float(now_ns, owner.peer, path, up);
         }
         match ping::classify(tun.landed()) {
             InBand::Packet => self.deliver(owner.peer, len, tun),
@@ -548,16 +551,25 @@ impl Pipeline {
     fn in_band(&mut self, peer: u32, message: InBand, up: &mut dyn Up) -> Result<usize, DropReason> {
         match message {
             InBand::Ping => self.stats.pings_received.add(1),
-            InBand::Exit => up.report(PeerReport::OccExit { peer }),
+            // Said once: a peer must not fill the queue that others' silence is told by.
+            InBand::Exit => {
+                if self.peers.get_mut(peer).is_some_and(|peer| !std::mem::replace(&mut peer.left, true)) {
+                    up.report(PeerReport::OccExit { peer });
+                }
+            }
             InBand::OtherOcc | InBand::Packet => return Err(DropReason::IgnoredOcc),
         }
         Ok(0)
     }
 
     #[cold]
-    fn float(&mut self, peer: u32, path: &Path, up: &mut dyn Up) {
-        let there = self.peers.get(peer).is_some_and(|peer| peer.setup.path.remote == path.remote);
-        if !there && self.peers.float(peer, *path) {
+    fn float(&mut self, now_ns: u64, peer: u32, path: &Path, up: &mut dyn Up) {
+        let Some(found) = self.peers.get_mut(peer) else { return };
+        if found.setup.path.remote == path.remote || now_ns < found.floats_from_ns {
+            return;
+        }
+        found.floats_from_ns = now_ns.saturating_add(FLOAT_PAUSE_NS);
+        if self.peers.float(peer, *path) {
             up.event(WorkerEvent::Floated { peer, path: *path });
         }
     }
@@ -609,6 +621,7 @@ impl Pipeline {
     pub fn install_opening(&mut self, now_ns: u64, key: &InstallKey) -> Result<NewSealingKey, KeyRefusal> {
         let peer = self.peers.get_mut(key.name.peer).ok_or(KeyRefusal::UnknownPeer)?;
         let sealing = peer.keys.install_opening(&self.aead, now_ns, key)?;
+        peer.left = false;
         // The peer may use the key as soon as it is installed, before the supervisor has said more about it.
         self.peers.set_wire_id(key.name.peer, key.wire_peer_id);
         self.touch(key.name.peer);
@@ -1242,6 +1255,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_peer_that_sends_from_two_addresses_in_turn_moves_once_a_second() {
+        let (mut a, _) = pair();
+        let mut b = End::new(PeerSetup { float: true, ..setup() });
+        let mut from = |b: &mut End, now_ns, port| {
+            let wire = a.send(&Packet::default().frame()).remove(0);
+            b.receive_at(now_ns, path(port), &wire, wire.len());
+        };
+        for turn in 0..1_000 {
+            from(&mut b, SECOND, 9 + turn % 2);
+        }
+        assert_eq!(b.heard.events, [WorkerEvent::Floated { peer: 0, path: path(9) }]);
+        assert_eq!((b.packets().len(), b.dropped(DropReason::WrongAddress)), (1_000, 0), "nothing is lost by it");
+        from(&mut b, 2 * SECOND - 1, 10);
+        assert_eq!(b.heard.events.len(), 1);
+        from(&mut b, 2 * SECOND, 10);
+        assert_eq!(b.heard.events[1..], [WorkerEvent::Floated { peer: 0, path: path(10) }]);
+    }
+
+    #[test]
     fn a_source_address_that_is_not_the_peers_is_dropped() {
         let routes = |address: &str| {
             let route = crate::peers::routes::Route { address: address.parse().unwrap(), prefix_len: 32, peer: 0 };
@@ -1360,6 +1392,17 @@ pub(crate) mod tests {
         b.receive(&a.datagrams()[0]);
         assert_eq!(b.heard.reports, [PeerReport::OccExit { peer: 0 }]);
         assert!(b.packets().is_empty());
+    }
+
+    #[test]
+    fn an_exit_that_is_said_again_is_reported_once() {
+        let (mut a, mut b) = pair();
+        for _ in 0..3 {
+            a.out = WireBatch::default();
+            assert!(a.pipeline.occ_exit(1, 0, &mut a.out));
+            b.receive(&a.datagrams()[0]);
+        }
+        assert_eq!(b.heard.reports, [PeerReport::OccExit { peer: 0 }]);
     }
 
     #[test]

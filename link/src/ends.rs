@@ -464,6 +464,22 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
         Ok(())
     }
 
+    /// While something waits for room in a ring: sleeps until somebody has made room, or the time is over. What could be
+    /// received does not count. May return early.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn wait_for_room(&mut self, timeout: Duration) -> Result<(), LinkError> {
+        let seen = self.bell.value();
+        sleep::announce(self.sleeper.need_wake());
+        let flushed = self.failed.map_or(Ok(()), Err).and_then(|()| self.flush());
+        if flushed == Ok(false) {
+            self.bell.wait(seen, Some(timeout));
+        }
+        sleep::cancel(self.sleeper.need_wake());
+        flushed.map(|_| ())
+    }
+
     /// Datagrams dropped on their way to that worker; 0 when there is no such worker.
     pub fn dropped(&self, worker: usize) -> u64 {
         self.workers.get(worker).map_or(0, |worker| worker.down_datagrams.dropped())

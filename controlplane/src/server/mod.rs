@@ -22,7 +22,7 @@ use crate::ids::{PeerId, Role, SessionId};
 use crate::listener::{Cookie, Listener, ListenerVerdict, NewSession};
 use crate::output::{Drops, Event, Output, OutputQueue};
 use crate::session::{Context, Session, Settings, Side, Standing};
-use crate::setup::{Admission, Cipher, Ending, KeyEvent, Path, ResumeRecord, ServerSetup};
+use crate::setup::{Admission, Cipher, Ending, KeyEvent, Path, ReplyLimit, ResumeRecord, ServerSetup};
 use crate::timers::Now;
 use crate::tlssession::TlsConfig;
 
@@ -36,6 +36,9 @@ const MAX_HALF_OPEN: usize = 2_048;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Sessions of a control process that died come back one by one, this far apart.
 const RESUME_APART: Duration = Duration::from_millis(1);
+/// A turn deals with so many deadlines; the next one follows at once. What thousands of sessions say that end at the same
+/// moment is then told piece by piece.
+const MAX_DUE: usize = 256;
 
 /// A server's control plane. Driven as [`crate::Client`] is; additionally every [`Event::Login`] is to be answered by
 /// [`Server::admit`] or [`Server::refuse`], at any time within `hand-window`.
@@ -48,6 +51,8 @@ pub struct Server {
     workers: u16,
     next_generation: u32,
     replies: Replies,
+    /// Sessions that were opened, by prefix: a cookie is good for more than one, so the limit of answers is none of these.
+    openings: Replies,
     tls_random: Option<&'static dyn SecureRandom>,
     out: OutputQueue,
     drops: Drops,
@@ -66,8 +71,8 @@ impl Server {
     ) -> Result<Server, Ending> {
         let settings = settings(&setup, now, tls_random)?;
         let listener = listener(&setup, &settings)?;
-        let mut secret = [0; 32];
-        rng.fill(&mut secret);
+        let mut secrets = [[0; 32]; 2];
+        secrets.iter_mut().for_each(|secret| rng.fill(secret));
         Ok(Server {
             settings,
             listener,
@@ -75,7 +80,8 @@ impl Server {
             max_clients: max_clients(&setup),
             workers: setup.workers.max(1),
             next_generation: setup.first_generation.max(1),
-            replies: Replies::new(setup.replies, secret),
+            replies: Replies::new(setup.replies, secrets[0]),
+            openings: Replies::new(openings(setup.replies), secrets[1]),
             tls_random,
             out: OutputQueue::default(),
             drops: Drops::default(),
@@ -106,9 +112,9 @@ impl Server {
         }
     }
 
-    /// A deadline has come.
+    /// A deadline has come. Of many that have come at once, [`Output::Idle`] tells that more are due now.
     pub fn handle_timeout(&mut self, now: Now, rng: &mut dyn Random) {
-        for generation in self.sessions.due(now.at) {
+        for generation in self.sessions.due(now.at, MAX_DUE) {
             self.with(now, rng, generation, |session, ctx| session.handle_timeout(ctx));
         }
     }
@@ -212,6 +218,7 @@ impl Server {
         self.settings = settings;
         self.max_clients = max_clients(&setup);
         self.replies.set_limit(setup.replies);
+        self.openings.set_limit(openings(setup.replies));
         Ok(())
     }
 
@@ -248,6 +255,9 @@ impl Server {
     }
 
     fn create(&mut self, now: Now, rng: &mut dyn Random, path: &Path, new: NewSession) -> Result<(), DropReason> {
+        if !self.openings.permit(now.at, path.remote.ip()) {
+            return Err(DropReason::RateLimited);
+        }
         self.make_room(now)?;
         let generation = self.next_generation;
         self.next_generation = generation.checked_add(1).ok_or(DropReason::TooManySessions)?;
@@ -339,6 +349,7 @@ impl Server {
             && let Some(session) = self.sessions.get(generation)
         {
             self.replies.give_back(session.path.remote.ip());
+            self.openings.give_back(session.path.remote.ip());
         }
         if let Some(session) = refreshed.ended.filter(|session| session.has_keys()) {
             self.out.event(Event::DropKeys { peer: session.peer(), generation });
@@ -348,6 +359,12 @@ impl Server {
             self.abandon(now, displaced, Ending::Replaced);
         }
     }
+}
+
+/// How many sessions a prefix may open: twice as many as it gets answers, because spans do not begin together, and who is
+/// refused sends again.
+fn openings(replies: ReplyLimit) -> ReplyLimit {
+    ReplyLimit { count: replies.count.saturating_mul(2), ..replies }
 }
 
 /// Nothing that is ended draws a number.

@@ -123,9 +123,9 @@ impl Sessions {
         self.timers.first_key_value().map(|((at, _), reason)| (*at, *reason))
     }
 
-    /// The sessions whose deadline has come.
-    pub(super) fn due(&self, now: Instant) -> Vec<u32> {
-        self.timers.range(..=(now, u32::MAX)).map(|((_, generation), _)| *generation).collect()
+    /// The sessions whose deadline has come, the earliest first, and no more than this.
+    pub(super) fn due(&self, now: Instant, most: usize) -> Vec<u32> {
+        self.timers.range(..=(now, u32::MAX)).take(most).map(|((_, generation), _)| *generation).collect()
     }
 
     /// The lowest free handle.

@@ -115,6 +115,11 @@ fn half_open_sessions_are_bounded_and_the_oldest_gives_way() {
     server.handle_timeout(now(59_000), &mut SystemRandom);
     assert_eq!(server.sessions(), MAX_HALF_OPEN);
     server.handle_timeout(now(100_000), &mut SystemRandom);
+    assert_eq!(server.sessions(), MAX_HALF_OPEN - MAX_DUE, "not all in one turn");
+    while matches!(server.poll_output(), Output::Event(_)) {}
+    let Output::Idle { wake: Some((at, _)) } = server.poll_output() else { panic!("more are due") };
+    assert!(at <= now(100_000).at);
+    (0..MAX_HALF_OPEN / MAX_DUE).for_each(|_| server.handle_timeout(now(100_000), &mut SystemRandom));
     assert_eq!((server.sessions(), server.sessions.half_open()), (0, 0));
     server.sessions.assert_consistent();
 }
@@ -145,6 +150,31 @@ fn one_address_has_one_half_open_session() {
     server.sessions.assert_consistent();
 }
 
+/// Two cookies of one address would otherwise make a session, and use up a generation, with each datagram.
+#[test]
+fn a_prefix_cannot_open_sessions_without_end_by_cookies_that_it_has() {
+    let mut server = server(10);
+    let path = from(1);
+    let packets = [1, 2].map(|n| ack(now(0), &path, sid(n)));
+    let open = |server: &mut Server, millis, times: usize| {
+        for packet in packets.iter().cycle().take(times) {
+            server.handle_datagram(now(millis), &mut SystemRandom, &path, packet);
+            while !matches!(server.poll_output(), Output::Idle { .. }) {}
+        }
+    };
+    let limit = u32::try_from(2 * ReplyLimit::default().count).unwrap();
+    open(&mut server, 0, 5_000);
+    assert_eq!(server.next_generation, 5 + limit);
+    assert_eq!(server.sessions(), 1, "the last one that was opened stays");
+    server.sessions.assert_consistent();
+    // Others are not kept from it, and neither is this one once its span is over.
+    let other = from(2);
+    server.handle_datagram(now(0), &mut SystemRandom, &other, &ack(now(0), &other, sid(9)));
+    assert_eq!(server.next_generation, 6 + limit);
+    open(&mut server, 10_000, 2);
+    assert!(server.next_generation > 6 + limit);
+}
+
 #[test]
 fn a_packet_from_elsewhere_with_a_known_session_id_makes_and_moves_nothing() {
     let mut server = server(10);
@@ -166,9 +196,9 @@ fn only_what_is_due_is_looked_at() {
     for n in 0..10 {
         open(&mut server, now(u64::from(n) * 1_000), n);
     }
-    assert_eq!(server.sessions.due(now(59_999).at), [0; 0]);
-    assert_eq!(server.sessions.due(now(60_000).at), [5]);
-    assert_eq!(server.sessions.due(now(62_000).at), [5, 6, 7]);
+    assert_eq!(server.sessions.due(now(59_999).at, 100), [0; 0]);
+    assert_eq!(server.sessions.due(now(60_000).at, 100), [5]);
+    assert_eq!(server.sessions.due(now(62_000).at, 100), [5, 6, 7]);
     assert!(matches!(server.poll_output(), Output::Idle { wake: Some((at, _)) } if at == now(60_000).at));
 }
 
@@ -176,7 +206,7 @@ fn only_what_is_due_is_looked_at() {
 fn generations_begin_where_the_caller_says_and_peers_belong_to_workers() {
     let mut server = server(10);
     (0..4).for_each(|n| open(&mut server, now(0), n));
-    assert_eq!(server.sessions.due(now(60_000).at), [5, 6, 7, 8]);
+    assert_eq!(server.sessions.due(now(60_000).at, 100), [5, 6, 7, 8]);
     assert_eq!((0..5).map(|peer| server.worker_of(peer)).collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
     server.next_generation = u32::MAX;
     open(&mut server, now(0), 9);

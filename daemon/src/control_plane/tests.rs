@@ -312,3 +312,30 @@ fn a_float_is_told_to_the_supervisor() {
     stage.workers[0].send_event(&WorkerEvent::Floated { peer: 0, path: Stage::path(5) }).unwrap();
     stage.until("the move", |seen| seen.moved == [0]);
 }
+
+#[test]
+fn a_supervisor_that_is_behind_is_not_told_more_than_its_queue_holds() {
+    const EVENTS: u32 = 10_000;
+    let certificates = Certificates::new();
+    let (shared, mut supervisor, mut workers) = link::create::<ToControl, FromControl>(1).unwrap();
+    let mut plane = ControlPlane::new(shared.into_control_end());
+    supervisor.send(&ToControl::ConfigureGateway(Box::new(certificates.gateway(1, 1)))).unwrap();
+    plane.take_commands().unwrap();
+    assert_eq!(supervisor.recv().unwrap(), Some(FromControl::Ready));
+    let path = Stage::path(0);
+    for peer in 0..EVENTS {
+        workers[0].send_event(&WorkerEvent::Floated { peer, path }).unwrap();
+        plane.take_events(0).unwrap();
+    }
+    // Nothing was lost by waiting, and the order is kept.
+    let mut next = 0;
+    while next < EVENTS {
+        while let Some(said) = supervisor.recv().unwrap() {
+            assert_eq!(said, FromControl::Moved { peer: next, path });
+            next += 1;
+        }
+        plane.end.wait_for_room(Duration::from_millis(1)).unwrap();
+        workers[0].flush().unwrap();
+        plane.take_events(0).unwrap();
+    }
+}

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use controlplane::{Admission, ClientCertificateInfo, Established, Login, Secret};
+use dataplane::peers::table::MAX_PEERS;
 use dataplane::workers::manager::WorkerOrder;
 use tokio::sync::Mutex;
 
@@ -22,7 +23,7 @@ use super::password::{Judgement, Passwords};
 use super::pool::Lease;
 use super::run::Gateway;
 use super::scripts::{CertificateFacts, CertificateRow, Learned, LoginFacts, SessionFacts};
-use super::sessions::{Pace, Session, Stage};
+use super::sessions::{Judge, Pace, Session, Stage};
 use super::token::TokenSession;
 use crate::clock;
 use crate::config::client_dir::{self, ClientConfig};
@@ -32,6 +33,8 @@ use crate::messages::{self, ToControl};
 
 /// What a client is told that is refused without a reason of its own.
 const AUTH_FAILED: &str = "AUTH_FAILED";
+/// Of what a client says about its version, so many characters are logged.
+const MAX_VERSION: usize = 64;
 
 /// What a task found out.
 #[derive(Debug)]
@@ -51,7 +54,20 @@ impl Gateway {
             // A client that may not log in gives up for good; this one shall try again, and then find the successor.
             return self.refuse(generation, negotiation, "RESTART", "the gateway stops");
         }
+        if login.peer >= MAX_PEERS {
+            return self.control.condemn(format!("it told of a peer {}, and there is none", login.peer));
+        }
         let facts = login_facts(&login);
+        match self.sessions.get(generation) {
+            Some(session) if !session.is_of(&login) => {
+                let reason = "the certificate is another than at the first login";
+                return self.refuse(generation, negotiation, AUTH_FAILED, reason);
+            }
+            None if !self.sessions.has_room(self.profile.max_clients) => {
+                return self.refuse(generation, negotiation, "RESTART", "max-clients is reached");
+            }
+            _ => {}
+        }
         let prior = match self.sessions.get_mut(generation) {
             Some(session) => {
                 session.path = messages::path_out(&login.path);
@@ -65,11 +81,14 @@ impl Gateway {
         let (passwords, tell) = (Rc::clone(&self.passwords), self.tell.clone());
         let now = clock::now().unix;
         let fresh = TokenSession::begin(&mut self.rng, now);
-        tokio::task::spawn_local(async move {
+        let task = tokio::task::spawn_local(async move {
             let judgement = judge(&passwords, &facts, prior, now, fresh).await;
             // Nobody listens any more when the gateway ends.
             let _ = tell.send(Heard::Judged { generation, negotiation, judgement });
         });
+        if let Some(session) = self.sessions.get_mut(generation) {
+            session.judge = Some(Judge(task.abort_handle()));
+        }
     }
 
     fn enter(&mut self, login: &Login, facts: &LoginFacts) {
@@ -96,6 +115,7 @@ impl Gateway {
             keyed: clock::now().at,
             counters: Arc::default(),
             pace: Pace::default(),
+            judge: None,
             announced: false,
         });
     }
@@ -226,8 +246,8 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(established.generation) else { return };
         session.stage = Stage::Up;
         session.keyed = clock::now().at;
-        let version =
-            session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER").map(|(_, value)| value.as_str());
+        let version = session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER");
+        let version: Option<String> = version.map(|(_, value)| printable(value).chars().take(MAX_VERSION).collect());
         tracing::info!(
             "{} connected: {}, peer-id {}, {} with {}, version {}",
             session.who(),
@@ -235,7 +255,7 @@ impl Gateway {
             established.peer_id.map_or("none".to_owned(), |id| id.to_string()),
             established.tls,
             established.cipher.name(),
-            version.unwrap_or("unknown"),
+            version.as_deref().unwrap_or("unknown"),
         );
     }
 
@@ -344,14 +364,20 @@ fn merged(file: ClientConfig, script: ClientConfig) -> ClientConfig {
 
 fn login_facts(login: &Login) -> LoginFacts {
     LoginFacts {
-        common_name: login.certificate.as_ref().map(|own| own.common_name.clone()).unwrap_or_default(),
-        username: login.username.clone(),
+        common_name: login.certificate.as_ref().map(|own| printable(&own.common_name)).unwrap_or_default(),
+        username: printable(&login.username),
         password: login.password.clone(),
         remote: login.path.remote,
         certificate: login.certificate.as_ref().map(certificate_facts),
         peer_info: login.peer_info.clone(),
         token: None,
     }
+}
+
+/// Control characters become `_`. The control process did that already; names go into files and logs line by line, and it is the
+/// part that strangers talk to.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '_' } else { c }).collect()
 }
 
 /// Of the leaf everything is known, of its issuers the subject.
@@ -398,6 +424,45 @@ mod tests {
         let both = merged(file, script);
         assert_eq!((both.push, both.ifconfig_push), (vec!["c 3".to_owned()], at("10.8.0.6")));
         assert!(both.push_reset && !both.disable);
+    }
+
+    fn login() -> Login {
+        let remote = "192.0.2.1:1194".parse().unwrap();
+        Login {
+            generation: 1,
+            negotiation: 0,
+            peer: 4,
+            path: controlplane::Path { worker: 0, local: None, ifindex: 0, remote, stream: None },
+            username: "user".into(),
+            password: Secret::default(),
+            certificate: Some(ClientCertificateInfo { common_name: "alice".into(), ..Default::default() }),
+            peer_info: Vec::new(),
+            cipher: controlplane::Cipher::Aes256Gcm,
+            tls: String::new(),
+            wire_peer_id: None,
+        }
+    }
+
+    #[test]
+    fn names_of_a_control_process_gone_wrong_stay_on_one_line() {
+        let mut login = login();
+        login.username = "eve\nroot,10.8.0.2".into();
+        login.certificate.as_mut().unwrap().common_name = "a\r\nb\u{1b}".into();
+        let facts = login_facts(&login);
+        assert_eq!((facts.username.as_str(), facts.common_name.as_str()), ("eve_root,10.8.0.2", "a__b_"));
+    }
+
+    #[test]
+    fn who_logs_in_again_has_the_certificate_and_the_peer_of_the_first_time() {
+        let first = login();
+        let mut session = crate::gateway::sessions::tests::session(1, 4, "alice", "10.8.0.2");
+        assert!(!session.is_of(&first), "it had none");
+        session.certificate.clone_from(&first.certificate);
+        assert!(session.is_of(&first));
+        let other = ClientCertificateInfo { sha256: [1; 32], ..first.certificate.clone().unwrap() };
+        assert!(!session.is_of(&Login { certificate: Some(other), ..login() }));
+        assert!(!session.is_of(&Login { certificate: None, ..login() }));
+        assert!(!session.is_of(&Login { peer: 5, ..login() }));
     }
 
     #[test]

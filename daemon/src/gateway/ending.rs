@@ -68,7 +68,8 @@ impl Gateway {
     }
 
     pub(super) fn drop_quietly(&mut self, generation: u32) -> Option<Rc<Session>> {
-        let session = self.sessions.remove(generation)?;
+        let mut session = self.sessions.remove(generation)?;
+        session.judge = None;
         if session.has_peer() {
             self.workers.order_for(session.peer, WorkerOrder::RemovePeer { peer: session.peer });
             self.publication.want();

@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::pool::{Lease, Pool};
+use super::whole_file;
 
 /// A longer file is not one of leases: 2^24 clients with long names.
 const MOST_BYTES: u64 = 1 << 30;
@@ -50,16 +51,7 @@ pub fn store(path: &Path, pool: &Pool) -> io::Result<()> {
     for (name, lease) in pool.owned() {
         text.push_str(&line(&name, &lease));
     }
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    match std::fs::write(&beside, &text).and_then(|()| std::fs::rename(&beside, path)) {
-        Ok(()) => Ok(()),
-        Err(_) => {
-            let _ = std::fs::remove_file(&beside);
-            std::fs::write(path, &text)
-        }
-    }
+    whole_file::replace(path, text.as_bytes())
 }
 
 fn line(name: &str, lease: &Lease) -> String {

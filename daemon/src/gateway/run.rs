@@ -252,8 +252,8 @@ impl Gateway {
             Event::Login(login) => self.on_login(*login),
             Event::Established(established) => self.on_established(&established),
             Event::Record(record) => {
-                if let Some(session) = self.sessions.get_mut(record.generation) {
-                    session.record = Some(record);
+                if !self.sessions.keep_record(record) {
+                    self.control.condemn("its record of a session names the peer of another".to_owned());
                 }
             }
             Event::Renegotiated { name } => {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
-use controlplane::{ClientCertificateInfo, Instant, ResumeRecord};
+use controlplane::{ClientCertificateInfo, Instant, Login, ResumeRecord};
 use dataplane::peers::counters::PeerCounters;
 use dataplane::peers::routes::Route;
 use tokio::sync::Mutex;
@@ -15,6 +15,9 @@ use super::given::Addresses;
 use super::scripts::LoginFacts;
 use super::token::TokenSession;
 use crate::config::client_dir::ClientConfig;
+
+/// Clients may be in the book twice while they come back, even when it is full.
+const BEING_REPLACED: usize = 1_024;
 
 /// A client, from its first login on.
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub(super) struct Session {
     pub(super) counters: Arc<PeerCounters>,
     /// How fast it is of late.
     pub(super) pace: Pace,
+    /// Who judges its last login, while that goes on.
+    pub(super) judge: Option<Judge>,
     /// learn-address was told of its addresses, client-connect of itself.
     pub(super) announced: bool,
 }
@@ -83,6 +88,17 @@ impl Pace {
     }
 }
 
+/// A task that judges a login, and ends with whoever waits for its verdict: a client that comes and goes, or logs in again and again,
+/// must not keep the few places busy in which scripts run.
+#[derive(Debug)]
+pub(super) struct Judge(pub(super) tokio::task::AbortHandle);
+
+impl Drop for Judge {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// How far a session has come. Each is named for what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -108,6 +124,12 @@ impl Session {
     /// Its worker knows it.
     pub(super) fn has_peer(&self) -> bool {
         matches!(self.stage, Stage::Settings | Stage::Up)
+    }
+
+    /// Whether who logs in again is who logged in first.
+    pub(super) fn is_of(&self, login: &Login) -> bool {
+        let digest = |certificate: &Option<ClientCertificateInfo>| certificate.as_ref().map(|own| own.sha256);
+        self.peer == login.peer && digest(&self.certificate) == digest(&login.certificate)
     }
 
     /// Name and address, for people.
@@ -174,6 +196,23 @@ impl Sessions {
         session.name = name.to_owned();
         session.facts.common_name = name.to_owned();
         self.by_name.entry(name.to_owned()).or_default().insert(generation);
+    }
+
+    /// Whether there is room for one more of at most so many clients. The control process counts them itself; this bounds what one
+    /// that has gone wrong can make us keep.
+    pub(super) fn has_room(&self, max_clients: u32) -> bool {
+        self.all.len() < usize::try_from(max_clients).unwrap_or(usize::MAX).saturating_add(BEING_REPLACED)
+    }
+
+    /// Keeps the record of a session for a new control process. False: it is not of this session's peer, and a control process that
+    /// went on with it would give the client the keys of another.
+    pub(super) fn keep_record(&mut self, record: Box<ResumeRecord>) -> bool {
+        let Some(session) = self.all.get_mut(&record.generation) else { return true };
+        let is_its_own = session.peer == record.peer;
+        if is_its_own {
+            session.record = Some(record);
+        }
+        is_its_own
     }
 
     /// The session of a peer.
@@ -308,6 +347,7 @@ pub(super) mod tests {
             keyed: Instant::default(),
             counters: Arc::default(),
             pace: Pace::default(),
+            judge: None,
             announced: false,
         }
     }
@@ -356,6 +396,70 @@ pub(super) mod tests {
         assert_eq!(book.of_name("a"), [3, 5], "oldest first");
         assert!(book.remove(3).is_some() && book.remove(3).is_none());
         assert_eq!((book.of_name("a"), book.of_peer(0), book.len()), (vec![5], None, 1));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_verdict_that_nobody_waits_for_is_not_worked_out() {
+        let tasks = tokio::task::LocalSet::new();
+        let begin = || {
+            let (held, gone) = tokio::sync::oneshot::channel::<()>();
+            let task = tasks.spawn_local(async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            });
+            (Judge(task.abort_handle()), gone)
+        };
+        let mut book = Sessions::default();
+        book.insert(session(1, 0, "a", "10.8.0.2"));
+        let (first, first_gone) = begin();
+        let (second, mut second_gone) = begin();
+        book.get_mut(1).unwrap().judge = Some(first);
+        book.get_mut(1).unwrap().judge = Some(second);
+        tasks.run_until(async { assert!(first_gone.await.is_err(), "it logged in again") }).await;
+        assert!(second_gone.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty));
+        drop(book.remove(1));
+        tasks.run_until(async { assert!(second_gone.await.is_err(), "it left") }).await;
+    }
+
+    #[test]
+    fn the_book_has_an_end() {
+        let mut book = Sessions::default();
+        let all = u32::try_from(BEING_REPLACED).unwrap() + 1;
+        for generation in 0..all {
+            assert!(book.has_room(1), "{generation}");
+            book.insert(session(generation, generation, "a", "10.8.0.2"));
+        }
+        assert!(!book.has_room(1) && book.has_room(2) && book.has_room(u32::MAX));
+    }
+
+    #[test]
+    fn a_record_that_names_another_peer_is_not_kept() {
+        let mut book = Sessions::default();
+        book.insert(session(1, 4, "a", "10.8.0.2"));
+        let record = |generation, peer| {
+            Box::new(ResumeRecord {
+                generation,
+                peer,
+                resumable: true,
+                local_sid: [1; 8],
+                remote_sid: [2; 8],
+                next_negotiation: 1,
+                next_key_id: 1,
+                cipher: controlplane::Cipher::Aes256Gcm,
+                use_exporter: true,
+                cc_exit: true,
+                wire_peer_id: Some(peer),
+                auth_token: None,
+                auth_token_user: None,
+                wrap_send_next: 1,
+                wrap_send_time: 1,
+                wrap_recv: None,
+                login: None,
+            })
+        };
+        assert!(!book.keep_record(record(1, 5)) && book.get(1).unwrap().record.is_none());
+        assert!(book.keep_record(record(1, 4)) && book.get(1).unwrap().record.is_some());
+        assert!(book.keep_record(record(2, 4)), "a session that is over already");
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! so that every row has its fields whatever a client is called.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::status::{ClientRow, Snapshot};
+use super::whole_file;
 
 /// `status-version`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,25 +41,7 @@ impl Version {
 /// What the kernel says; the old file is then still there, unless it was overwritten in place.
 pub fn write(path: &Path, version: Version, snapshot: &Snapshot) -> io::Result<()> {
     let text = text(snapshot, version, &crate::clock::ascii);
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
-    match write_whole(&beside, &text) {
-        Ok(()) => std::fs::rename(&beside, path),
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-            std::fs::write(path, text)
-        }
-        Err(error) => {
-            let _ = std::fs::remove_file(&beside);
-            Err(error)
-        }
-    }
-}
-
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())
+    whole_file::replace(path, text.as_bytes())
 }
 
 /// The file's text. `date` writes a moment (seconds since 1970) by the local calendar.

@@ -39,6 +39,49 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     stage_as(path, &aside(path, "new"), content, None)?.commit()
 }
 
+/// Puts content (0600) in the place of a file, without forcing it to the disk: for what is written again and again. Where
+/// no second file can be made beside it (a directory that is not ours), or none can take its place (a file mounted into a
+/// container), it is overwritten in place. Neither follows a link that somebody put there: these directories may be
+/// another user's.
+///
+/// # Errors
+/// What the file system answers; the old file is then still there, unless it was overwritten in place.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let placed = fresh(&beside)
+        .and_then(|mut file| file.write_all(content))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .inspect_err(|_| _ = std::fs::remove_file(&beside));
+    match placed {
+        Err(error) if is_not_to_be_replaced(&error) => overwrite(path, content),
+        placed => placed,
+    }
+}
+
+fn overwrite(path: &Path, content: &[u8]) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)?.write_all(content)
+}
+
+fn is_not_to_be_replaced(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy)
+}
+
+/// A new file (0600) of this name, which nobody else had.
+fn fresh(path: &Path) -> io::Result<File> {
+    // What a crash left there is of no use, and what somebody else put there (a link, say) is not followed.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
+}
+
 /// [`write`], with another owner: user and group.
 ///
 /// # Errors
@@ -90,17 +133,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 fn stage_as(path: &Path, aside: &Path, content: &[u8], owner: Option<(u32, u32)>) -> io::Result<Staged> {
-    // What a crash left there is of no use, and what somebody else put there (a link, say) is not followed.
-    match std::fs::remove_file(aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(aside)?;
+    let mut file = fresh(aside)?;
     let written = file.write_all(content).and_then(|()| match owner {
         Some((user, group)) => Ok(fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?),
         None => Ok(()),
@@ -149,6 +182,44 @@ mod tests {
         assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
         assert_ne!(metadata.ino(), inode, "the old content was overwritten in place");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_is_written_again_and_again_follows_no_link_of_somebody_elses() {
+        let folder = Folder::new();
+        let (victim, path) = (folder.path().join("victim"), folder.path().join("x"));
+        std::fs::write(&victim, "precious").unwrap();
+        for planted in ["x.new", "x"] {
+            symlink(&victim, folder.path().join(planted)).unwrap();
+            replace(&path, b"mine").unwrap();
+            assert_eq!(std::fs::read(&victim).unwrap(), b"precious", "{planted}");
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            assert_eq!((metadata.is_symlink(), metadata.permissions().mode() & 0o7777), (false, 0o600));
+            assert_eq!(read(&path).unwrap().as_deref(), Some(&b"mine"[..]));
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_is_overwritten_in_place() {
+        let folder = Folder::new();
+        let path = folder.path().join("x");
+        std::fs::write(&path, "a longer content").unwrap();
+        let inode = std::fs::metadata(&path).unwrap().ino();
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::ResourceBusy, io::ErrorKind::ReadOnlyFilesystem] {
+            assert!(is_not_to_be_replaced(&kind.into()));
+        }
+        assert!(
+            !is_not_to_be_replaced(&io::ErrorKind::StorageFull.into()),
+            "the old content is better than half of the new"
+        );
+        overwrite(&path, b"short").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"short");
+        assert_eq!(std::fs::metadata(&path).unwrap().ino(), inode);
+        symlink(&path, folder.path().join("link")).unwrap();
+        assert!(overwrite(&folder.path().join("link"), b"x").is_err(), "it would lead anywhere");
+        assert_eq!(std::fs::read(&path).unwrap(), b"short");
     }
 
     #[test]

@@ -18,8 +18,10 @@ use crate::cli::DataPath;
 use crate::data_path::{self, Seat};
 use crate::exit::{Exit, Fatal};
 
-/// Reports of all workers that wait for the supervisor. They are rare; one more than this is dropped.
-const REPORTS: usize = 4_096;
+/// Reports of all workers that wait for the supervisor; one more than this is dropped. A peer's silence is told once: were it lost,
+/// its session would stay for ever. So there is room for all peers of a large gateway, whose network fails at one moment; what is not
+/// used costs nothing.
+const REPORTS: usize = 1 << 20;
 
 /// What each worker reads and writes: the sockets of one address and the queues of one device, in the order of the workers.
 #[derive(Debug)]

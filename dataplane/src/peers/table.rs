@@ -52,6 +52,10 @@ pub struct Peer {
     pub awaited: bool,
     /// The address that it was moved back from, and until when packets from there are dropped (CLOCK_BOOTTIME, nanoseconds).
     refused: Option<(SocketAddr, u64)>,
+    /// It does not float before (CLOCK_BOOTTIME, nanoseconds).
+    pub(crate) floats_from_ns: u64,
+    /// That it leaves was reported, and it has got no key since.
+    pub(crate) left: bool,
     /// The next tick looks at it; see [`Deadlines`](super::deadlines::Deadlines).
     pub(crate) touched: bool,
     /// When a tick looks at it at the latest (CLOCK_BOOTTIME, nanoseconds).
@@ -112,6 +116,8 @@ impl PeerTable {
             listening: false,
             awaited: false,
             refused: None,
+            floats_from_ns: 0,
+            left: false,
             touched: false,
             due_ns: u64::MAX,
         });
