@@ -1261,12 +1261,13 @@ pub(crate) mod tests {
         let mut from = |b: &mut End, now_ns, port| {
             let wire = a.send(&Packet::default().frame()).remove(0);
             b.receive_at(now_ns, path(port), &wire, wire.len());
+            assert_eq!(b.packets().len(), 1, "nothing is lost by it");
         };
         for turn in 0..1_000 {
             from(&mut b, SECOND, 9 + turn % 2);
         }
         assert_eq!(b.heard.events, [WorkerEvent::Floated { peer: 0, path: path(9) }]);
-        assert_eq!((b.packets().len(), b.dropped(DropReason::WrongAddress)), (1_000, 0), "nothing is lost by it");
+        assert_eq!(b.dropped(DropReason::WrongAddress), 0);
         from(&mut b, 2 * SECOND - 1, 10);
         assert_eq!(b.heard.events.len(), 1);
         from(&mut b, 2 * SECOND, 10);
@@ -1398,7 +1399,7 @@ pub(crate) mod tests {
     fn an_exit_that_is_said_again_is_reported_once() {
         let (mut a, mut b) = pair();
         for _ in 0..3 {
-            a.out = WireBatch::default();
+            a.out.clear();
             assert!(a.pipeline.occ_exit(1, 0, &mut a.out));
             b.receive(&a.datagrams()[0]);
         }
