@@ -43,7 +43,8 @@ pub(crate) fn seats(options: &DataPath, workers: usize, device: Option<String>) 
     match options.cpu {
         Pinning::None => Ok(vec![Seat::default(); workers]),
         Pinning::To(cpu) if workers > 1 => {
-            let sentence = format!("--cpu {cpu} is for one worker: give {workers} workers a --cpu-list, or say --workers 1");
+            let sentence =
+                format!("--cpu {cpu} is for one worker: give {workers} workers a --cpu-list, or say --workers 1");
             Err(Fatal::new(Exit::Config, sentence))
         }
         Pinning::To(cpu) if allowed.contains(&cpu) => Ok(around(&[cpu], 0, workers, false, "")),
@@ -90,8 +91,7 @@ fn near_the_network(allowed: &[usize], device: Option<String>) -> (Vec<usize>, S
 /// # Errors
 /// [`Exit::Config`]: this host or this build has not what was asked for.
 pub(crate) fn aead(options: &DataPath) -> Result<Aead, Fatal> {
-    Aead::resolve(options.aead)
-        .map_err(|error| Fatal::new(Exit::Config, format!("--aead {}: {error}", options.aead)))
+    Aead::resolve(options.aead).map_err(|error| Fatal::new(Exit::Config, format!("--aead {}: {error}", options.aead)))
 }
 
 /// What the worker of that number is started with.

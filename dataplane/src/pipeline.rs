@@ -21,7 +21,7 @@
 //! With several workers, what belongs to another one's peer leaves at stage 2 and goes on there at the same stage
 //! ([`handover`](crate::workers::handover)).
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use link::message::{InstallKey, KeyName, KeyRefusal, MAX_DATAGRAM, Path, WorkerEvent};
@@ -557,7 +557,7 @@ impl Pipeline {
     #[cold]
     fn float(&mut self, peer: u32, path: &Path, up: &mut dyn Up) {
         let there = self.peers.get(peer).is_some_and(|peer| peer.setup.path.remote == path.remote);
-        if !there && self.peers.set_path(peer, *path) {
+        if !there && self.peers.float(peer, *path) {
             up.event(WorkerEvent::Floated { peer, path: *path });
         }
     }
@@ -749,11 +749,6 @@ impl Pipeline {
         self.peers.move_back(now_ns, peer, path)
     }
 
-    /// A peer of another worker has this address, or has it no more.
-    pub fn note_address(&mut self, remote: SocketAddr, peer: u32, here: bool) {
-        self.peers.note_address(remote, peer, here);
-    }
-
     /// The longest UDP payload in bytes that may be sent, where the path forbids longer ones; `None`: whatever UDP carries.
     pub fn set_max_payload(&mut self, bytes: Option<usize>) {
         self.too_big.max_payload = bytes.unwrap_or(MAX_UDP_PAYLOAD).min(MAX_UDP_PAYLOAD);
@@ -937,6 +932,7 @@ pub(crate) mod tests {
     use crate::tun::virtio::VNET_HDR_LEN;
     use link::message::{Cipher, DirectionKey, KeyLimits, Secret, UsageReason};
     use proptest::prelude::*;
+    use std::net::SocketAddr;
 
     pub(crate) fn path(port: u16) -> Path {
         Path { worker: 0, local: None, ifindex: 0, remote: SocketAddr::from(([192, 0, 2, 1], port)), stream: None }

@@ -350,7 +350,9 @@ impl World {
             5 => record.local_sid = [number; 8],
             _ => {}
         }
-        self.client.resume(self.now, &mut self.rng, record, path(1194), None);
+        // The server takes no other user name than the first one.
+        let credentials = Some(credentials("right"));
+        self.client.resume(self.now, &mut self.rng, record, path(1194), credentials);
         self.drain();
         Some(())
     }

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant as Moment};
 
 use controlplane::{
-    Admission, ClientCertificate, ClientSetup, Digest, KeyEvent, PeerUsage, ReplyLimit, ResumeRecord, Secret, ServerSetup,
-    TlsSetup, TlsVersion, Wrap,
+    Admission, ClientCertificate, ClientSetup, Digest, KeyEvent, PeerUsage, ReplyLimit, ResumeRecord, Secret,
+    ServerSetup, TlsSetup, TlsVersion, Wrap,
 };
 use link::{WorkerCommand, WorkerEnd, WorkerEvent};
 

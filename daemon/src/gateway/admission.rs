@@ -37,16 +37,9 @@ const AUTH_FAILED: &str = "AUTH_FAILED";
 #[derive(Debug)]
 pub(super) enum Heard {
     /// On a user name and a password.
-    Judged {
-        generation: u32,
-        negotiation: u32,
-        judgement: Judgement,
-    },
+    Judged { generation: u32, negotiation: u32, judgement: Judgement },
     /// On a client as a whole: its part of the configuration with what the script added.
-    Configured {
-        generation: u32,
-        own: Result<Box<ClientConfig>, String>,
-    },
+    Configured { generation: u32, own: Result<Box<ClientConfig>, String> },
 }
 
 impl Gateway {
@@ -231,7 +224,8 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(established.generation) else { return };
         session.stage = Stage::Up;
         session.keyed = clock::now().at;
-        let version = session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER").map(|(_, value)| value.as_str());
+        let version =
+            session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER").map(|(_, value)| value.as_str());
         tracing::info!(
             "{} connected: {}, peer-id {}, {} with {}, version {}",
             session.who(),
@@ -288,7 +282,8 @@ impl Connecting {
         let scripts = &self.passwords.scripts;
         let directives = scripts.client_connect(&self.facts).await?;
         if !directives.text.is_empty() {
-            let more = client_dir::parse(&directives.text, &directives.source).map_err(|problems| sentences(&problems))?;
+            let more =
+                client_dir::parse(&directives.text, &directives.source).map_err(|problems| sentences(&problems))?;
             self.own = merged(self.own, more);
         }
         if self.own.disable {

@@ -11,8 +11,8 @@ use super::reload::Asked;
 use super::run::Gateway;
 use super::sessions::{Session, Stage};
 use super::socket::{Command, Request, Response};
-use super::status_file::{self, Version};
 use super::status::{Carried, ClientRow, DataPath, GatewayRow, PoolRow, Snapshot, WorkerRow};
+use super::status_file::{self, Version};
 use crate::clock;
 use crate::observe::statistics::{self, Figures, Lost, Reading};
 
@@ -131,24 +131,25 @@ impl Gateway {
     }
 
     fn worker_rows(&self, clients: &[ClientRow]) -> Vec<WorkerRow> {
-        let row = |(worker, handle, seat): (u16, &dataplane::workers::manager::WorkerHandle, &crate::data_path::Seat)| {
-            let counters = handle.stats().snapshot();
-            let carried =
-                |sums: &DirectionSnapshot| Carried { packets: sums.inner_packets, bytes: sums.inner_bytes };
-            let drops = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.dropped(*reason)));
-            WorkerRow {
-                worker,
-                cpu: seat.cpu.and_then(|cpu| u32::try_from(cpu).ok()),
-                offloads: counters.offloads.to_string(),
-                peers: u32::try_from(clients.iter().filter(|client| client.worker == worker).count()).unwrap_or(0),
-                inbound: carried(&counters.inbound),
-                outbound: carried(&counters.outbound),
-                relayed: Carried { packets: counters.relayed, bytes: 0 },
-                handed_over: counters.inbound.taken_over.saturating_add(counters.outbound.taken_over),
-                control: counters.control_received,
-                drops: drops.filter(|(_, count)| *count > 0).collect(),
-            }
-        };
+        let row =
+            |(worker, handle, seat): (u16, &dataplane::workers::manager::WorkerHandle, &crate::data_path::Seat)| {
+                let counters = handle.stats().snapshot();
+                let carried =
+                    |sums: &DirectionSnapshot| Carried { packets: sums.inner_packets, bytes: sums.inner_bytes };
+                let drops = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), counters.dropped(*reason)));
+                WorkerRow {
+                    worker,
+                    cpu: seat.cpu.and_then(|cpu| u32::try_from(cpu).ok()),
+                    offloads: counters.offloads.to_string(),
+                    peers: u32::try_from(clients.iter().filter(|client| client.worker == worker).count()).unwrap_or(0),
+                    inbound: carried(&counters.inbound),
+                    outbound: carried(&counters.outbound),
+                    relayed: Carried { packets: counters.relayed, bytes: 0 },
+                    handed_over: counters.inbound.taken_over.saturating_add(counters.outbound.taken_over),
+                    control: counters.control_received,
+                    drops: drops.filter(|(_, count)| *count > 0).collect(),
+                }
+            };
         self.workers.each().map(row).collect()
     }
 

@@ -76,9 +76,9 @@ impl Gateway {
         if let Some(lease) = session.lease {
             self.pool.release(lease);
         }
-        self.held.retain(|admission| {
-            !matches!(admission, ToControl::Admit { generation: other, .. } if *other == generation)
-        });
+        self.held.retain(
+            |admission| !matches!(admission, ToControl::Admit { generation: other, .. } if *other == generation),
+        );
         let session = Rc::new(session);
         if session.announced {
             self.bid_farewell(Rc::clone(&session));
@@ -121,8 +121,12 @@ impl Gateway {
             Some(2) => Some("RESTART,[N]"),
             Some(_) => Some("RESTART"),
         };
-        let up: Vec<u32> =
-            self.sessions.iter().filter(|session| session.stage == Stage::Up).map(|session| session.generation).collect();
+        let up: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter(|session| session.stage == Stage::Up)
+            .map(|session| session.generation)
+            .collect();
         match text {
             Some(text) if !up.is_empty() => {
                 tracing::info!("stopping: {} clients are told", up.len());

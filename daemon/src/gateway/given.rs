@@ -57,7 +57,8 @@ pub(super) fn addresses(profile: &ServerProfile, own: &ClientConfig, lease: Opti
             Inner4 { address, beside: beside(profile.topology, second) }
         }),
     };
-    let leased6 = lease.and_then(|lease| lease.ipv6).zip(profile.ipv6).map(|(address, pool)| (address, pool.pool_prefix));
+    let leased6 =
+        lease.and_then(|lease| lease.ipv6).zip(profile.ipv6).map(|(address, pool)| (address, pool.pool_prefix));
     let ipv6 = own.ifconfig_ipv6_push.or(leased6).map(|(address, prefix)| {
         let other_end = profile.ipv6.map_or(std::net::Ipv6Addr::UNSPECIFIED, |pool| pool.local);
         Inner6 { address, prefix, other_end }
@@ -79,7 +80,9 @@ pub(super) fn push(profile: &ServerProfile, session: &Session) -> Vec<String> {
     let mut list: Vec<String> = servers.chain(&own.push).filter(behind).cloned().collect();
     let blocked = |name: &str| own.push_remove.iter().any(|removed| removed == name);
     let ipv6 = session.addresses.ipv6.filter(|_| !blocked("ifconfig-ipv6"));
-    list.extend(ipv6.map(|Inner6 { address, prefix, other_end }| format!("ifconfig-ipv6 {address}/{prefix} {other_end}")));
+    list.extend(
+        ipv6.map(|Inner6 { address, prefix, other_end }| format!("ifconfig-ipv6 {address}/{prefix} {other_end}")),
+    );
     let ipv4 = session.addresses.ipv4.filter(|_| !blocked("ifconfig"));
     list.extend(ipv4.map(|Inner4 { address, beside: Beside4::Netmask(second) | Beside4::OtherEnd(second) }| {
         format!("ifconfig {address} {second}")
@@ -97,7 +100,8 @@ fn route_of(option: &str) -> Option<(IpAddr, u8)> {
     match words.next()? {
         "route" => {
             let network: Ipv4Addr = words.next()?.parse().ok()?;
-            let mask: u32 = words.next().map_or(Some(u32::MAX), |mask| Some(mask.parse::<Ipv4Addr>().ok()?.to_bits()))?;
+            let mask: u32 =
+                words.next().map_or(Some(u32::MAX), |mask| Some(mask.parse::<Ipv4Addr>().ok()?.to_bits()))?;
             let prefix = mask.leading_ones();
             let network = network.to_bits() & mask;
             Some((Ipv4Addr::from_bits(network).into(), u8::try_from(prefix).ok()?))
@@ -172,7 +176,10 @@ mod tests {
         assert_eq!(second(Topology::Net30).ipv4.unwrap().beside, Beside4::OtherEnd("10.8.0.5".parse().unwrap()));
         assert_eq!(second(Topology::P2p).ipv4.unwrap().beside, Beside4::OtherEnd("10.8.0.1".parse().unwrap()));
         let six = subnet.ipv6.unwrap();
-        assert_eq!((six.address.to_string(), six.prefix, six.other_end.to_string()), ("fd00::1000".into(), 64, "fd00::1".into()));
+        assert_eq!(
+            (six.address.to_string(), six.prefix, six.other_end.to_string()),
+            ("fd00::1000".into(), 64, "fd00::1".into())
+        );
     }
 
     #[test]
@@ -195,10 +202,7 @@ mod tests {
             s.own.push_remove = vec!["dhcp-option".into()];
             s.own.push = vec!["dhcp-option DNS 10.9.9.9".into()];
         });
-        assert_eq!(
-            removed,
-            [lines[0], lines[1], "dhcp-option DNS 10.9.9.9", "ifconfig 10.8.0.2 255.255.255.0"]
-        );
+        assert_eq!(removed, [lines[0], lines[1], "dhcp-option DNS 10.9.9.9", "ifconfig 10.8.0.2 255.255.255.0"]);
         let reset = pushed(&lines, |s| {
             s.own.push_reset = true;
             s.own.push = vec!["route-gateway 10.8.0.1".into()];
@@ -209,7 +213,12 @@ mod tests {
 
     #[test]
     fn a_client_gets_no_route_to_what_is_behind_itself() {
-        let lines = ["route 10.20.0.0 255.255.0.0", "route 10.21.0.0 255.255.0.0 vpn_gateway 5", "route-ipv6 fd20::/64", "route 10.20.0.9"];
+        let lines = [
+            "route 10.20.0.0 255.255.0.0",
+            "route 10.21.0.0 255.255.0.0 vpn_gateway 5",
+            "route-ipv6 fd20::/64",
+            "route 10.20.0.9",
+        ];
         let list = pushed(&lines, |s| {
             s.own.iroutes = vec![("10.20.0.0".parse().unwrap(), 16), ("fd20::".parse().unwrap(), 64)];
         });

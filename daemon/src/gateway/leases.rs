@@ -30,7 +30,9 @@ pub fn load(path: &Path, pool: &mut Pool) -> io::Result<usize> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
-        Ok(metadata) if metadata.len() > MOST_BYTES => return Err(io::Error::other("it is too long for a file of leases")),
+        Ok(metadata) if metadata.len() > MOST_BYTES => {
+            return Err(io::Error::other("it is too long for a file of leases"));
+        }
         Ok(_) => {}
     }
     let bytes = std::fs::read(path)?;

@@ -119,7 +119,13 @@ impl Gateway {
             return self.reload_failed(reply, &super::start::refused(&ending).sentence);
         }
         match super::start::passwords(&profile, &self.facts.gateway, &mut self.rng) {
-            Ok(passwords) => self.passwords = Rc::new(passwords),
+            Ok(mut passwords) => {
+                // A key that was made at the start would make every token void that clients hold.
+                if profile.auth_gen_token == self.profile.auth_gen_token {
+                    passwords.tokens.clone_from(&self.passwords.tokens);
+                }
+                self.passwords = Rc::new(passwords);
+            }
             Err(fatal) => return self.reload_failed(reply, &fatal.sentence),
         }
         let relay = profile.client_to_client;
@@ -147,7 +153,8 @@ impl Gateway {
         tracing::error!("the old configuration stays: {why}");
         for asked in asked {
             let ended = asked.ended;
-            let also = if ended > 0 { format!(" ({ended} sessions of the certificate were ended)") } else { String::new() };
+            let also =
+                if ended > 0 { format!(" ({ended} sessions of the certificate were ended)") } else { String::new() };
             let _ = asked.reply.send(Response::Failed(format!("the old configuration stays: {why}{also}")));
         }
         notify::ready(&self.line());

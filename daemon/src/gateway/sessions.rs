@@ -260,10 +260,7 @@ pub(super) mod tests {
             path: link::Path { worker: 0, local: None, ifindex: 0, remote, stream: None },
             stage: Stage::Up,
             lease: None,
-            addresses: Addresses {
-                ipv4: Some(Inner4 { address: address.parse().unwrap(), beside: mask }),
-                ipv6: None,
-            },
+            addresses: Addresses { ipv4: Some(Inner4 { address: address.parse().unwrap(), beside: mask }), ipv6: None },
             own: ClientConfig::default(),
             record: None,
             token: None,

@@ -28,8 +28,8 @@ use super::workers::{self, Ends, Workers};
 use super::{leases, socket as requests};
 use crate::cli::gateway::{GatewayRun, GatewayServe};
 use crate::clock;
-use crate::config::agreed::MtuDiscovery;
 use crate::config;
+use crate::config::agreed::MtuDiscovery;
 use crate::config::server::{self, ServerProfile};
 use crate::config::tunnel::Topology;
 use crate::control_child::{Control, FromChild};
@@ -70,7 +70,11 @@ pub type Ready = Box<dyn FnOnce(&Started)>;
 
 impl fmt::Debug for Extras {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Extras").field("name", &self.name).field("forwarding", &self.forwarding).field("nat", &self.nat).finish_non_exhaustive()
+        f.debug_struct("Extras")
+            .field("name", &self.name)
+            .field("forwarding", &self.forwarding)
+            .field("nat", &self.nat)
+            .finish_non_exhaustive()
     }
 }
 
@@ -242,8 +246,7 @@ async fn assemble(
 /// A gateway's name from its configuration's: `/etc/openvpn/server.conf` is `server`.
 fn instance(file: &Path) -> String {
     let stem = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let plain: String =
-        stem.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(32).collect();
+    let plain: String = stem.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(32).collect();
     if plain.is_empty() { "gateway".to_owned() } else { plain }
 }
 
@@ -349,16 +352,17 @@ pub(super) fn passwords(
     let wrong = |sentence: String| Fatal::new(Exit::Config, sentence);
     let setup = ScriptSetup {
         security: profile.script_security,
-        user_pass_verify: profile.user_pass_verify.clone().map(|script| UserPassScript {
-            command: script.command,
-            via_env: script.via_env,
-        }),
+        user_pass_verify: profile
+            .user_pass_verify
+            .clone()
+            .map(|script| UserPassScript { command: script.command, via_env: script.via_env }),
         tls_verify: profile.tls_verify.clone(),
         client_connect: profile.client_connect.clone(),
         client_disconnect: profile.client_disconnect.clone(),
         learn_address: profile.learn_address.clone(),
         limit: Duration::from_secs(u64::from(profile.timers.hand_window)),
         temporary: profile.tmp_dir.clone(),
+        directory: profile.directory.clone(),
         gateway: gateway.clone(),
     };
     let (scripts, warnings) = Scripts::new(setup).map_err(wrong)?;

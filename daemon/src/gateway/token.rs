@@ -27,7 +27,7 @@ const BEGIN: &str = "-----BEGIN OpenVPN auth-token server key-----";
 const END: &str = "-----END OpenVPN auth-token server key-----";
 
 /// `auth-gen-token`, agreed upon: makes tokens and judges them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Tokens {
     key: Secret,
     lifetime: u32,

@@ -98,7 +98,9 @@ impl Workers {
     /// packets are handed over, which costs a little and is said.
     pub(super) fn attach(&self, ends: Ends, steering: &Steering, listen: SocketAddr) {
         if let Some(Err(error)) = ends.queues.first().filter(|_| self.count() > 1).map(|queue| queue.steer(steering)) {
-            tracing::info!("packets from the TUN are handed over between workers, the kernel does not steer them: {error}");
+            tracing::info!(
+                "packets from the TUN are handed over between workers, the kernel does not steer them: {error}"
+            );
         }
         for ((worker, queue), socket) in (0..).zip(ends.queues).zip(ends.sockets) {
             // Of what comes in on a socket that is not connected, the source is known by each datagram.

@@ -19,6 +19,18 @@ const DENSE: u32 = 1 << 20;
 /// So long a refused address does not move a peer, in nanoseconds: its owner may be gone by then.
 const REFUSED_NS: u64 = 10_000_000_000;
 
+/// What a peer has to do with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is there: somebody said so who knows.
+    Takes,
+    /// It floated there. If the address is another peer's, it stays that one's: the control process judges the move, and until then nobody
+    /// loses an address by what another one does.
+    Asks,
+    /// It is there no more.
+    Leaves,
+}
+
 /// One peer: its settings, its keys, and when it was last heard.
 #[derive(Debug)]
 pub struct Peer {
@@ -86,8 +98,8 @@ impl PeerTable {
             return false;
         }
         self.remove(setup.peer);
-        self.index(&setup);
-        self.tell(setup.peer, setup.path.remote, true);
+        self.index(&setup, Claim::Takes);
+        self.tell(setup.peer, setup.path.remote, Claim::Takes);
         let (handle, last_name) = (setup.peer, self.last_names.remove(&setup.peer));
         let keys = Keyring::new(setup.replay_window, setup.replay_time_s, last_name, Arc::clone(&crossing));
         let peer = Box::new(Peer {
@@ -123,14 +135,18 @@ impl PeerTable {
 
     /// Replaces a peer's settings; keys and timers stay. False when there is no such peer.
     pub fn update(&mut self, setup: PeerSetup) -> bool {
+        self.replace(setup, Claim::Takes)
+    }
+
+    fn replace(&mut self, setup: PeerSetup, claim: Claim) -> bool {
         let Some(old) = self.get(setup.peer).map(|peer| peer.setup.clone()) else {
             return false;
         };
         self.unindex(&old);
-        self.index(&setup);
+        self.index(&setup, claim);
         if old.path.remote != setup.path.remote {
-            self.tell(old.peer, old.path.remote, false);
-            self.tell(setup.peer, setup.path.remote, true);
+            self.tell(old.peer, old.path.remote, Claim::Leaves);
+            self.tell(setup.peer, setup.path.remote, claim);
         }
         if let Some(peer) = self.get_mut(setup.peer) {
             peer.refused = None;
@@ -151,17 +167,26 @@ impl PeerTable {
             self.last_names.insert(peer, name);
         }
         self.unindex(&old.setup);
-        self.tell(peer, old.setup.path.remote, false);
+        self.tell(peer, old.setup.path.remote, Claim::Leaves);
         true
     }
 
     /// Moves a peer to another address.
     pub fn set_path(&mut self, peer: u32, path: Path) -> bool {
+        self.go(peer, path, Claim::Takes)
+    }
+
+    /// A peer has moved to another address by itself.
+    pub fn float(&mut self, peer: u32, path: Path) -> bool {
+        self.go(peer, path, Claim::Asks)
+    }
+
+    fn go(&mut self, peer: u32, path: Path, claim: Claim) -> bool {
         let Some(mut setup) = self.get(peer).map(|peer| peer.setup.clone()) else {
             return false;
         };
         setup.path = path;
-        self.update(setup)
+        self.replace(setup, claim)
     }
 
     /// Moves a peer back: the address where it was belongs to another peer, and does not move it for a while.
@@ -176,12 +201,14 @@ impl PeerTable {
         true
     }
 
-    /// A peer of another worker has this address, or has it no more.
-    pub fn note_address(&mut self, remote: SocketAddr, peer: u32, here: bool) {
-        if here {
-            self.addresses.insert(remote, peer);
-        } else if self.addresses.get(&remote) == Some(&peer) {
-            self.addresses.remove(&remote);
+    /// What a peer, perhaps one of another worker, has to do with this address.
+    pub fn note_address(&mut self, remote: SocketAddr, peer: u32, claim: Claim) {
+        match claim {
+            Claim::Takes => _ = self.addresses.insert(remote, peer),
+            Claim::Asks => _ = self.addresses.entry(remote).or_insert(peer),
+            // Another may have taken it over.
+            Claim::Leaves if self.addresses.get(&remote) == Some(&peer) => _ = self.addresses.remove(&remote),
+            Claim::Leaves => {}
         }
     }
 
@@ -231,8 +258,8 @@ impl PeerTable {
     }
 
     /// Two peers never share a peer-id: the later one has it.
-    fn index(&mut self, setup: &PeerSetup) {
-        self.addresses.insert(setup.path.remote, setup.peer);
+    fn index(&mut self, setup: &PeerSetup, claim: Claim) {
+        self.note_address(setup.path.remote, setup.peer, claim);
         let Some(id) = setup.wire_peer_id else { return };
         if let Some(earlier) = self.wire_ids.insert(id, setup.peer)
             && earlier != setup.peer
@@ -244,9 +271,7 @@ impl PeerTable {
 
     /// Takes only what is this peer's own: another may have taken over its address.
     fn unindex(&mut self, setup: &PeerSetup) {
-        if self.addresses.get(&setup.path.remote) == Some(&setup.peer) {
-            self.addresses.remove(&setup.path.remote);
-        }
+        self.note_address(setup.path.remote, setup.peer, Claim::Leaves);
         if let Some(id) = setup.wire_peer_id
             && self.wire_ids.get(&id) == Some(&setup.peer)
         {
@@ -254,9 +279,9 @@ impl PeerTable {
         }
     }
 
-    fn tell(&mut self, peer: u32, remote: SocketAddr, here: bool) {
+    fn tell(&mut self, peer: u32, remote: SocketAddr, claim: Claim) {
         if let Some(moves) = &mut self.moves {
-            moves.push_back(What::Address { remote, peer, here });
+            moves.push_back(What::Address { remote, peer, claim });
         }
     }
 }
@@ -377,7 +402,7 @@ mod tests {
 
     #[test]
     fn only_a_worker_that_announces_tells_where_its_peers_are() {
-        let told = |peer, port, here| What::Address { remote: remote(port), peer, here };
+        let told = |peer, port, claim| What::Address { remote: remote(port), peer, claim };
         let mut table = PeerTable { moves: Some(VecDeque::new()), ..PeerTable::default() };
         table.insert(0, at(3, 30, 1));
         table.set_path(3, path(2));
@@ -385,8 +410,19 @@ mod tests {
         table.insert(0, at(5, 50, 2));
         table.remove(3);
         table.remove(5);
-        let moves = [(3, 1, true), (3, 1, false), (3, 2, true), (5, 2, true), (3, 2, false), (5, 2, false)];
-        assert_eq!(table.moves.unwrap(), moves.map(|(peer, port, here)| told(peer, port, here)));
+        let moves = [
+            (3, 1, Claim::Takes),
+            (3, 1, Claim::Leaves),
+            (3, 2, Claim::Takes),
+            (5, 2, Claim::Takes),
+            (3, 2, Claim::Leaves),
+            (5, 2, Claim::Leaves),
+        ];
+        assert_eq!(table.moves.unwrap(), moves.map(|(peer, port, claim)| told(peer, port, claim)));
+        let mut table = PeerTable { moves: Some(VecDeque::new()), ..PeerTable::default() };
+        table.insert(0, at(3, 30, 1));
+        table.float(3, path(2));
+        assert_eq!(table.moves.unwrap().back(), Some(&told(3, 2, Claim::Asks)));
         let mut table = PeerTable::default();
         table.insert(0, at(3, 30, 1));
         assert!(table.moves.is_none());
@@ -395,12 +431,28 @@ mod tests {
     #[test]
     fn addresses_of_other_workers_peers_are_known_until_they_go() {
         let mut table = PeerTable::default();
-        table.note_address(remote(1), 9, true);
+        table.note_address(remote(1), 9, Claim::Takes);
         assert_eq!(table.by_address(&remote(1)), Some(9));
         assert!(table.get(9).is_none());
-        table.note_address(remote(1), 8, false);
+        table.note_address(remote(1), 8, Claim::Leaves);
         assert_eq!(table.by_address(&remote(1)), Some(9), "it is another peer's by now");
-        table.note_address(remote(1), 9, false);
+        table.note_address(remote(1), 9, Claim::Leaves);
         assert_eq!(table.by_address(&remote(1)), None);
+        table.note_address(remote(1), 7, Claim::Asks);
+        assert_eq!(table.by_address(&remote(1)), Some(7), "it was nobody's");
+    }
+
+    #[test]
+    fn nobody_loses_an_address_because_another_floats_there() {
+        let mut table = PeerTable::default();
+        table.insert(0, at(3, 30, 1));
+        table.insert(0, at(4, 40, 2));
+        assert!(table.float(4, path(1)) && !table.float(9, path(1)));
+        assert_eq!((table.get(4).unwrap().setup.path, table.by_address(&remote(1))), (path(1), Some(3)));
+        assert_eq!(table.by_address(&remote(2)), None);
+        table.move_back(0, 4, path(2));
+        assert_eq!((table.by_address(&remote(1)), table.by_address(&remote(2))), (Some(3), Some(4)));
+        assert!(table.float(4, path(5)));
+        assert_eq!((table.by_address(&remote(5)), table.by_address(&remote(2))), (Some(4), None));
     }
 }

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 use link::message::Path;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::peers::table::Claim;
 use crate::sys::bell::Bell;
 
 /// Bytes on their way from one worker to another: sixteen super-packets. Pages that were never used cost nothing.
@@ -48,15 +49,15 @@ pub enum What {
         /// The peer.
         peer: u32,
     },
-    /// A peer of the writer has this address from now on, or has it no more. No bytes come with it. Only the first worker is told: to it
+    /// What a peer of the writer has to do with this address from now on. No bytes come with it. Only the first worker is told: to it
     /// come all packets without a peer-id.
     Address {
         /// The address.
         remote: SocketAddr,
         /// The peer.
         peer: u32,
-        /// It has it.
-        here: bool,
+        /// Whether it has it.
+        claim: Claim,
     },
 }
 
@@ -437,7 +438,7 @@ mod tests {
     fn addresses_that_find_no_room_are_told_later() {
         let (_, mut ends) = group(2);
         while ends[1].0.hand(0, FRAME, &[1]) {}
-        let told = What::Address { remote: path(1).remote, peer: 3, here: true };
+        let told = What::Address { remote: path(1).remote, peer: 3, claim: Claim::Takes };
         let mut addresses = VecDeque::from([told]);
         ends[1].0.announce(&mut addresses);
         assert_eq!(addresses.len(), 1);

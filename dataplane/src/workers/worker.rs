@@ -271,8 +271,8 @@ impl<'r> Worker<'r> {
                         Taken::Done
                     }
                 },
-                What::Address { remote, peer, here } => {
-                    pipeline.note_address(remote, peer, here);
+                What::Address { remote, peer, claim } => {
+                    pipeline.peers.note_address(remote, peer, claim);
                     Taken::Done
                 }
             });
