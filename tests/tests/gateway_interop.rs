@@ -244,7 +244,7 @@ fn a_client_whose_address_changes_keeps_its_session_and_its_worker() {
     let mut gateway = Gateway::start(&net, &temp, &setup);
     let client = come(&net, &temp, &setup, Who::Stock);
     tests::steady::deepen_all_of(client.process.pid());
-    [&net.client, &net.server].map(tests::steady::deepen_tuns_of);
+    [&net.client, &net.server].into_iter().for_each(tests::steady::deepen_tuns_of);
     let before = gateway.wait_clients(1, Duration::from_secs(3)).remove(0);
     let (inner, _) = inner_addresses(&net);
     let (here, there) = (SocketAddr::from((inner, 7000)), SocketAddr::from((INNER4, 7000)));

@@ -71,7 +71,7 @@ fn check(cell: &[usize]) {
     if stock {
         tests::steady::deepen_all_of(client.process.pid());
     }
-    [&net.client, &net.server].map(tests::steady::deepen_tuns_of);
+    [&net.client, &net.server].into_iter().for_each(tests::steady::deepen_tuns_of);
     assert!(net.client.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "no echo");
 
     let (inner, _) = inner_addresses(&net);
