@@ -226,6 +226,8 @@ mod tests {
     /// A gateway that gives these answers, one after the other, and what `check` says of it.
     fn asked(dir: &Dir, answers: &[Value]) -> Result<String, String> {
         let path = dir.0.join("vpn.sock");
+        // A gateway that was asked before has left its own.
+        let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         let answers = answers.to_vec();
         let server = thread::spawn(move || {

@@ -51,7 +51,7 @@ struct Starting {
 }
 
 fn start(setup: &Setup, root: &Authority, n: u16, ns: Ns) -> Starting {
-    let (name, stock) = (format!("client-{n}"), n % 2 == 0);
+    let (name, stock) = (format!("client-{n}"), n.is_multiple_of(2));
     let (id, temp) = (root.issue(&name, Role::Client), Temp::new());
     let launch = Launch { stock, ..Launch::default() };
     let client = Client::launch_in(&ns, &temp, setup, &setup.profile_of(&id), &launch);

@@ -162,7 +162,7 @@ fn a_prefix_cannot_open_sessions_without_end_by_cookies_that_it_has() {
             while !matches!(server.poll_output(), Output::Idle { .. }) {}
         }
     };
-    let limit = u32::try_from(2 * ReplyLimit::default().count).unwrap();
+    let limit = 2 * ReplyLimit::default().count;
     open(&mut server, 0, 5_000);
     assert_eq!(server.next_generation, 5 + limit);
     assert_eq!(server.sessions(), 1, "the last one that was opened stays");

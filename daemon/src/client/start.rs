@@ -28,8 +28,8 @@ use crate::exit::{Exit, Fatal};
 use crate::host::privileges::{self, Keep};
 use crate::host::watch::{SuspendDetector, Watch};
 use crate::host::{journal, routes};
-use crate::observe::console::Console;
 use crate::messages::ToControl;
+use crate::observe::console::Console;
 use crate::observe::log::Format;
 use crate::supervisor;
 
@@ -182,7 +182,8 @@ fn start_worker(
     let (reports, incoming) = mpsc::channel(REPORTS);
     let Worker { seat, aead } = worker;
     tracing::info!("{}", aead.info());
-    let config = data_path::worker_config(&options.data, 0, &seat, PipelineConfig { routes: RouteTable::all_to(PEER), aead });
+    let config =
+        data_path::worker_config(&options.data, 0, &seat, PipelineConfig { routes: RouteTable::all_to(PEER), aead });
     let link = links.into_iter().next();
     let link = link.ok_or_else(|| Fatal::new(Exit::Other, "the link was made without a worker".to_owned()))?;
     let handle = manager::spawn(config, link, move |report| {

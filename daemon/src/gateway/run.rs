@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use controlplane::{Event, Instant, Secret, SystemRandom};
+use controlplane::{Event, Instant, ResumeRecord, Secret, SystemRandom};
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PeerReport;
 use dataplane::workers::manager::WorkerReport;
@@ -251,11 +251,7 @@ impl Gateway {
         match event {
             Event::Login(login) => self.on_login(*login),
             Event::Established(established) => self.on_established(&established),
-            Event::Record(record) => {
-                if !self.sessions.keep_record(record) {
-                    self.control.condemn("its record of a session names the peer of another".to_owned());
-                }
-            }
+            Event::Record(record) => self.on_record(record),
             Event::Renegotiated { name } => {
                 if let Some(session) = self.sessions.get_mut(name.generation) {
                     session.keyed = clock::now().at;
@@ -271,6 +267,12 @@ impl Gateway {
             Event::Ended { generation, ending } => self.on_ended(generation, ending),
             // Of a client, or the workers' own.
             _ => {}
+        }
+    }
+
+    fn on_record(&mut self, record: Box<ResumeRecord>) {
+        if !self.sessions.keep_record(record) {
+            self.control.condemn("its record of a session names the peer of another".to_owned());
         }
     }
 

@@ -119,7 +119,8 @@ mod tests {
     }
 
     fn figures(now: Reading, before: Option<Reading>, lost: Lost) -> String {
-        block(&Figures { worker: 0, others: "the server", engine: "syscall", aead: "aws-lc", now, before, lost }).join("\n")
+        block(&Figures { worker: 0, others: "the server", engine: "syscall", aead: "aws-lc", now, before, lost })
+            .join("\n")
     }
 
     #[test]
