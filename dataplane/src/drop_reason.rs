@@ -29,7 +29,7 @@ pub enum DropReason {
     MalformedInner,
     /// The inner source address does not belong to this peer.
     SourceNotAllowed,
-    /// An in-band message other than ping and exit.
+    /// An in-band message other than ping and exit, or an exit that is said again.
     IgnoredOcc,
     /// A control datagram longer than a ring slot carries.
     ControlTooLong,

@@ -552,11 +552,10 @@ impl Pipeline {
         match message {
             InBand::Ping => self.stats.pings_received.add(1),
             // Said once: a peer must not fill the queue that others' silence is told by.
-            InBand::Exit => {
-                if self.peers.get_mut(peer).is_some_and(|peer| !std::mem::replace(&mut peer.left, true)) {
-                    up.report(PeerReport::OccExit { peer });
-                }
+            InBand::Exit if self.peers.get_mut(peer).is_some_and(|peer| std::mem::replace(&mut peer.left, true)) => {
+                return Err(DropReason::IgnoredOcc);
             }
+            InBand::Exit => up.report(PeerReport::OccExit { peer }),
             InBand::OtherOcc | InBand::Packet => return Err(DropReason::IgnoredOcc),
         }
         Ok(0)
@@ -1404,6 +1403,7 @@ pub(crate) mod tests {
             b.receive(&a.datagrams()[0]);
         }
         assert_eq!(b.heard.reports, [PeerReport::OccExit { peer: 0 }]);
+        assert_eq!(b.dropped(DropReason::IgnoredOcc), 2, "and each datagram is counted");
     }
 
     #[test]
