@@ -15,6 +15,7 @@
 //! | `data_path` | flags of the workers, for whoever starts some |
 //! | `messages` | what the two say to each other |
 //! | `host` | changes to the host, each of which knows its undo |
+//! | `signals` | which signals ask for what, for client and gateway |
 //! | `observe` | log, states, live line |
 //! | `sys`, `clock` | the edges: descriptors and processes (the only `unsafe`), time |
 
@@ -37,6 +38,7 @@ pub mod host;
 pub mod messages;
 pub mod observe;
 pub mod sandbox;
+mod signals;
 pub mod supervisor;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -9,7 +9,6 @@
 //! | `established.rs` | the pushed settings are judged, the host is set up, traffic flows |
 //! | `moving.rs` | the host's address changed, the machine was suspended, ICMP spoke |
 //! | `leaving.rs` | the server is told, the host is put back |
-//! | `signals.rs` | what each signal asks for |
 //! | `losses.rs` | what the kernel dropped at socket and TUN device, added up |
 //! | `transport.rs` | sockets towards a remote, and moving to a new one |
 //! | `tunnel.rs` | the TUN device, addresses and routes of one connection, and their undo |
@@ -27,7 +26,6 @@ mod losses;
 mod moving;
 mod remotes;
 mod run;
-mod signals;
 mod start;
 mod transport;
 mod tunnel;

@@ -17,7 +17,6 @@ use super::credentials::Wallet;
 use super::endings::Failure;
 use super::losses::Losses;
 use super::remotes::Remotes;
-use super::signals::{Signal, Signals};
 use super::tunnel::{HostSide, Tunnel};
 use crate::cli::Connect;
 use crate::clock;
@@ -28,6 +27,7 @@ use crate::host::watch::{SuspendDetector, Watch};
 use crate::messages::{FromControl, ToControl};
 use crate::observe::console::{Console, State, Totals};
 use crate::observe::statistics::{self, Figures, Reading};
+use crate::signals::{Signal, Signals};
 
 /// A client has one peer on its worker.
 pub(super) const PEER: u32 = 0;
@@ -286,7 +286,7 @@ impl Client {
         match signal {
             Signal::Stop if self.timers.goodbye.is_some() => self.end(Ok(())),
             Signal::Stop => self.leave(),
-            Signal::Reconnect => self.start_over("a signal asks for it"),
+            Signal::Anew => self.start_over("a signal asks for it"),
             Signal::Statistics => self.log_statistics().await,
         }
     }

@@ -17,7 +17,6 @@ use super::credentials::Wallet;
 use super::losses::Losses;
 use super::remotes::Remotes;
 use super::run::{Client, PEER, Timers};
-use super::signals::Signals;
 use super::tunnel::{self, HostSide};
 use crate::cli::Connect;
 use crate::clock;
@@ -31,6 +30,7 @@ use crate::host::{journal, routes};
 use crate::messages::ToControl;
 use crate::observe::console::Console;
 use crate::observe::log::Format;
+use crate::signals::Signals;
 use crate::supervisor;
 
 /// A worker's reports that wait for the supervisor. They are rare; one more than this is dropped.

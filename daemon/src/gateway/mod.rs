@@ -63,7 +63,6 @@ pub mod serial;
 pub mod server_conf;
 mod sessions;
 pub mod settings;
-mod signals;
 pub mod socket;
 pub mod start;
 pub mod state;

@@ -16,7 +16,6 @@ use super::pool::Pool;
 use super::publication::{Publication, Turn};
 use super::reload::Watched;
 use super::sessions::{Sessions, Stage, Turns};
-use super::signals::{Signal, Signals};
 use super::socket::{Listener, Request};
 use super::start::Facts;
 use super::workers::Workers;
@@ -31,6 +30,7 @@ use crate::messages::{FromControl, ToControl};
 use crate::observe::console::Console;
 use crate::observe::notify;
 use crate::observe::statistics::Reading;
+use crate::signals::{Signal, Signals};
 
 /// What else is there is dealt with before the table of routes is made anew, up to so many messages.
 const BURST: usize = 512;
@@ -363,7 +363,7 @@ impl Gateway {
         match signal {
             Signal::Stop if self.stopping => self.end(Ok(())),
             Signal::Stop => self.leave(),
-            Signal::Reload => self.reload(None),
+            Signal::Anew => self.reload(None),
             Signal::Statistics => self.log_statistics().await,
         }
     }

@@ -23,7 +23,6 @@ use super::reload::Watched;
 use super::run::{Gateway, Timers};
 use super::scripts::{Beside4, GatewayFacts, Inner4, Inner6, ScriptSetup, Scripts, UserPassScript};
 use super::sessions::{Sessions, Turns};
-use super::signals::Signals;
 use super::token::Tokens;
 use super::workers::{self, Ends, Workers};
 use super::{leases, socket as requests};
@@ -43,6 +42,7 @@ use crate::host::privileges::{self, Keep};
 use crate::host::{Host, HostError, Interface, routes};
 use crate::messages::{FromControl, ToControl};
 use crate::observe::console::Console;
+use crate::signals::Signals;
 use crate::supervisor;
 
 /// No more workers than this unless they are asked for.

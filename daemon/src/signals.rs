@@ -1,4 +1,4 @@
-//! The signals that a gateway understands.
+//! The signals that a client and a gateway understand.
 
 use std::io;
 
@@ -6,18 +6,18 @@ use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
-    /// SIGTERM, SIGINT: tell the clients, undo everything, exit 0.
+pub(crate) enum Signal {
+    /// SIGTERM, SIGINT: tell the other side, undo everything, exit 0.
     Stop,
-    /// SIGHUP, SIGUSR1: read everything again, drop nobody.
-    Reload,
+    /// SIGHUP, SIGUSR1: begin again: a client connects anew, a gateway reads everything anew and drops nobody.
+    Anew,
     /// SIGUSR2: log the counters.
     Statistics,
 }
 
 /// The streams of signals.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     terminate: Stream,
     interrupt: Stream,
     hangup: Stream,
@@ -30,7 +30,7 @@ impl Signals {
     ///
     /// # Errors
     /// A handler could not be installed.
-    pub(super) fn take() -> io::Result<Signals> {
+    pub(crate) fn take() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -41,12 +41,12 @@ impl Signals {
     }
 
     /// The next one. Safe to drop and call again.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Stop,
             _ = self.interrupt.recv() => Signal::Stop,
-            _ = self.hangup.recv() => Signal::Reload,
-            _ = self.user1.recv() => Signal::Reload,
+            _ = self.hangup.recv() => Signal::Anew,
+            _ = self.user1.recv() => Signal::Anew,
             _ = self.user2.recv() => Signal::Statistics,
         }
     }
