@@ -95,7 +95,7 @@ fn files(dir: &Path) -> BTreeSet<String> {
 fn in_full_swing(bench: &mut Process) -> Traces {
     bench.expect_log(&["round 1:"], Duration::from_secs(60));
     let traces = Traces::of(bench);
-    assert_eq!(traces.namespaces.len(), 2, "{traces:?}");
+    assert_eq!(traces.namespaces.len(), 4, "the two ends, and one for each control process: {traces:?}");
     assert_eq!(
         traces.processes.len(),
         5,
