@@ -7,7 +7,7 @@ use link::message::{MAX_DATAGRAM, Path, WorkerEvent};
 use super::upkeep::announce;
 use super::{NS_PER_S, PeerReport, Pipeline, SourceRule, Up};
 use crate::datachannel::header::{DataHeader, Parts};
-use crate::datachannel::mssfix;
+use crate::datachannel::mssfix::{self, MssLimits};
 use crate::datachannel::ping::{self, InBand};
 use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
@@ -33,11 +33,25 @@ impl Pipeline {
                 Ok(Kind::Data(header, parts)) => {
                     sums.wire_packets += 1;
                     sums.wire_bytes += datagram.len() as u64;
-                    match self.owner(now_ns, &header, &path, &mut owner, &mut sums) {
+                    let found = match owner {
+                        // Looked up once for packets of one train with the same peer-id.
+                        Some(owner) if owner.peer_id == header.peer_id => Ok(owner),
+                        earlier => {
+                            if let Some(earlier) = earlier {
+                                self.credit(now_ns, earlier, sums.not_credited());
+                            }
+                            let found = self.owner(now_ns, header.peer_id, &path);
+                            owner = found.ok();
+                            found
+                        }
+                    };
+                    match found {
                         Ok(at) => {
                             self.data(now_ns, at, &path, &header, &parts, tun, up).map(|bytes| sums.add_inner(bytes))
                         }
-                        Err(reason) => self.elsewhere(reason, &header, path, datagram, &mut sums),
+                        Err(reason) => self
+                            .elsewhere(reason, header.peer_id, &path, datagram)
+                            .map(|()| sums.take_back(datagram.len())),
                     }
                 }
                 Ok(Kind::Control) => self.control(path, datagram, up),
@@ -47,7 +61,9 @@ impl Pipeline {
                 self.stats.drop_one(reason);
             }
         }
-        self.credit(now_ns, owner, &mut sums);
+        if let Some(owner) = owner {
+            self.credit(now_ns, owner, sums.not_credited());
+        }
         sums.flush(&self.stats);
     }
 
@@ -57,16 +73,13 @@ impl Pipeline {
         self.inbound(now_ns, train, tun, up);
     }
 
-    /// Counts for a peer what came from it since the last time.
-    #[inline]
-    fn credit(&self, now_ns: u64, owner: Option<Owner>, sums: &mut InboundSums) {
-        if let Some(peer) = owner.and_then(|owner| self.peers.get(owner.peer))
-            && sums.authenticated
+    /// Counts for a peer what came from it: packets and bytes, unless nothing was authenticated.
+    fn credit(&self, now_ns: u64, owner: Owner, (packets, bytes): (u64, u64)) {
+        if let Some(peer) = self.peers.get(owner.peer)
+            && peer.last_heard_ns == now_ns
         {
-            peer.setup.counters.came(sums.inner_packets - sums.credited.0, sums.inner_bytes - sums.credited.1, now_ns);
+            peer.setup.counters.came(packets, bytes, now_ns);
         }
-        sums.credited = (sums.inner_packets, sums.inner_bytes);
-        sums.authenticated = false;
     }
 
     /// A data packet that is of no peer of this worker, or of none that may send it.
@@ -74,19 +87,16 @@ impl Pipeline {
     fn elsewhere(
         &mut self,
         reason: DropReason,
-        header: &DataHeader,
-        path: Path,
+        peer_id: Option<u32>,
+        path: &Path,
         datagram: &[u8],
-        sums: &mut InboundSums,
     ) -> Result<(), DropReason> {
-        let peer = header.peer_id.or_else(|| self.peers.by_address(&path.remote));
+        let peer = peer_id.or_else(|| self.peers.by_address(&path.remote));
         let other = peer.filter(|_| reason == DropReason::UnknownPeer).and_then(|peer| self.mates.other(peer));
         let owner = other.ok_or(reason)?;
-        if !self.mates.hand(owner, What::Datagram { path }, datagram) {
+        if !self.mates.hand(owner, What::Datagram { path: *path }, datagram) {
             return Err(DropReason::HandoverFull);
         }
-        sums.wire_packets -= 1;
-        sums.wire_bytes -= datagram.len() as u64;
         self.stats.inbound.handed_over.add(1);
         Ok(())
     }
@@ -100,32 +110,17 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whose packet this is; looked up once for packets of one train with the same peer-id.
-    #[inline]
-    fn owner(
-        &mut self,
-        now_ns: u64,
-        header: &DataHeader,
-        path: &Path,
-        known: &mut Option<Owner>,
-        sums: &mut InboundSums,
-    ) -> Result<Owner, DropReason> {
-        if let Some(owner) = known
-            && owner.peer_id == header.peer_id
-        {
-            return Ok(*owner);
-        }
-        self.credit(now_ns, known.take(), sums);
-        let peer = packetmuxer::owner(&self.peers, header, &path.remote)?;
+    /// Whose packets these are.
+    #[inline(never)] // once a train, and nothing of the others' registers
+    fn owner(&mut self, now_ns: u64, peer_id: Option<u32>, path: &Path) -> Result<Owner, DropReason> {
+        let peer = packetmuxer::owner(&self.peers, peer_id, &path.remote)?;
         let found = self.peers.get_mut(peer).ok_or(DropReason::UnknownPeer)?;
         let moved = found.setup.path.remote != path.remote || found.setup.path.stream != path.stream;
         if moved && (!found.setup.float || found.refuses(&path.remote, now_ns)) {
             return Err(DropReason::WrongAddress);
         }
         found.keys.open.begin_batch(now_ns);
-        let owner = Owner { peer_id: header.peer_id, peer, moved };
-        *known = Some(owner);
-        Ok(owner)
+        Ok(Owner { peer_id, peer, moved })
     }
 
     /// One data packet. How many inner bytes went to TUN: 0 when it was an in-band message.
@@ -161,11 +156,12 @@ impl Pipeline {
             self.deadlines.touch(peer);
             announce(peer, up);
         }
+        let checks = Checks { source: peer.setup.source, mssfix: peer.setup.mssfix };
         if owner.moved && highest {
             self.float(now_ns, owner.peer, path, up);
         }
         match ping::classify(tun.landed()) {
-            InBand::Packet => self.deliver(owner.peer, len, tun),
+            InBand::Packet => self.deliver(owner.peer, checks, len, tun),
             in_band => {
                 tun.discard();
                 self.in_band(owner.peer, in_band, up)
@@ -174,8 +170,8 @@ impl Pipeline {
     }
 
     #[inline]
-    fn deliver(&mut self, peer: u32, len: usize, tun: &mut TunBatch) -> Result<usize, DropReason> {
-        let outcome = self.checked(peer, tun.landed());
+    fn deliver(&mut self, peer: u32, checks: Checks, len: usize, tun: &mut TunBatch) -> Result<usize, DropReason> {
+        let outcome = self.checked(peer, checks, tun.landed());
         match outcome {
             Ok(info) if self.relay.is_some() && self.turns_round(&info, tun.landed()) => {
                 tun.discard();
@@ -192,6 +188,7 @@ impl Pipeline {
 
     /// Sets a packet aside that is for another peer. There is room, because trains come only while [`wants_relay`](Self::wants_relay) is
     /// false; if there were none, the TUN would take it.
+    #[inline(never)]
     fn turns_round(&mut self, info: &ip::IpInfo, packet: &[u8]) -> bool {
         let to = info.destination(packet);
         let to_many = to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST);
@@ -204,13 +201,12 @@ impl Pipeline {
 
     /// The inner packet is well formed and its source allowed; its MSS is clamped.
     #[inline]
-    fn checked(&self, peer: u32, packet: &mut [u8]) -> Result<ip::IpInfo, DropReason> {
+    fn checked(&self, peer: u32, checks: Checks, packet: &mut [u8]) -> Result<ip::IpInfo, DropReason> {
         let info = ip::parse(packet).ok_or(DropReason::MalformedInner)?;
-        let setup = &self.peers.get(peer).ok_or(DropReason::UnknownPeer)?.setup;
-        if setup.source == SourceRule::Routed && self.routes.lookup(|| info.source(packet)) != Some(peer) {
+        if checks.source == SourceRule::Routed && self.routes.lookup(|| info.source(packet)) != Some(peer) {
             return Err(DropReason::SourceNotAllowed);
         }
-        if let Some(limits) = &setup.mssfix {
+        if let Some(limits) = &checks.mssfix {
             mssfix::clamp(packet, &info, limits, false);
         }
         Ok(info)
@@ -252,6 +248,13 @@ struct Owner {
     moved: bool,
 }
 
+/// What a peer's settings say about its packets, so that it is not looked up again for them.
+#[derive(Clone, Copy, Debug)]
+struct Checks {
+    source: SourceRule,
+    mssfix: Option<MssLimits>,
+}
+
 /// Counters of one train, added to the worker's once.
 #[derive(Default)]
 struct InboundSums {
@@ -261,16 +264,27 @@ struct InboundSums {
     inner_bytes: u64,
     /// Of these, what a peer was credited with.
     credited: (u64, u64),
-    /// Something authenticated came since then.
-    authenticated: bool,
 }
 
 impl InboundSums {
     #[inline]
     fn add_inner(&mut self, bytes: usize) {
-        self.authenticated = true;
         self.inner_packets += u64::from(bytes != 0);
         self.inner_bytes += bytes as u64;
+    }
+
+    /// A datagram that another worker counts.
+    fn take_back(&mut self, bytes: usize) {
+        self.wire_packets -= 1;
+        self.wire_bytes -= bytes as u64;
+    }
+
+    /// Inner packets and bytes since the last call.
+    #[inline]
+    fn not_credited(&mut self) -> (u64, u64) {
+        let all = (self.inner_packets, self.inner_bytes);
+        let before = std::mem::replace(&mut self.credited, all);
+        (all.0 - before.0, all.1 - before.1)
     }
 
     fn flush(self, stats: &WorkerStats) {
