@@ -87,7 +87,7 @@ pub struct Bench {
     /// Repetitions of everything, in turns [default: 5, with --quick 2]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rounds: Option<u32>,
-    /// Seconds of each measurement, warm-up not included [default: 3, with --quick 1]
+    /// Seconds of each measurement, warm-up not included [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub seconds: Option<u32>,
     /// Measure only these: veth, minivpn, minivpn/uring/ipsec-mb, openvpn, wireguard-go, boringtun, wireguard, ovpn

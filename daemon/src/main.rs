@@ -19,10 +19,6 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == sandbox::CONTROL_PROCESS) {
         return control_process::main();
     }
-    // And the benchmark starts it as one end of a tunnel.
-    if std::env::args_os().nth(1).is_some_and(|word| word == bench::BENCH_PEER) {
-        return bench::peer_main();
-    }
     let cli = match environment::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(cli) => cli,
         Err(error) => {

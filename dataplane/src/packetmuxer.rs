@@ -37,8 +37,8 @@ pub fn classify(datagram: &[u8]) -> Result<Kind<'_>, DropReason> {
 /// # Errors
 /// [`DropReason::UnknownPeer`].
 #[inline]
-pub fn owner(peers: &PeerTable, header: &DataHeader, remote: &SocketAddr) -> Result<u32, DropReason> {
-    match header.peer_id {
+pub fn owner(peers: &PeerTable, peer_id: Option<u32>, remote: &SocketAddr) -> Result<u32, DropReason> {
+    match peer_id {
         Some(peer_id) => peers.by_wire_id(peer_id),
         None => peers.by_address(remote),
     }

@@ -95,8 +95,12 @@ fn files(dir: &Path) -> BTreeSet<String> {
 fn in_full_swing(bench: &mut Process) -> Traces {
     bench.expect_log(&["round 1:"], Duration::from_secs(60));
     let traces = Traces::of(bench);
-    assert_eq!(traces.namespaces.len(), 2, "{traces:?}");
-    assert_eq!(traces.processes.len(), 3, "the benchmark and two ends: {traces:?}");
+    assert_eq!(traces.namespaces.len(), 4, "the two ends, and one for each control process: {traces:?}");
+    assert_eq!(
+        traces.processes.len(),
+        5,
+        "the benchmark, and at each end a supervisor with its control process: {traces:?}"
+    );
     traces
 }
 
@@ -118,6 +122,9 @@ fn a_quick_run_measures_and_reports_and_leaves_nothing() {
     let tests = ["tcp_single", "tcp_single", "udp", "latency_idle"];
     assert_eq!(series.len(), 2 * tests.len(), "{text}");
     for one in series {
+        let in_use = one["offloads"].as_str().unwrap_or_default();
+        let ours = one["contender"] != "veth";
+        assert_eq!(ours, in_use.starts_with("syscall, AES-256-GCM by ") && in_use.contains("TUN csum"), "{one}");
         let sample = &one["samples"][0];
         let positive = |field: &str| sample[field].as_f64() > Some(0.0);
         assert!(positive("packets_per_second"), "{one}");

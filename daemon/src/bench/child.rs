@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,12 @@ impl Child {
         Ok(child)
     }
 
+    /// The same, under another name in what is said of it.
+    pub(super) fn called(mut self, name: &str) -> Child {
+        self.name = name.to_owned();
+        self
+    }
+
     /// Waits until it has said a line of which `wanted` makes something.
     ///
     /// # Errors
@@ -101,22 +108,14 @@ impl Child {
         if lines.is_empty() { "it said nothing".to_owned() } else { lines.join(" | ") }
     }
 
-    /// The program's name, as it was started.
+    /// The program's name: as it was started, or as it is called.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Processor time of all its threads so far, in nanoseconds; `None` when it has ended.
+    /// Processor time of all its threads so far, and of all processes it started, in nanoseconds; `None` when it has ended.
     pub(super) fn cpu_ns(&self) -> Option<u64> {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()?;
-        let mut total = None;
-        for task in tasks.flatten() {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            if let Some(ns) = run_time(&text) {
-                total = Some(total.unwrap_or(0) + ns);
-            }
-        }
-        total
+        family(self.child.id()).into_iter().filter_map(process_time).reduce(|sum, more| sum.saturating_add(more))
     }
 }
 
@@ -135,6 +134,31 @@ impl Drop for Child {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A process and what descends from it. Where the kernel does not tell of children (CONFIG_PROC_CHILDREN), it alone.
+fn family(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        for task in tasks(parent) {
+            let list = std::fs::read_to_string(task.join("children")).unwrap_or_default();
+            found.extend(list.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        at += 1;
+    }
+    found
+}
+
+/// The directories of a process's threads; none when it is gone.
+fn tasks(pid: u32) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// Processor time of all threads of one process, in nanoseconds.
+fn process_time(pid: u32) -> Option<u64> {
+    let times = tasks(pid).filter_map(|task| run_time(&std::fs::read_to_string(task.join("schedstat")).ok()?));
+    times.reduce(|sum, more| sum.saturating_add(more))
 }
 
 /// The first number of /proc/PID/schedstat: time spent on the processor, in nanoseconds (Documentation/scheduler/sched-stats).
@@ -182,6 +206,19 @@ mod tests {
         assert_eq!(run_time("252756 406245 1\n"), Some(252_756));
         assert_eq!(run_time(""), None);
         assert_eq!(run_time("x 1 2"), None);
+    }
+
+    #[test]
+    fn a_family_is_a_process_and_what_it_started() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, pid) = (std::process::id(), child.id());
+        assert_eq!(family(pid), [pid]);
+        let all = family(own);
+        assert!(all.first() == Some(&own) && all.contains(&pid), "{all:?}");
+        assert!(process_time(own).is_some_and(|ns| ns > 0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(process_time(pid), None);
     }
 
     #[test]

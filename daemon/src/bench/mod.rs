@@ -5,7 +5,6 @@
 //! | `net` | the two namespaces and the link between them |
 //! | `child` | a program that runs in one of them |
 //! | `contender` | who is measured, and how a tunnel of each is raised |
-//! | `peer` | one end of our own, in a process of its own |
 //! | `traffic` | the generator |
 //! | `plan` | what is measured in which order |
 //! | `measure` | one measurement |
@@ -20,7 +19,6 @@ mod crypto;
 mod machine;
 mod measure;
 mod net;
-mod peer;
 mod plan;
 mod progress;
 pub mod report;
@@ -31,7 +29,6 @@ mod traffic;
 use std::path::{Path, PathBuf};
 
 pub use contender::Engine;
-pub use peer::{BENCH_PEER, main as peer_main};
 
 use crate::cli::{Bench, BenchCommand};
 use crate::exit::{Exit, Fatal};

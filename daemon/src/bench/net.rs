@@ -18,8 +18,6 @@ use std::os::fd::AsRawFd;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use dataplane::datachannel::header::SendHeader;
-use dataplane::networkio::gso::fitting_super_packet;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -33,7 +31,7 @@ use crate::sys;
 pub(super) const VETH: &str = "mvb0";
 
 /// Packets that an interface's queue holds: enough that TCP finds its speed, as operators set it on such links.
-const QUEUE: u32 = 5_000;
+pub(super) const QUEUE: u32 = 5_000;
 
 /// Which end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,21 +146,6 @@ impl Net {
             let address = Address { interface: interface.clone(), local: IpAddr::V4(local), prefix: 24, peer: None };
             host.set_link(&LinkState { interface, mtu, tx_queue_len: Some(QUEUE), gso_max_size: None }).await?;
             host.add_address(&address).await.map(drop)
-        })
-    }
-
-    /// Fits the super-packets of a TUN to what one send carries, as the client does with its own.
-    ///
-    /// # Errors
-    /// `NotFound` when there is no such interface; what the kernel answers.
-    pub(super) fn fit_super_packets(&self, device: &str, mtu: u16) -> io::Result<()> {
-        let name = device.to_owned();
-        let size = fitting_super_packet(mtu, SendHeader::new(Some(0), 0).overhead());
-        self.netlink(async move |host: Host| {
-            let interface =
-                host.interface(&name).await.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
-            let link = LinkState { interface, mtu: mtu.into(), tx_queue_len: Some(QUEUE), gso_max_size: Some(size) };
-            host.set_link(&link).await.map(drop)
         })
     }
 

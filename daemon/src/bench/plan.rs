@@ -54,6 +54,14 @@ impl Plan {
         steps
     }
 
+    /// About how long all measurements with this many contenders take.
+    pub(super) fn time(&self, contenders: usize) -> Duration {
+        let each = [self.links.len(), self.tests.len(), contenders]
+            .into_iter()
+            .fold(self.rounds, |product, count| product.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX)));
+        self.step_time().saturating_mul(each)
+    }
+
     /// About how long a measurement takes.
     pub(super) fn step_time(&self) -> Duration {
         self.window + self.warm_up + PAUSE
@@ -140,6 +148,7 @@ mod tests {
         };
         assert_eq!((turns(0), turns(1), turns(2)), (vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]));
         assert_eq!(steps.len(), 3 * 2 * 2 * 3);
+        assert_eq!(plan().time(3), plan().step_time() * 36);
         // A B C and then the next test, not A A A.
         assert!(steps.windows(2).all(|pair| pair[0].contender != pair[1].contender || pair[0].test != pair[1].test));
     }

@@ -39,6 +39,9 @@ pub(super) fn tunnels(options: &Bench, quiet: bool) -> Result<(), Fatal> {
     let out = OutDir::prepare(options.out.as_deref(), &results.started)?;
     {
         let ground = Ground::new().map_err(no_ground)?;
+        if !quiet {
+            eprintln!("{}", announcement(&plan, contenders.iter().filter(|one| one.is_installed()).count()));
+        }
         let mut run = Run::raise(contenders, &ground, plan, stop, &mut results, quiet)?;
         run.udp_rate = options.udp_rate;
         run.measure(&mut results)?;
@@ -125,7 +128,7 @@ fn plan_of(options: &Bench) -> Result<Plan, Fatal> {
         (false, _) => plan::tests(&options.tests).map_err(wrong)?,
     };
     let rounds = options.rounds.unwrap_or(if quick { 2 } else { 5 });
-    let window = Duration::from_secs(options.seconds.unwrap_or(if quick { 1 } else { 3 }).into());
+    let window = Duration::from_secs(options.seconds.unwrap_or(1).into());
     let warm_up = (window / 4).clamp(Duration::from_millis(250), Duration::from_secs(1));
     Ok(Plan { rounds, links, tests, window, warm_up })
 }
@@ -269,13 +272,12 @@ impl<'a> Run<'a> {
         self.check_links(results)?;
         let steps = self.plan.steps(self.lanes.len());
         let mut progress = Progress::new(steps.len(), self.plan.step_time(), self.quiet);
-        let estimate = self.plan.step_time().saturating_mul(u32::try_from(steps.len()).unwrap_or(u32::MAX));
         progress.say(&format!(
             "{} tunnels, {} rounds, {} measurements: about {} minutes",
             self.lanes.len(),
             self.plan.rounds,
             steps.len(),
-            clock(estimate)
+            clock(self.plan.time(self.lanes.len()))
         ));
         let mut link = None;
         for step in steps {
@@ -347,6 +349,14 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What is said before the first tunnel is raised, of this many that may be.
+fn announcement(plan: &Plan, contenders: usize) -> String {
+    format!(
+        "measuring {contenders} contenders takes about {} minutes; --quick, --only, --tests and --rounds make it shorter",
+        clock(plan.time(contenders))
+    )
+}
+
 fn keep_rounds_below(round: u32, results: &mut Results) {
     for series in &mut results.series {
         series.samples.retain(|sample| sample.round < round);
@@ -388,10 +398,18 @@ mod tests {
         assert_eq!(quick.window, Duration::from_secs(1));
         let full = plan_of(&options("")).unwrap();
         assert_eq!((full.rounds, full.links.len(), full.tests.len()), (5, 2, 9));
+        assert_eq!(full.window, Duration::from_secs(1));
         let asked = plan_of(&options("--quick --rounds 7 --links segmented --tests udp --seconds 2")).unwrap();
         assert_eq!((asked.rounds, asked.tests.len(), asked.links), (7, 3, vec![Link::Segmented]));
         assert_eq!(asked.window, Duration::from_secs(2));
         assert_eq!(plan_of(&options("--tests ping")).unwrap_err().exit, Exit::Config);
+    }
+
+    #[test]
+    fn how_long_it_takes_is_said_before_it_begins() {
+        let plan = plan_of(&options("--rounds 3 --seconds 2 --tests tcp-up --links segmented")).unwrap();
+        assert_eq!(plan.time(2), (plan.step_time()) * 6);
+        assert!(announcement(&plan, 2).contains("2 contenders takes about 0:15 minutes"), "{}", announcement(&plan, 2));
     }
 
     #[test]

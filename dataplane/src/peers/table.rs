@@ -231,7 +231,7 @@ impl PeerTable {
     pub fn get(&self, peer: u32) -> Option<&Peer> {
         match self.dense.get(peer as usize) {
             Some(peer) => peer.as_deref(),
-            None => self.sparse.get(&peer).map(|peer| &**peer),
+            None => get_sparse(&self.sparse, peer),
         }
     }
 
@@ -240,7 +240,7 @@ impl PeerTable {
     pub fn get_mut(&mut self, peer: u32) -> Option<&mut Peer> {
         match self.dense.get_mut(peer as usize) {
             Some(peer) => peer.as_deref_mut(),
-            None => self.sparse.get_mut(&peer).map(|peer| &mut **peer),
+            None => get_sparse_mut(&mut self.sparse, peer),
         }
     }
 
@@ -290,6 +290,17 @@ impl PeerTable {
             moves.push_back(What::Address { remote, peer, claim });
         }
     }
+}
+
+/// Apart, so that nothing of hashing stands in the way of those who need none of it.
+#[cold]
+fn get_sparse(sparse: &HashMap<u32, Box<Peer>>, peer: u32) -> Option<&Peer> {
+    sparse.get(&peer).map(|peer| &**peer)
+}
+
+#[cold]
+fn get_sparse_mut(sparse: &mut HashMap<u32, Box<Peer>>, peer: u32) -> Option<&mut Peer> {
+    sparse.get_mut(&peer).map(|peer| &mut **peer)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Who is measured: the bare link, our data plane, and what else is installed. Here is who they are by name and how a
+//! Who is measured: the bare link, our gateway with our client, and what else is installed. Here is who they are by name and how a
 //! tunnel of each is raised; each kind that needs more has a file of its own.
 
 mod minivpn;
@@ -47,7 +47,7 @@ impl Engine {
 pub(super) enum Contender {
     /// No tunnel.
     Veth,
-    /// Our data plane.
+    /// Our gateway and our client.
     Minivpn(Engine, AeadChoice),
     /// OpenVPN in user space.
     OpenVpn,
@@ -107,6 +107,11 @@ impl Contender {
         }
     }
 
+    /// Whether its program is there, where it needs one.
+    pub(super) fn is_installed(&self) -> bool {
+        self.program().is_none_or(|(program, _)| find(program).is_some())
+    }
+
     /// The version of its program: name and what it says of itself.
     pub(super) fn version(&self) -> Option<(String, String)> {
         let (program, _) = self.program()?;
@@ -144,6 +149,11 @@ impl Place {
         }
     }
 
+    /// Inside the tunnel, of end A and of end B.
+    fn addresses(&self) -> (Ipv4Addr, Ipv4Addr) {
+        (End::A.inner(self.number), End::B.inner(self.number))
+    }
+
     /// Which processors, in words.
     fn pinning(&self) -> String {
         format!("ends on CPU {} and {}", list(&self.a), list(&self.b))
@@ -169,17 +179,22 @@ pub(super) fn halves(allowed: &[usize]) -> (Vec<usize>, Vec<usize>) {
 pub(super) struct Running {
     /// What it says of itself.
     pub(super) offloads: String,
-    /// The number of its place; 0 for the bare link.
-    number: u8,
+    /// The addresses inside it, of end A and of end B.
+    addresses: (Ipv4Addr, Ipv4Addr),
     /// Whether its packets are carried by other processes than the kernel.
     in_user_space: bool,
     children: Vec<Child>,
+    /// The files of our own. Last: they go when the programs are gone.
+    _home: Option<minivpn::Home>,
 }
 
 impl Running {
     /// An end's address inside the tunnel (on the veth for the bare link).
     pub(super) fn address(&self, end: End) -> Ipv4Addr {
-        if self.number == 0 { end.outer() } else { end.inner(self.number) }
+        match end {
+            End::A => self.addresses.0,
+            End::B => self.addresses.1,
+        }
     }
 
     /// Processor time of the programs of both ends so far, in ns; `None` where the kernel does the work or counts no such
@@ -211,7 +226,8 @@ pub(super) fn raise(contender: &Contender, ground: &Ground, place: &Place, stop:
     let running = match contender {
         Contender::Veth => {
             let offloads = "no tunnel, MTU 1500".into();
-            return Ok(Running { offloads, number: 0, in_user_space: false, children: Vec::new() });
+            let addresses = (End::A.outer(), End::B.outer());
+            return Ok(Running { offloads, addresses, in_user_space: false, children: Vec::new(), _home: None });
         }
         Contender::Minivpn(engine, aead) => minivpn::raise(*engine, *aead, ground, place, stop)?,
         Contender::OpenVpn => openvpn::raise(program, false, ground, place, stop)?,
@@ -244,7 +260,7 @@ fn pass(start: Instant, stop: &AtomicBool) -> io::Result<()> {
         return Err(io::ErrorKind::Interrupted.into());
     }
     if start.elapsed() > READY {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "its interface did not appear"));
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not become ready"));
     }
     std::thread::sleep(Duration::from_millis(10));
     Ok(())

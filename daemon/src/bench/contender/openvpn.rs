@@ -46,7 +46,7 @@ pub(super) fn raise(
         ));
     }
     let offloads = format!("AES-256-GCM, device {kind}; {}", place.pinning());
-    Ok(Running { offloads, number: place.number, in_user_space: !kernel, children })
+    Ok(Running { offloads, addresses: place.addresses(), in_user_space: !kernel, children, _home: None })
 }
 
 /// The kernel's share of the work is not these processes' time, but what they do is told all the same.

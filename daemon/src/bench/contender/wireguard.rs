@@ -73,7 +73,7 @@ fn raise(ground: &Ground, place: &Place, stop: &AtomicBool, program: impl Fn() -
     }
     configure(ground, place, &mut children, stop)?;
     let offloads = format!("ChaCha20-Poly1305, offloads of its own choice; {}", place.pinning());
-    Ok(Running { offloads, number: place.number, in_user_space: true, children })
+    Ok(Running { offloads, addresses: place.addresses(), in_user_space: true, children, _home: None })
 }
 
 pub(super) fn raise_kernel(wg: &Path, ground: &Ground, place: &Place) -> io::Result<Running> {
@@ -102,7 +102,7 @@ pub(super) fn raise_kernel(wg: &Path, ground: &Ground, place: &Place) -> io::Res
     }
     configure(ground, place, &mut [], &AtomicBool::new(false))?;
     let offloads = "ChaCha20-Poly1305, in the kernel, unpinned".into();
-    Ok(Running { offloads, number: place.number, in_user_space: false, children: Vec::new() })
+    Ok(Running { offloads, addresses: place.addresses(), in_user_space: false, children: Vec::new(), _home: None })
 }
 
 /// One `set` operation.
