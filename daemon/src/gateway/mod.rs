@@ -19,6 +19,7 @@
 //! | `token.rs` | the tokens of `auth-gen-token` |
 //! | `status.rs`, `status_table.rs`, `status_file.rs` | the state as a value, as a table for people, as OpenVPN's status file |
 //! | `socket.rs`, `requests.rs` | the control socket: the gateway's end and the commands' end |
+//! | `whereabouts.rs` | how the commands find it |
 //! | `up.rs`, `down.rs`, `client_command.rs`, `pki_command.rs` | the commands |
 //! | `calls.rs` | what they ask of the rest of the daemon: serving, the running gateway, the host |
 //! | `renewal.rs` | what a running gateway renews before it expires |
@@ -73,6 +74,7 @@ pub mod status_table;
 pub mod token;
 pub mod unit;
 pub mod up;
+pub mod whereabouts;
 pub mod whole_file;
 mod workers;
 

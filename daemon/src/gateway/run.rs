@@ -18,6 +18,7 @@ use super::reload::Watched;
 use super::sessions::{Sessions, Stage, Turns};
 use super::socket::{Listener, Request};
 use super::start::Facts;
+use super::whereabouts::Noted;
 use super::workers::Workers;
 use crate::clock;
 use crate::config::server::ServerProfile;
@@ -56,8 +57,8 @@ pub(super) struct Gateway {
     pub(super) interface: Interface,
     pub(super) raised: Option<Raised>,
     pub(super) signals: Signals,
-    /// Held for its file.
-    pub(super) socket: Option<Listener>,
+    /// Held for their files.
+    pub(super) socket: Option<(Listener, Noted)>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) sessions: Sessions,
     pub(super) turns: Turns,

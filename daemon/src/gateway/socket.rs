@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::status::Snapshot;
+use super::whereabouts;
 
 /// The version of the protocol: raised when an old side could misunderstand a new one.
 pub const VERSION: u32 = 1;
@@ -104,9 +105,9 @@ impl Drop for Listener {
     }
 }
 
-/// Where the socket of the gateway with this name is, unless `MINIVPN_SOCKET` says otherwise.
-pub fn path_of(name: &str) -> PathBuf {
-    Path::new(crate::host::journal::DIRECTORY).join(format!("{name}.sock"))
+/// What the socket of the gateway with this name is called, in its run directory.
+pub fn file_name(name: &str) -> String {
+    format!("{name}.sock")
 }
 
 /// Binds the socket (0600; its directory is made, 0700, when it is missing) and serves it on the runtime this is called
@@ -150,11 +151,9 @@ fn refuse_the_living(path: &Path) -> io::Result<()> {
         Ok(metadata) if !metadata.file_type().is_socket() => return in_use("something that is no socket is there"),
         Ok(_) => {}
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => in_use("another gateway of this name is running"),
+    match whereabouts::lives(path) {
+        true => in_use("another gateway of this name is running"),
+        false => Ok(()),
     }
 }
 

@@ -25,6 +25,7 @@ use super::scripts::{Beside4, GatewayFacts, Inner4, Inner6, ScriptSetup, Scripts
 use super::sessions::{Sessions, Turns};
 use super::token::Tokens;
 use super::workers::{self, Ends, Workers};
+use super::whereabouts::{self, Noted};
 use super::{leases, socket as requests};
 use crate::cli::gateway::{GatewayRun, GatewayServe};
 use crate::clock;
@@ -62,6 +63,8 @@ pub struct Extras {
     pub forwarding: bool,
     /// With [`Extras::forwarding`]: that table masquerades the pool as well.
     pub nat: bool,
+    /// The state directory, of a gateway that has one.
+    pub state: Option<PathBuf>,
     /// Called once, when clients can connect.
     pub ready: Option<Ready>,
 }
@@ -261,7 +264,7 @@ fn assemble(
     let from = AnswersFrom { v4: profile.ipv4.map(|pool| pool.local), v6: profile.ipv6.map(|pool| pool.local) };
     workers.order_all(|| WorkerOrder::SetTunnel { mtu: Some(profile.tun_mtu), from });
 
-    let (socket, requests) = request_socket(&options, &extras.name);
+    let (socket, requests) = request_socket(&options, &extras);
     if let Some(ready) = extras.ready.take() {
         let path = socket.as_ref().map(|_| socket_path(&options, &extras.name));
         ready(&started(&interface, listen, &raised, &workers, path));
@@ -550,17 +553,20 @@ fn kernel_routes(profile: &ServerProfile) -> Vec<GatewayRoute> {
 }
 
 fn socket_path(options: &GatewayServe, name: &str) -> PathBuf {
-    options.socket.clone().unwrap_or_else(|| options.data.run_dir.join(format!("{name}.sock")))
+    options.socket.clone().unwrap_or_else(|| options.data.run_dir.join(requests::file_name(name)))
 }
 
 /// Where commands are taken. A gateway without it serves all the same.
 fn request_socket(
     options: &GatewayServe,
-    name: &str,
-) -> (Option<requests::Listener>, mpsc::Receiver<requests::Request>) {
-    let path = socket_path(options, name);
+    extras: &Extras,
+) -> (Option<(requests::Listener, Noted)>, mpsc::Receiver<requests::Request>) {
+    let path = socket_path(options, &extras.name);
     match requests::serve(&path) {
-        Ok((listener, receiver)) => (Some(listener), receiver),
+        Ok((listener, receiver)) => {
+            let noted = whereabouts::note(&extras.name, &path, extras.state.as_deref());
+            (Some((listener, noted)), receiver)
+        }
         Err(error) => {
             tracing::warn!("commands cannot be taken at {}: {error}", path.display());
             (None, mpsc::channel(1).1)
