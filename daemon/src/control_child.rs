@@ -23,6 +23,10 @@ const DEATHS_WITHIN: Duration = Duration::from_secs(10);
 /// Messages that wait for room in its ring: one for each of very many clients, when all of them are told something. A control
 /// process that lets more of them wait does not read.
 const BACKLOG: usize = 1 << 18;
+/// The same in bytes, each message counted as it is encoded and with [`BESIDE`]: settings of ten thousand clients who all have long ones.
+const BACKLOG_BYTES: usize = 128 << 20;
+/// What a waiting message takes besides its texts, in bytes.
+const BESIDE: usize = size_of::<ToControl>();
 
 /// What comes from the control process.
 #[derive(Debug)]
@@ -219,7 +223,9 @@ impl Launched {
 /// What it is told, in order, as its ring has room.
 #[derive(Default)]
 struct Backlog {
-    waiting: VecDeque<ToControl>,
+    /// With the bytes that each counts for.
+    waiting: VecDeque<(usize, ToControl)>,
+    bytes: usize,
 }
 
 impl Backlog {
@@ -229,17 +235,21 @@ impl Backlog {
         if self.flush(end)? {
             return end.send(command).map_err(|error| broke(&error));
         }
-        if self.waiting.len() >= BACKLOG {
-            return Err(format!("it does not read what it is told: {BACKLOG} messages wait"));
+        let bytes = weight(command);
+        if self.waiting.len() >= BACKLOG || self.bytes.saturating_add(bytes) > BACKLOG_BYTES {
+            let (messages, bytes) = (self.waiting.len(), self.bytes);
+            return Err(format!("it does not read what it is told: {messages} messages wait, {bytes} bytes"));
         }
-        self.waiting.push_back(command.clone());
+        self.waiting.push_back((bytes, command.clone()));
+        self.bytes += bytes;
         Ok(())
     }
 
     /// True when nothing waits any more. While something does, our bell rings when there is room.
     fn flush(&mut self, end: &mut SupervisorEnd) -> Result<bool, String> {
         while end.flush().map_err(|error| broke(&error))? {
-            let Some(next) = self.waiting.pop_front() else { return Ok(true) };
+            let Some((bytes, next)) = self.waiting.pop_front() else { return Ok(true) };
+            self.bytes = self.bytes.saturating_sub(bytes);
             end.send(&next).map_err(|error| broke(&error))?;
         }
         Ok(false)
@@ -248,6 +258,12 @@ impl Backlog {
 
 fn broke(error: &link::LinkError) -> String {
     format!("its link broke: {error}")
+}
+
+/// What a waiting message counts for, in bytes.
+fn weight(command: &ToControl) -> usize {
+    let encoded = postcard::serialize_with_flavor(command, postcard::ser_flavors::Size::default());
+    encoded.unwrap_or(BACKLOG_BYTES).saturating_add(BESIDE)
 }
 
 #[cfg(test)]
@@ -274,7 +290,7 @@ mod tests {
             };
             assert_eq!(heard, ToControl::Dismiss { generation: expected, text: "RESTART".into() });
         }
-        assert!(backlog.flush(&mut end).unwrap() && backlog.waiting.is_empty());
+        assert!(backlog.flush(&mut end).unwrap() && backlog.waiting.is_empty() && backlog.bytes == 0);
         assert_eq!(control.recv_from_supervisor().unwrap(), None);
     }
 
@@ -287,5 +303,17 @@ mod tests {
         let refused = (0..most).find_map(|generation| backlog.send(&mut end, &close(generation)).err());
         assert!(refused.unwrap().contains("does not read"));
         assert_eq!(backlog.waiting.len(), BACKLOG);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_as_well() {
+        let (_shared, mut end, _workers) = link::create::<ToControl, FromControl>(1).unwrap();
+        let mut backlog = Backlog::default();
+        let text = "x".repeat(64 * 1024);
+        let dismiss = |generation| ToControl::Dismiss { generation, text: text.clone() };
+        let refused = (0..u32::try_from(BACKLOG).unwrap()).find_map(|n| backlog.send(&mut end, &dismiss(n)).err());
+        assert!(refused.unwrap().contains("bytes"));
+        assert!(backlog.bytes <= BACKLOG_BYTES && backlog.bytes + 65 * 1024 > BACKLOG_BYTES, "{}", backlog.bytes);
+        assert!(backlog.waiting.len() < 2_100, "{}", backlog.waiting.len());
     }
 }
