@@ -1,6 +1,6 @@
 //! The control process as a supervisor sees it, a client's and a gateway's: started, talked to, and when it dies started
 //! anew. Its death is a non-event: the workers go on, and what it told last (the resume records) is all that its successor
-//! needs.
+//! needs. One that hangs is killed, and has died then (`heartbeat.rs`).
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock;
 use crate::exit::{Exit, Fatal};
+use crate::heartbeat::{Beat, Heartbeat};
 use crate::messages::{FromControl, SupervisorEnd, ToControl};
 use crate::sandbox::{self, ControlChild};
 use crate::sys;
@@ -44,6 +45,7 @@ pub(crate) struct Control {
     workers: usize,
     launched: Launched,
     backlog: Backlog,
+    heartbeat: Heartbeat,
     life: Life,
     deaths: VecDeque<controlplane::Instant>,
 }
@@ -77,7 +79,8 @@ impl Control {
     pub(crate) fn start(configure: ToControl, workers: usize) -> Result<(Control, Vec<WorkerEnd>), Fatal> {
         let (launched, ends) = Launched::new(&configure, workers)?;
         let (backlog, deaths) = (Backlog::default(), VecDeque::new());
-        Ok((Control { configure, workers, launched, backlog, life: Life::Running, deaths }, ends))
+        let heartbeat = Heartbeat::new(clock::now().at);
+        Ok((Control { configure, workers, launched, backlog, heartbeat, life: Life::Running, deaths }, ends))
     }
 
     /// What a successor is told first, from now on.
@@ -102,6 +105,7 @@ impl Control {
         }
         let (launched, ends) = Launched::new(&self.configure, self.workers)?;
         (self.launched, self.backlog, self.life) = (launched, Backlog::default(), Life::Running);
+        self.heartbeat = Heartbeat::new(clock::now().at);
         Ok(ends)
     }
 
@@ -124,8 +128,15 @@ impl Control {
     /// Moves what waits for room in its ring; true when nothing waits. Who has thousands of messages at hand that can as well
     /// be made later asks first.
     pub(crate) fn has_room(&mut self) -> bool {
+        let waited = self.backlog.waiting.len();
         // A broken link is noticed where it is read.
-        matches!(self.life, Life::Running) && self.backlog.flush(&mut self.launched.end).unwrap_or(false)
+        let has_room =
+            matches!(self.life, Life::Running) && self.backlog.flush(&mut self.launched.end).unwrap_or(false);
+        if self.backlog.waiting.len() < waited {
+            // It reads, and has too much to do to answer yet.
+            self.heartbeat.heard(clock::now().at);
+        }
+        has_room
     }
 
     /// Makes it look at its clock (after a suspend).
@@ -133,7 +144,7 @@ impl Control {
         self.launched.end.wake_control();
     }
 
-    /// The next thing from it. Safe to drop and call again.
+    /// The next thing from it. Safe to drop and call again: at least once a second, or a process that hangs is not noticed.
     pub(crate) async fn next(&mut self) -> FromChild {
         loop {
             if let Some(said) = self.heard() {
@@ -169,20 +180,40 @@ impl Control {
             return None;
         }
         self.has_room();
-        match self.launched.end.recv() {
-            Ok(Some(message)) => return Some(FromChild::Message(message)),
-            Ok(None) => {}
-            Err(error) if matches!(self.life, Life::Running) => {
-                self.condemn(format!("it broke the link's protocol: {error}"))
+        loop {
+            match self.launched.end.recv() {
+                Ok(Some(message)) => {
+                    self.heartbeat.heard(clock::now().at);
+                    if message != FromControl::Heartbeat {
+                        return Some(FromChild::Message(message));
+                    }
+                }
+                Ok(None) => break,
+                Err(error) if matches!(self.life, Life::Running) => {
+                    self.condemn(format!("it broke the link's protocol: {error}"));
+                    break;
+                }
+                Err(_) => break,
             }
-            Err(_) => {}
         }
+        self.feel_the_pulse();
         match std::mem::replace(&mut self.life, Life::Mourned) {
             Life::Ended(why) => Some(FromChild::Died(why)),
             other => {
                 self.life = other;
                 None
             }
+        }
+    }
+
+    fn feel_the_pulse(&mut self) {
+        if !matches!(self.life, Life::Running) {
+            return;
+        }
+        match self.heartbeat.look(clock::now().at) {
+            Beat::Fine => {}
+            Beat::Ask => self.send(&ToControl::Heartbeat),
+            Beat::Gone(quiet) => self.condemn(format!("it hangs: it has not answered for {} s", quiet.as_secs())),
         }
     }
 

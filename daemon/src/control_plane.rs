@@ -70,6 +70,7 @@ impl ControlPlane {
             let Some(command) = self.end.recv_from_supervisor()? else { break };
             let now = clock::now();
             match (command, &mut self.endpoint) {
+                (ToControl::Heartbeat, _) => self.end.send_to_supervisor(&FromControl::Heartbeat)?,
                 (ToControl::ConfigureClient(setup), _) => {
                     let client = Client::new(*setup, now);
                     self.configured(client.map(|client| Endpoint::Client(Box::new(client))))?;

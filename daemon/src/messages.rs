@@ -54,6 +54,8 @@ pub enum ToControl {
         /// The session.
         generation: u32,
     },
+    /// Is it there? Answered by [`FromControl::Heartbeat`], whatever else is to be done.
+    Heartbeat,
     /// First message to a gateway's control process.
     ConfigureGateway(Box<ServerSetup>),
     /// A gateway's configuration from now on; answered by [`FromControl::Reloaded`].
@@ -104,6 +106,8 @@ pub enum ToControl {
 pub enum FromControl {
     /// It is sandboxed and has taken its configuration.
     Ready,
+    /// It is there.
+    Heartbeat,
     /// The configuration cannot be used (a key that does not parse, a certificate of ours that expired).
     Refused(Ending),
     /// Something happened to a session. Events that concern workers never come this way.

@@ -236,6 +236,8 @@ impl Gateway {
                 tracing::debug!("the control process {} is ready", self.control.pid());
                 self.headless = None;
             }
+            // Taken before.
+            FromChild::Message(FromControl::Heartbeat) => {}
             FromChild::Message(FromControl::Refused(ending)) => self.end(Err(super::start::refused(&ending))),
             FromChild::Message(FromControl::Event(event)) => self.on_event(event),
             FromChild::Message(FromControl::Moved { peer, path }) => self.on_moved(peer, path),
