@@ -57,7 +57,8 @@ impl Gateway {
         if login.peer >= MAX_PEERS {
             return self.control.condemn(format!("it told of a peer {}, and there is none", login.peer));
         }
-        let facts = login_facts(&login);
+        let is_in = self.sessions.get(generation).is_some_and(Session::has_peer);
+        let facts = LoginFacts { is_in, ..login_facts(&login) };
         match self.sessions.get(generation) {
             Some(session) if !session.is_of(&login) => {
                 let reason = "the certificate is another than at the first login";
@@ -371,6 +372,7 @@ fn login_facts(login: &Login) -> LoginFacts {
         certificate: login.certificate.as_ref().map(certificate_facts),
         peer_info: login.peer_info.clone(),
         token: None,
+        is_in: false,
     }
 }
 

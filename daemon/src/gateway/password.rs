@@ -150,6 +150,7 @@ mod tests {
             certificate: None,
             peer_info: Vec::new(),
             token: None,
+            is_in: false,
         }
     }
 

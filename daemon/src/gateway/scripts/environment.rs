@@ -229,6 +229,7 @@ mod tests {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),
             token: Some(TokenFacts { session_id: "cZYdPpcavOap5SuL".to_owned(), session_state: "Initial" }),
+            is_in: false,
         }
     }
 

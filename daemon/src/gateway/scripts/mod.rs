@@ -8,7 +8,8 @@
 //! | `child.rs` | one run: process, output, time limit |
 //! | `workdir.rs` | the files that a run needs, in a directory of its own |
 //!
-//! At most [`MAX_RUNNING`] scripts run at once; the others wait for their turn, and their waiting counts towards their
+//! At most [`MAX_RUNNING`] scripts run at once for clients that want in, and as many for those that are in: those who flood the
+//! gateway with logins do not keep the others from renegotiating. The rest waits for its turn, and its waiting counts towards its
 //! time limit. A login storm therefore costs time, not processes.
 
 mod child;
@@ -30,7 +31,7 @@ use environment::Environment;
 pub use facts::*;
 use workdir::Workdir;
 
-/// Scripts that run at once.
+/// Scripts that run at once for clients that want in, and once more as many for clients that are in.
 pub const MAX_RUNNING: usize = 16;
 /// What a client-connect script may write, in bytes.
 const MAX_DIRECTIVES: u64 = 256 * 1024;
@@ -77,7 +78,8 @@ pub struct UserPassScript {
 #[derive(Clone, Debug)]
 pub struct Scripts {
     setup: Arc<ScriptSetup>,
-    turns: Arc<Semaphore>,
+    newcomers: Arc<Semaphore>,
+    residents: Arc<Semaphore>,
 }
 
 /// What an auth-user-pass-verify script said.
@@ -125,8 +127,8 @@ impl Scripts {
         if setup.limit.is_zero() {
             setup.limit = Duration::from_secs(60);
         }
-        let turns = Arc::new(Semaphore::new(MAX_RUNNING));
-        Ok((Scripts { setup: Arc::new(setup), turns }, warnings))
+        let [newcomers, residents] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_RUNNING)));
+        Ok((Scripts { setup: Arc::new(setup), newcomers, residents }, warnings))
     }
 
     /// Whether user names and passwords are asked for.
@@ -174,7 +176,7 @@ impl Scripts {
             environment.set("password", &login.password.0);
         }
         let child = Child { kind: "user-pass-verify", command: &script.command, arguments, environment };
-        let status = self.run(child, deadline).await?;
+        let status = self.run(child, deadline, login.is_in).await?;
         let accepted = match status {
             0 => true,
             2 => {
@@ -212,7 +214,7 @@ impl Scripts {
             }
             let arguments = vec![depth.to_string(), word(&row.subject)];
             let child = Child { kind: "tls-verify", command, arguments, environment };
-            match self.run(child, deadline).await {
+            match self.run(child, deadline, login.is_in).await {
                 Ok(0) => {}
                 Ok(status) => return Err(format!("the tls-verify script ended with status {status} at depth {depth}")),
                 Err(error) => return Err(format!("the tls-verify script at depth {depth}: {error}")),
@@ -245,7 +247,7 @@ impl Scripts {
         environment.set("client_connect_config_file", config.as_os_str().as_encoded_bytes());
         environment.set("client_connect_deferred_file", deferred.as_os_str().as_encoded_bytes());
         let child = Child { kind: "client-connect", command, arguments: vec![path_word(config)?], environment };
-        let status = self.run(child, deadline).await?;
+        let status = self.run(child, deadline, false).await?;
         if status != 0 {
             return Ok(Err(format!("ended with status {status}")));
         }
@@ -277,7 +279,7 @@ impl Scripts {
         environment.session(session);
         environment.traffic(&traffic);
         let child = Child { kind: "client-disconnect", command, arguments: Vec::new(), environment };
-        match self.run(child, self.deadline()).await {
+        match self.run(child, self.deadline(), true).await {
             Ok(0) => {}
             Ok(status) => tracing::warn!("the client-disconnect script ended with status {status}"),
             Err(error) => tracing::warn!("the client-disconnect script: {error}"),
@@ -307,7 +309,7 @@ impl Scripts {
             arguments.push(word(&session.login.common_name));
         }
         let child = Child { kind: "learn-address", command, arguments, environment };
-        match self.run(child, self.deadline()).await {
+        match self.run(child, self.deadline(), what == Learned::Delete).await {
             Ok(0) => Ok(()),
             Ok(status) => Err(format!("the learn-address script ended with status {status}")),
             Err(error) => Err(format!("the learn-address script: {error}")),
@@ -318,8 +320,10 @@ impl Scripts {
         Instant::now() + self.setup.limit
     }
 
-    async fn run(&self, child: Child<'_>, deadline: Instant) -> Result<i32, Failure> {
-        let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| Failure::TooLong)?;
+    /// `is_in`: for a client whose traffic flows, or did until now.
+    async fn run(&self, child: Child<'_>, deadline: Instant, is_in: bool) -> Result<i32, Failure> {
+        let places = if is_in { &self.residents } else { &self.newcomers };
+        let _turn = timeout_at(deadline, places.acquire()).await.map_err(|_| Failure::TooLong)?;
         child.run(&self.setup.directory, deadline).await
     }
 }

@@ -75,6 +75,7 @@ fn login() -> LoginFacts {
         }),
         peer_info: vec![("IV_VER".to_owned(), "2.6.14".to_owned())],
         token: None,
+        is_in: false,
     }
 }
 
@@ -213,6 +214,30 @@ async fn a_login_storm_runs_a_few_scripts_at_once() {
     assert_eq!(counts.lines().count(), 3 * MAX_RUNNING);
     assert!(counts.lines().all(|count| count.trim().parse::<usize>().unwrap() <= MAX_RUNNING), "{counts}");
     place.is_tidy();
+}
+
+#[tokio::test]
+async fn those_who_want_in_do_not_keep_those_who_are_in_waiting() {
+    let place = Place::new();
+    let body =
+        "echo x >> $D/begun; while [ ! -e $D/stop ]; do [ \"$common_name\" = resident ] && exit 0; sleep 0.05; done";
+    let scripts = scripts(place.verifier(body, true));
+    let storm: Vec<_> = (0..2 * MAX_RUNNING)
+        .map(|_| {
+            let scripts = scripts.clone();
+            tokio::spawn(async move { scripts.verify_user_pass(&login()).await })
+        })
+        .collect();
+    while place.written("begun").lines().count() < MAX_RUNNING {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let resident = LoginFacts { common_name: "resident".to_owned(), is_in: true, ..login() };
+    assert_eq!(scripts.verify_user_pass(&resident).await, Verdict::Accept);
+    assert_eq!(place.written("begun").lines().count(), MAX_RUNNING + 1, "the others wait still");
+    std::fs::write(place.0.join("stop"), "").unwrap();
+    for one in storm {
+        assert_eq!(one.await.unwrap(), Verdict::Accept);
+    }
 }
 
 #[tokio::test]
