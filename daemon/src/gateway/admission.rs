@@ -18,6 +18,7 @@ use dataplane::peers::table::MAX_PEERS;
 use dataplane::workers::manager::WorkerOrder;
 use tokio::sync::Mutex;
 
+use super::generations::Verdict;
 use super::given::{self, Addresses};
 use super::password::{Judgement, Passwords};
 use super::pool::Lease;
@@ -49,7 +50,16 @@ impl Gateway {
     /// A client has shown who it is.
     pub(super) fn on_login(&mut self, login: Login) {
         let Login { generation, negotiation, .. } = login;
-        self.newest = self.newest.max(generation);
+        if self.sessions.get(generation).is_none() {
+            match self.generations.judge(generation) {
+                Verdict::New => {}
+                // It was ended here, and the control process did not know yet.
+                Verdict::Over => return self.refuse(generation, negotiation, "RESTART", "its session is over"),
+                Verdict::Forged => {
+                    return self.control.condemn(format!("it told of a session {generation}, and gave no such number"));
+                }
+            }
+        }
         if self.stopping {
             // A client that may not log in gives up for good; this one shall try again, and then find the successor.
             return self.refuse(generation, negotiation, "RESTART", "the gateway stops");

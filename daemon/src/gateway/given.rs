@@ -119,6 +119,7 @@ pub(super) fn peer_setup(profile: &ServerProfile, session: &Session) -> PeerSetu
     let (ping_s, ping_restart_s) = profile.keepalive.unwrap_or((0, 0));
     PeerSetup {
         peer: session.peer,
+        generation: Some(session.generation),
         path: session.path,
         wire_peer_id: session.wire_peer_id,
         replay_window: profile.replay_window.packets,

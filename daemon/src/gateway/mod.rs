@@ -7,7 +7,7 @@
 //! | `run.rs` | the event loop: everything that can happen, and where it is dealt with |
 //! | `admission.rs` | a login on its way in: judged, leased an address, configured, admitted |
 //! | `given.rs` | what a client is given, and what its worker is told about it; pure |
-//! | `sessions.rs` | who is here |
+//! | `sessions.rs`, `generations.rs` | who is here; which numbers of sessions are believed, pure |
 //! | `ending.rs` | sessions end: by themselves, by us, because the gateway stops |
 //! | `pool.rs`, `leases.rs` | addresses for clients; pure, and the file that outlives a restart |
 //! | `workers.rs` | the workers as one group |
@@ -44,6 +44,7 @@ pub mod down;
 mod ending;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod generations;
 mod given;
 pub mod index;
 pub mod leases;

@@ -11,6 +11,7 @@ use dataplane::workers::manager::WorkerReport;
 use tokio::sync::mpsc;
 
 use super::admission::Heard;
+use super::generations::Generations;
 use super::password::Passwords;
 use super::pool::Pool;
 use super::publication::{Publication, Turn};
@@ -69,8 +70,7 @@ pub(super) struct Gateway {
     pub(super) tell: mpsc::UnboundedSender<Heard>,
     pub(super) cookie_secret: Secret,
     pub(super) rng: SystemRandom,
-    /// The greatest generation that was told.
-    pub(super) newest: u32,
+    pub(super) generations: Generations,
     /// Admissions that wait until every worker routes to their clients.
     pub(super) held: Vec<ToControl>,
     pub(super) publication: Publication,
@@ -295,6 +295,7 @@ impl Gateway {
         self.restarts = self.restarts.saturating_add(1);
         // One that dies before it was ready does not begin it anew.
         self.headless.get_or_insert(clock::now().at);
+        self.generations.succeed();
         let configuration = self.configuration();
         self.control.set_configuration(configuration);
         match self.control.restart() {
@@ -400,9 +401,8 @@ impl Gateway {
 
     /// What a control process is told first.
     pub(super) fn configuration(&self) -> ToControl {
-        // Above all that workers may have heard of.
-        let first = self.newest.saturating_add(1);
-        let setup = super::start::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), first);
+        let (workers, first) = (self.workers.count(), self.generations.first());
+        let setup = super::start::server_setup(&self.profile, &self.cookie_secret, workers, first);
         ToControl::ConfigureGateway(Box::new(setup))
     }
 

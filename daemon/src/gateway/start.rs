@@ -15,6 +15,7 @@ use dataplane::tun::too_big::AnswersFrom;
 use dataplane::workers::manager::{WorkerOrder, WorkerReport};
 use tokio::sync::mpsc;
 
+use super::generations::Generations;
 use super::given::OVERHEAD_V2;
 use super::password::Passwords;
 use super::pool::Pool;
@@ -24,8 +25,8 @@ use super::run::{Gateway, Timers};
 use super::scripts::{Beside4, GatewayFacts, Inner4, Inner6, ScriptSetup, Scripts, UserPassScript};
 use super::sessions::{Sessions, Turns};
 use super::token::Tokens;
-use super::workers::{self, Ends, Workers};
 use super::whereabouts::{self, Noted};
+use super::workers::{self, Ends, Workers};
 use super::{leases, socket as requests};
 use crate::cli::gateway::{GatewayRun, GatewayServe};
 use crate::clock;
@@ -194,6 +195,7 @@ struct Prepared {
     passwords: Passwords,
     pool: Pool,
     cookie_secret: Secret,
+    generations: Generations,
     rng: SystemRandom,
     control: Control,
     workers: Workers,
@@ -222,7 +224,8 @@ async fn prepare(
     let mut cookie_secret = Secret(vec![0; 32]);
     rng.fill(&mut cookie_secret.0);
     let count = u16::try_from(seats.len()).unwrap_or(u16::MAX);
-    let setup = server_setup(profile, &cookie_secret, count, 1);
+    let generations = Generations::new();
+    let setup = server_setup(profile, &cookie_secret, count, generations.first());
     let (mut control, links) = Control::start(ToControl::ConfigureGateway(Box::new(setup)), seats.len())?;
     wait_until_ready(&mut control).await?;
 
@@ -240,6 +243,7 @@ async fn prepare(
         passwords,
         pool,
         cookie_secret,
+        generations,
         rng,
         control,
         workers,
@@ -258,7 +262,7 @@ fn assemble(
     prepared: Prepared,
     raised: Raised,
 ) -> Gateway {
-    let Prepared { facts, mut workers, ends, interface, .. } = prepared;
+    let Prepared { facts, mut workers, ends, interface, generations, .. } = prepared;
     let listen = facts.listen;
     workers.attach(ends, &steering(&profile, workers.count()), listen);
     let from = AnswersFrom { v4: profile.ipv4.map(|pool| pool.local), v6: profile.ipv6.map(|pool| pool.local) };
@@ -293,7 +297,7 @@ fn assemble(
         tell,
         cookie_secret: prepared.cookie_secret,
         rng: prepared.rng,
-        newest: 0,
+        generations,
         held: Vec::new(),
         publication: Publication::default(),
         resuming: Vec::new(),
