@@ -23,7 +23,7 @@ use super::given::{self, Addresses};
 use super::password::{Judgement, Passwords};
 use super::pool::Lease;
 use super::run::Gateway;
-use super::scripts::{CertificateFacts, CertificateRow, Learned, LoginFacts, SessionFacts};
+use super::scripts::{CertificateFacts, CertificateRow, Learned, LoginFacts, SessionFacts, is_exported};
 use super::sessions::{Judge, Pace, Session, Stage};
 use super::token::TokenSession;
 use crate::clock;
@@ -34,6 +34,10 @@ use crate::messages::{self, ToControl};
 
 /// What a client is told that is refused without a reason of its own.
 const AUTH_FAILED: &str = "AUTH_FAILED";
+/// Of what a client says of itself, so many bytes are kept (it may say 16 KiB).
+const MAX_KEPT: usize = 2_048;
+/// What status shows of it.
+const SHOWN: [&str; 3] = ["IV_VER", "IV_PLAT", "IV_GUI_VER"];
 /// Of what a client says about its version, so many characters are logged.
 const MAX_VERSION: usize = 64;
 
@@ -247,6 +251,8 @@ impl Gateway {
         let admission = Box::new(Admission { push: given::push(&self.profile, session), token });
         let setup = given::peer_setup(&self.profile, session);
         tracing::debug!("{} is admitted as peer {}: {}", session.who(), session.peer, admission.push.join(","));
+        // The rest was for its login.
+        session.facts.peer_info = kept(std::mem::take(&mut session.facts.peer_info));
         self.workers.order_for(session.peer, WorkerOrder::AddPeer(Box::new(setup)));
         self.publication.want();
         self.held.push(ToControl::Admit { generation, negotiation, admission });
@@ -386,6 +392,22 @@ fn login_facts(login: &Login) -> LoginFacts {
     }
 }
 
+/// Of what a client says of itself, what is kept while it is here: what status shows, then what scripts are told when it goes, as far as
+/// there is room.
+fn kept(peer_info: Vec<(String, String)>) -> Vec<(String, String)> {
+    let (shown, rest): (Vec<_>, Vec<_>) = peer_info.into_iter().partition(|(name, _)| SHOWN.contains(&name.as_str()));
+    let told = rest.into_iter().filter(|(name, _)| is_exported(name));
+    let mut room = MAX_KEPT;
+    let fits = |(name, value): &(String, String)| {
+        let left = room.checked_sub(name.len() + value.len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let mut kept: Vec<_> = shown.into_iter().chain(told).filter(fits).collect();
+    kept.shrink_to_fit();
+    kept
+}
+
 /// Control characters become `_`. The control process did that already; names go into files and logs line by line, and it is the
 /// part that strangers talk to.
 fn printable(text: &str) -> String {
@@ -453,6 +475,27 @@ mod tests {
             tls: String::new(),
             wire_peer_id: None,
         }
+    }
+
+    #[test]
+    fn of_what_a_client_says_little_is_kept_and_what_status_shows_first() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let long = "x".repeat(900);
+        let said = vec![
+            pair("UV_A", &long),
+            pair("UV_B", &long),
+            pair("UV_C", &long),
+            pair("HOSTNAME", "h"),
+            pair("IV_PROTO", "990"),
+            pair("IV_VER", "2.6.14"),
+        ];
+        let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let all = kept(said.clone());
+        assert_eq!(names(&all), ["IV_VER", "UV_A", "UV_B", "IV_PROTO"]);
+        assert!(all.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MAX_KEPT);
+        let few = vec![pair("IV_PLAT", "linux"), pair("UV_ID", "7")];
+        assert_eq!(kept(few.clone()), few);
+        assert_eq!(kept(vec![pair("IV_VER", &"y".repeat(16_000)), pair("UV_ID", "7")]), [pair("UV_ID", "7")]);
     }
 
     #[test]

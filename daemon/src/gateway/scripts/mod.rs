@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 
 use child::{Child, Failure};
 use environment::Environment;
+pub(super) use environment::is_exported;
 pub use facts::*;
 use workdir::Workdir;
 
