@@ -20,6 +20,7 @@ use tokio::sync::Mutex;
 
 use super::generations::Verdict;
 use super::given::{self, Addresses};
+use super::lines::Kind;
 use super::password::{Judgement, Passwords};
 use super::pool::Lease;
 use super::run::Gateway;
@@ -246,7 +247,9 @@ impl Gateway {
             return;
         };
         for warning in std::mem::take(&mut session.own.warnings) {
-            tracing::warn!("{}: {warning}", session.who());
+            if self.lines.permit(Kind::Warned, clock::now().at) {
+                tracing::warn!("{}: {warning}", session.who());
+            }
         }
         let admission = Box::new(Admission { push: given::push(&self.profile, session), token });
         let setup = given::peer_setup(&self.profile, session);
@@ -263,6 +266,9 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(established.generation) else { return };
         session.stage = Stage::Up;
         session.keyed = clock::now().at;
+        if !self.lines.permit(Kind::Connected, session.keyed) {
+            return;
+        }
         let version = session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER");
         let version: Option<String> = version.map(|(_, value)| printable(value).chars().take(MAX_VERSION).collect());
         tracing::info!(
@@ -279,7 +285,9 @@ impl Gateway {
     /// Refuses a login: the client is told `text`, the log `reason`.
     fn refuse(&mut self, generation: u32, negotiation: u32, text: &str, reason: &str) {
         if let Some(session) = self.sessions.get(generation) {
-            tracing::warn!("{} is refused: {reason}", session.who());
+            if self.lines.permit(Kind::Refused, clock::now().at) {
+                tracing::warn!("{} is refused: {reason}", session.who());
+            }
             // Of a session that is up, the end is told once the client knows.
             if !session.has_peer() {
                 self.drop_quietly(generation);

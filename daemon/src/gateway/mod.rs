@@ -8,6 +8,7 @@
 //! | `admission.rs` | a login on its way in: judged, leased an address, configured, admitted |
 //! | `given.rs` | what a client is given, and what its worker is told about it; pure |
 //! | `sessions.rs`, `generations.rs` | who is here; which numbers of sessions are believed, pure |
+//! | `lines.rs` | so many log lines of a kind in a second |
 //! | `ending.rs` | sessions end: by themselves, by us, because the gateway stops |
 //! | `pool.rs`, `leases.rs` | addresses for clients; pure, and the file that outlives a restart |
 //! | `workers.rs` | the workers as one group |
@@ -48,6 +49,7 @@ mod generations;
 mod given;
 pub mod index;
 pub mod leases;
+mod lines;
 pub mod names;
 pub mod network;
 pub mod password;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::admission::Heard;
 use super::generations::Generations;
+use super::lines::{Kind, Lines};
 use super::password::Passwords;
 use super::pool::Pool;
 use super::publication::{Publication, Turn};
@@ -71,6 +72,7 @@ pub(super) struct Gateway {
     pub(super) cookie_secret: Secret,
     pub(super) rng: SystemRandom,
     pub(super) generations: Generations,
+    pub(super) lines: Lines,
     /// Admissions that wait until every worker routes to their clients.
     pub(super) held: Vec<ToControl>,
     pub(super) publication: Publication,
@@ -168,6 +170,9 @@ impl Gateway {
                 self.on_timer(due);
             }
             self.publish();
+            for summary in self.lines.summaries(clock::now().at) {
+                tracing::info!("{summary}");
+            }
         }
         self.take_down().await;
         self.ended.take().unwrap_or(Ok(()))
@@ -258,12 +263,16 @@ impl Gateway {
             Event::Renegotiated { name } => {
                 if let Some(session) = self.sessions.get_mut(name.generation) {
                     session.keyed = clock::now().at;
-                    let who = session.who();
-                    tracing::info!("{who} renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
+                    if self.lines.permit(Kind::Renegotiated, session.keyed) {
+                        let who = session.who();
+                        tracing::info!("{who} renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
+                    }
                 }
             }
             Event::RenegotiationFailed { generation, why } => {
-                if let Some(session) = self.sessions.get(generation) {
+                if let Some(session) = self.sessions.get(generation)
+                    && self.lines.permit(Kind::Failed, clock::now().at)
+                {
                     tracing::warn!("{}: a renegotiation failed ({why}); the old key goes on", session.who());
                 }
             }
@@ -283,7 +292,7 @@ impl Gateway {
         let Some(session) = self.sessions.of_peer(peer).and_then(|generation| self.sessions.get_mut(generation)) else {
             return;
         };
-        if session.path.remote != path.remote {
+        if session.path.remote != path.remote && self.lines.permit(Kind::Moved, clock::now().at) {
             tracing::info!("{} is at {} now", session.who(), path.remote);
         }
         session.path = path;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::generations::Generations;
 use super::given::OVERHEAD_V2;
+use super::lines::Lines;
 use super::password::Passwords;
 use super::pool::Pool;
 use super::publication::Publication;
@@ -298,6 +299,7 @@ fn assemble(
         cookie_secret: prepared.cookie_secret,
         rng: prepared.rng,
         generations,
+        lines: Lines::default(),
         held: Vec::new(),
         publication: Publication::default(),
         resuming: Vec::new(),
