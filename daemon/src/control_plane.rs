@@ -262,6 +262,9 @@ fn order_server(server: &mut Server, command: ToControl, now: Now, rng: &mut dyn
         ToControl::Refuse { generation, negotiation, text, reason } => {
             server.refuse(now, rng, generation, negotiation, &text, &reason);
         }
+        ToControl::Defer { generation, negotiation, seconds, info } => {
+            server.defer(now, rng, generation, negotiation, seconds, info.as_deref());
+        }
         ToControl::Dismiss { generation, text } => server.dismiss(now, rng, generation, &text),
         ToControl::Close { generation } => server.close(now, generation),
         ToControl::ResumeClient { record, path } => server.resume(now, rng, *record, messages::path_in(&path)),

@@ -80,6 +80,17 @@ pub enum ToControl {
         /// What [`Ending::AuthFailed`] will say.
         reason: String,
     },
+    /// The answer to a first login takes longer.
+    Defer {
+        /// The session.
+        generation: u32,
+        /// Which of its negotiations.
+        negotiation: u32,
+        /// Up to so many seconds from now.
+        seconds: u32,
+        /// What the client's user is told.
+        info: Option<String>,
+    },
     /// Tell a client something final (`RESTART`, `HALT,reason`), then end its session.
     Dismiss {
         /// The session.

@@ -24,7 +24,7 @@ use super::lines::Kind;
 use super::password::{Judgement, Passwords};
 use super::pool::Lease;
 use super::run::Gateway;
-use super::scripts::{CertificateFacts, CertificateRow, Learned, LoginFacts, SessionFacts, is_exported};
+use super::scripts::{CertificateFacts, CertificateRow, Deferral, Learned, LoginFacts, SessionFacts, is_exported};
 use super::sessions::{Judge, Pace, Session, Stage};
 use super::token::TokenSession;
 use crate::clock;
@@ -47,6 +47,8 @@ const MAX_VERSION: usize = 64;
 pub(super) enum Heard {
     /// On a user name and a password.
     Judged { generation: u32, negotiation: u32, judgement: Judgement },
+    /// That this takes longer.
+    Deferred { generation: u32, negotiation: u32, deferral: Deferral },
     /// On a client as a whole: its part of the configuration with what the script added.
     Configured { generation: u32, own: Result<Box<ClientConfig>, String> },
 }
@@ -98,7 +100,8 @@ impl Gateway {
         let now = clock::now().unix;
         let fresh = TokenSession::begin(&mut self.rng, now);
         let task = tokio::task::spawn_local(async move {
-            let judgement = judge(&passwords, &facts, prior, now, fresh).await;
+            let deferred = |deferral| _ = tell.send(Heard::Deferred { generation, negotiation, deferral });
+            let judgement = judge(&passwords, &facts, prior, (now, fresh), deferred).await;
             // Nobody listens any more when the gateway ends.
             let _ = tell.send(Heard::Judged { generation, negotiation, judgement });
         });
@@ -140,6 +143,9 @@ impl Gateway {
     pub(super) fn on_heard(&mut self, heard: Heard) {
         match heard {
             Heard::Judged { generation, negotiation, judgement } => self.on_judged(generation, negotiation, judgement),
+            Heard::Deferred { generation, negotiation, deferral: Deferral { seconds, info } } => {
+                self.control.send(&ToControl::Defer { generation, negotiation, seconds, info });
+            }
             Heard::Configured { generation, own } => self.on_configured(generation, own),
         }
     }
@@ -302,13 +308,13 @@ async fn judge(
     passwords: &Passwords,
     facts: &LoginFacts,
     prior: Option<TokenSession>,
-    now: u64,
-    fresh: TokenSession,
+    (now, fresh): (u64, TokenSession),
+    deferred: impl Fn(Deferral),
 ) -> Judgement {
     if let Err(reason) = passwords.scripts.tls_verify(facts).await {
         return Judgement::Refuse { text: AUTH_FAILED.to_owned(), reason };
     }
-    passwords.judge(facts, prior.as_ref(), now, fresh).await
+    passwords.judge(facts, prior.as_ref(), now, fresh, deferred).await
 }
 
 /// A client on whose scripts one waits.

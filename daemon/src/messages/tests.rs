@@ -173,6 +173,7 @@ fn to_control() -> Vec<ToControl> {
         ToControl::Close { generation: 1 },
         ToControl::ResumeClient { record: Box::new(record()), path: path() },
         ToControl::Heartbeat,
+        ToControl::Defer { generation: 1, negotiation: 2, seconds: 3, info: Some("OPEN_URL:x".into()) },
     ];
     for wrap in [Wrap::None, tls_auth, Wrap::TlsCrypt { key: secret(256) }] {
         all.push(ToControl::ConfigureClient(Box::new(setup(wrap))));
@@ -313,6 +314,7 @@ fn to_variant(message: &ToControl) -> usize {
         ToControl::Close { .. } => 12,
         ToControl::ResumeClient { .. } => 13,
         ToControl::Heartbeat => 14,
+        ToControl::Defer { .. } => 15,
     }
 }
 
@@ -361,7 +363,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) 
 
 #[test]
 fn every_message_survives_its_encoding() {
-    every_variant(to_control().iter().map(to_variant).collect(), 15);
+    every_variant(to_control().iter().map(to_variant).collect(), 16);
     every_variant(from_control().iter().map(from_variant).collect(), 20);
     to_control().iter().for_each(round_trip);
     from_control().iter().for_each(round_trip);

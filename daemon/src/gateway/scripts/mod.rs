@@ -36,6 +36,10 @@ use workdir::Workdir;
 pub const MAX_RUNNING: usize = 16;
 /// What a client-connect script may write, in bytes.
 const MAX_DIRECTIVES: u64 = 256 * 1024;
+/// What a script may write about the time until its answer, in bytes.
+const MAX_PENDING: u64 = 4_096;
+/// The longest time that a script may take to answer later, in seconds.
+const MAX_SECONDS: u32 = 3_600;
 /// The longest reason that is sent to a client with AUTH_FAILED, in bytes: the message must fit a control message.
 const MAX_REASON: usize = 900;
 /// How often a file is looked at that answers a deferred question.
@@ -97,6 +101,15 @@ pub enum Verdict {
     },
 }
 
+/// A script will answer later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// Up to so many seconds from now.
+    pub seconds: u32,
+    /// What the client is told for its user (`INFO_PRE,…`).
+    pub info: Option<String>,
+}
+
 /// What a client-connect script wrote: directives of a client-config-dir file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Directives {
@@ -148,17 +161,23 @@ impl Scripts {
     }
 
     /// Runs auth-user-pass-verify: 0 accepts, 2 answers later through `auth_control_file` (`1` or `0`), everything else
-    /// refuses. Without such a script everybody is accepted.
-    pub async fn verify_user_pass(&self, login: &LoginFacts) -> Verdict {
+    /// refuses. Without such a script everybody is accepted. `deferred` is called when it will answer later: within the script's time limit,
+    /// or in the time that it wrote to `auth_pending_file` (seconds, a method of IV_SSO, a text for the client, a line each).
+    pub async fn verify_user_pass(&self, login: &LoginFacts, deferred: impl Fn(Deferral)) -> Verdict {
         let Some(script) = &self.setup.user_pass_verify else { return Verdict::Accept };
         let refuse = |reason: String| Verdict::Refuse { client: None, reason };
-        match self.ask_about_password(script, login).await {
+        match self.ask_about_password(script, login, deferred).await {
             Ok(verdict) => verdict,
             Err(error) => refuse(format!("the auth-user-pass-verify script: {error}")),
         }
     }
 
-    async fn ask_about_password(&self, script: &UserPassScript, login: &LoginFacts) -> Result<Verdict, Failure> {
+    async fn ask_about_password(
+        &self,
+        script: &UserPassScript,
+        login: &LoginFacts,
+        deferred: impl Fn(Deferral),
+    ) -> Result<Verdict, Failure> {
         let deadline = self.deadline();
         let workdir = Workdir::make(&self.setup.temporary)?;
         let mut environment = Environment::of(&self.setup.gateway, "user-pass-verify");
@@ -181,9 +200,23 @@ impl Scripts {
         let accepted = match status {
             0 => true,
             2 => {
-                if !workdir.read(PENDING_FILE, 1)?.is_empty() {
-                    tracing::warn!("auth-user-pass-verify: what the script wrote to auth_pending_file is ignored");
-                }
+                let deadline = match pending(&workdir.read(PENDING_FILE, MAX_PENDING)?, login) {
+                    Ok(Some(deferral)) => {
+                        let until = Instant::now() + Duration::from_secs(deferral.seconds.into());
+                        deferred(deferral);
+                        until
+                    }
+                    Ok(None) => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        let seconds = u32::try_from(left.as_secs()).unwrap_or(MAX_SECONDS).max(1);
+                        deferred(Deferral { seconds, info: None });
+                        deadline
+                    }
+                    Err(why) => {
+                        let client = Some("Client does not support the authentication that is wanted".to_owned());
+                        return Ok(Verdict::Refuse { client, reason: format!("auth-user-pass-verify: {why}") });
+                    }
+                };
                 match wait_for_word(&workdir, CONTROL_FILE, b"01", deadline).await? {
                     Some(word) => word == b'1',
                     None => return Err(Failure::TooLong),
@@ -348,6 +381,30 @@ const REASON_FILE: &str = "auth_failed_reason";
 const PENDING_FILE: &str = "auth_pending";
 const CONFIG_FILE: &str = "client_connect";
 const DEFERRED_FILE: &str = "client_connect_deferred";
+
+/// What a script wrote to `auth_pending_file`; `None`: nothing.
+///
+/// # Errors
+/// A sentence for the log: it is not what it should be, or the client cannot do what the script wants.
+fn pending(bytes: &[u8], login: &LoginFacts) -> Result<Option<Deferral>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    let mut next = || lines.next().map(str::trim).filter(|line| !line.is_empty());
+    let (Some(seconds), Some(method), Some(info)) = (next(), next(), next()) else {
+        return Err("auth_pending_file has to have three lines: seconds, a method, a text for the client".to_owned());
+    };
+    let seconds = seconds.parse().ok().filter(|seconds| (1..=MAX_SECONDS).contains(seconds));
+    let seconds =
+        seconds.ok_or_else(|| format!("the first line of auth_pending_file has to be a number to {MAX_SECONDS}"))?;
+    let methods = login.peer_info.iter().filter(|(name, _)| name == "IV_SSO").flat_map(|(_, all)| all.split(','));
+    if !methods.into_iter().any(|can| can == method) {
+        return Err(format!("the client does not know the method {} of auth_pending_file", word(method)));
+    }
+    Ok(Some(Deferral { seconds, info: Some(info.chars().take(MAX_REASON).map(printable_or_underscore).collect()) }))
+}
 
 /// Waits until a file begins with one of these bytes; `None` when there is no more time.
 async fn wait_for_word(workdir: &Workdir, file: &str, words: &[u8], deadline: Instant) -> std::io::Result<Option<u8>> {
