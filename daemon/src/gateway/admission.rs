@@ -537,7 +537,7 @@ mod tests {
     #[test]
     fn a_clients_file_that_does_not_fit_the_topology_refuses_it() {
         let folder = crate::gateway::fixture::Folder::new();
-        let mut profile = crate::gateway::start::tests::profile();
+        let mut profile = crate::gateway::fixture::profile();
         profile.client_config_dir = Some(folder.path().to_owned());
         std::fs::write(folder.path().join("alice"), "ifconfig-push 10.8.0.50 10.8.0.1\n").unwrap();
         std::fs::write(folder.path().join("bob"), "ifconfig-push 10.8.0.50 255.255.255.0\n").unwrap();

@@ -147,7 +147,7 @@ impl Gateway {
     /// Whoever comes back now goes on asking until the successor answers. Once it has begun to negotiate it would wait for us
     /// until its hand-window ends.
     fn answer_no_more_resets(&mut self) {
-        let mut setup = super::start::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), 1);
+        let mut setup = super::parts::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), 1);
         setup.replies.count = 0;
         self.control.send(&ToControl::ReloadGateway(Box::new(setup)));
     }

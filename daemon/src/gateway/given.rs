@@ -151,7 +151,7 @@ fn mss_limits(profile: &ServerProfile, session: &Session) -> Option<MssLimits> {
 mod tests {
     use super::*;
     use crate::gateway::sessions::tests::session;
-    use crate::gateway::start::tests::profile;
+    use crate::gateway::fixture::profile;
 
     fn lease(v4: &str, v6: &str) -> Lease {
         Lease { index: 0, ipv4: v4.parse().ok(), ipv6: v6.parse().ok() }

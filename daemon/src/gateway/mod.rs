@@ -3,7 +3,8 @@
 //!
 //! | file | purpose |
 //! |---|---|
-//! | `start.rs` | from the command line to a running supervisor: configuration, sockets, TUN, privileges, workers |
+//! | `start.rs`, `started.rs` | from the command line to a running supervisor: configuration, sockets, TUN, privileges, workers; what comes of it |
+//! | `parts.rs`, `host_side.rs` | what each part is made of, by the configuration; its interface, routes, firewall |
 //! | `run.rs` | the event loop: everything that can happen, and where it is dealt with |
 //! | `admission.rs` | a login on its way in: judged, leased an address, configured, admitted |
 //! | `given.rs` | what a client is given, and what its worker is told about it; pure |
@@ -47,11 +48,13 @@ mod ending;
 pub(crate) mod fixture;
 mod generations;
 mod given;
+mod host_side;
 pub mod index;
 pub mod leases;
 mod lines;
 pub mod names;
 pub mod network;
+mod parts;
 pub mod password;
 pub mod pki;
 pub mod pki_command;
@@ -69,6 +72,7 @@ mod sessions;
 pub mod settings;
 pub mod socket;
 pub mod start;
+pub mod started;
 pub mod state;
 pub mod static_key;
 pub mod status;

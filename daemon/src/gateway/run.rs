@@ -19,7 +19,7 @@ use super::publication::{Publication, Turn};
 use super::reload::Watched;
 use super::sessions::{Sessions, Stage, Turns};
 use super::socket::{Listener, Request};
-use super::start::Facts;
+use super::started::Facts;
 use super::whereabouts::Noted;
 use super::workers::Workers;
 use crate::clock;
@@ -243,7 +243,7 @@ impl Gateway {
             }
             // Taken before.
             FromChild::Message(FromControl::Heartbeat) => {}
-            FromChild::Message(FromControl::Refused(ending)) => self.end(Err(super::start::refused(&ending))),
+            FromChild::Message(FromControl::Refused(ending)) => self.end(Err(super::parts::refused(&ending))),
             FromChild::Message(FromControl::Event(event)) => self.on_event(event),
             FromChild::Message(FromControl::Moved { peer, path }) => self.on_moved(peer, path),
             FromChild::Message(FromControl::Reloaded(outcome)) => self.on_reloaded(outcome),
@@ -411,7 +411,7 @@ impl Gateway {
     /// What a control process is told first.
     pub(super) fn configuration(&self) -> ToControl {
         let (workers, first) = (self.workers.count(), self.generations.first());
-        let setup = super::start::server_setup(&self.profile, &self.cookie_secret, workers, first);
+        let setup = super::parts::server_setup(&self.profile, &self.cookie_secret, workers, first);
         ToControl::ConfigureGateway(Box::new(setup))
     }
 
