@@ -129,6 +129,8 @@ fn a_login_that_is_deferred_may_take_longer_and_the_client_waits() {
     for waits in [true, false] {
         let mut setup = client(&pki);
         setup.iv_proto_mask = if waits { 0 } else { iv_proto::AUTH_PENDING_KW };
+        // Half of it is how long a client lets itself be kept waiting.
+        setup.reneg_sec = 3_600;
         let mut pair = Pair::new(setup, self::setup(&pki), 88);
         pair.gate.open = false;
         pair.connect(None);
@@ -140,7 +142,7 @@ fn a_login_that_is_deferred_may_take_longer_and_the_client_waits() {
         pair.run_for(100);
         assert_eq!(pair.ended(Side::Server), None, "the server waits");
         let events = |wanted: fn(&Event) -> bool| pair.client_events.iter().filter(|event| wanted(event)).count();
-        let pending = events(|e| matches!(e, Event::State { state: State::AuthPending, .. }));
+        let pending = events(|e| matches!(e, Event::State { state: controlplane::State::AuthPending, .. }));
         let told = events(|e| matches!(e, Event::Info { text, .. } if text.contains("WEB_AUTH")));
         assert_eq!((pending, told), if waits { (1, 1) } else { (0, 0) }, "{}", pair.story());
         assert_eq!(pair.ended(Side::Client).is_none(), waits, "{}", pair.story());

@@ -70,7 +70,8 @@ impl Lines {
             *span = Span { begun: Some(now), ..Span::default() };
         }
         let permitted = span.said < EACH;
-        *(if permitted { &mut span.said } else { &mut span.more }) += 1;
+        let counter = if permitted { &mut span.said } else { &mut span.more };
+        *counter = counter.saturating_add(1);
         permitted
     }
 

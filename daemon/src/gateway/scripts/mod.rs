@@ -399,8 +399,8 @@ fn pending(bytes: &[u8], login: &LoginFacts) -> Result<Option<Deferral>, String>
     let seconds = seconds.parse().ok().filter(|seconds| (1..=MAX_SECONDS).contains(seconds));
     let seconds =
         seconds.ok_or_else(|| format!("the first line of auth_pending_file has to be a number to {MAX_SECONDS}"))?;
-    let methods = login.peer_info.iter().filter(|(name, _)| name == "IV_SSO").flat_map(|(_, all)| all.split(','));
-    if !methods.into_iter().any(|can| can == method) {
+    let mut methods = login.peer_info.iter().filter(|(name, _)| name == "IV_SSO").flat_map(|(_, all)| all.split(','));
+    if !methods.any(|can| can == method) {
         return Err(format!("the client does not know the method {} of auth_pending_file", word(method)));
     }
     Ok(Some(Deferral { seconds, info: Some(info.chars().take(MAX_REASON).map(printable_or_underscore).collect()) }))

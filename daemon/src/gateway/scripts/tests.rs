@@ -202,9 +202,8 @@ async fn deferred(place: &Place, wrote: &str, iv_sso: &str) -> (Vec<Deferral>, V
     let mut login = login();
     login.peer_info.push(("IV_SSO".to_owned(), iv_sso.to_owned()));
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let verdict =
-        scripts(place.verifier(&body, true)).verify_user_pass(&login, |deferral| tell.send(deferral).unwrap());
-    let verdict = verdict.await;
+    let scripts = scripts(place.verifier(&body, true));
+    let verdict = scripts.verify_user_pass(&login, |deferral| tell.send(deferral).unwrap()).await;
     place.is_tidy();
     (std::iter::from_fn(|| told.try_recv().ok()).collect(), verdict)
 }
