@@ -95,6 +95,8 @@ pub enum SourceRule {
 pub struct PeerSetup {
     /// The worker's handle: a small number, dense (0 on a client, the peer-id on a gateway).
     pub peer: u32,
+    /// The only generation whose keys it takes, so that no forged name makes those of its successors old; `None`: any.
+    pub generation: Option<u32>,
     /// Where its packets come from and go to.
     pub path: Path,
     /// The peer-id that its P_DATA_V2 packets carry; `None`: only P_DATA_V1 (and peer-id 0xFFFFFF) from its address.

@@ -19,7 +19,8 @@ impl Pipeline {
     /// # Errors
     /// [`KeyRefusal`]: also for [`installed`](Self::installed).
     pub fn install_opening(&mut self, now_ns: u64, key: &InstallKey) -> Result<NewSealingKey, KeyRefusal> {
-        let peer = self.peers.get_mut(key.name.peer).ok_or(KeyRefusal::UnknownPeer)?;
+        let of_its_own = |peer: &&mut Peer| peer.setup.generation.is_none_or(|own| own == key.name.generation);
+        let peer = self.peers.get_mut(key.name.peer).filter(of_its_own).ok_or(KeyRefusal::UnknownPeer)?;
         let sealing = peer.keys.install_opening(&self.aead, now_ns, key)?;
         peer.left = false;
         // The peer may use the key as soon as it is installed, before the supervisor has said more about it.

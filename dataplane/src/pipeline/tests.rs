@@ -31,6 +31,7 @@ pub(crate) fn path(port: u16) -> Path {
 pub(crate) fn setup() -> PeerSetup {
     PeerSetup {
         peer: 0,
+        generation: None,
         path: path(1194),
         wire_peer_id: Some(5),
         replay_window: 8192,

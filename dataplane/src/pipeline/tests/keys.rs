@@ -29,6 +29,29 @@ fn commands_on_keys_are_answered() {
     assert_eq!(end.dropped(DropReason::NoKey), 1);
 }
 
+/// Believed, its name would be greater than that of every key to come.
+#[test]
+fn a_key_of_another_generation_than_the_peers_changes_nothing() {
+    let mut end = End::without_key(PeerSetup { generation: Some(7), ..setup() }, RouteTable::all_to(0));
+    let of = |generation| InstallKey { name: KeyName { generation, ..key(0, 0).name }, ..key(0, 0) };
+    [u32::MAX, 8, 6, 7].into_iter().for_each(|generation| end.install(of(generation)));
+    end.pipeline.add_peer(0, PeerSetup { generation: Some(8), ..setup() });
+    end.install(of(8));
+    let refused = |generation| WorkerEvent::KeyRefused(of(generation).name, KeyRefusal::UnknownPeer);
+    let installed: Vec<_> =
+        end.heard.events.iter().filter(|event| !matches!(event, WorkerEvent::KeySending(_))).cloned().collect();
+    assert_eq!(
+        installed,
+        [
+            refused(u32::MAX),
+            refused(8),
+            refused(6),
+            WorkerEvent::KeyInstalled(of(7).name),
+            WorkerEvent::KeyInstalled(of(8).name),
+        ]
+    );
+}
+
 #[test]
 fn the_tick_promotes_a_key_in_time_and_returns_when() {
     let mut end = End::new(setup());
