@@ -82,7 +82,6 @@ impl ControlPlane {
                     let reloaded = server.reload(now, *setup);
                     self.end.send_to_supervisor(&FromControl::Reloaded(reloaded))?;
                 }
-                (ToControl::Probe, _) => self.end.send_to_supervisor(&FromControl::Alive)?,
                 (command, Some(Endpoint::Client(client))) => order_client(client, command, now, &mut self.rng),
                 (command, Some(Endpoint::Server(server))) => order_server(server, command, now, &mut self.rng),
                 (_, None) => {}

@@ -97,8 +97,6 @@ pub enum ToControl {
         /// Where the client is now.
         path: link::Path,
     },
-    /// Answered by [`FromControl::Alive`]: one that hangs does not.
-    Probe,
 }
 
 /// What the control process tells the supervisor.
@@ -119,8 +117,6 @@ pub enum FromControl {
         /// Where.
         path: link::Path,
     },
-    /// The answer to [`ToControl::Probe`].
-    Alive,
     /// Control datagrams that were not accepted: `(reason, count since the last message)`. At most one a second.
     Dropped(Vec<(String, u64)>),
 }

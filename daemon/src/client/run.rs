@@ -193,7 +193,7 @@ impl Client {
                 tracing::debug!("control datagrams not accepted: {}", list.join(", "));
             }
             // A gateway's.
-            FromChild::Message(FromControl::Reloaded(_) | FromControl::Moved { .. } | FromControl::Alive) => {}
+            FromChild::Message(FromControl::Reloaded(_) | FromControl::Moved { .. }) => {}
             FromChild::Died(why) => self.on_control_death(&why),
         }
     }

@@ -113,7 +113,6 @@ struct Seen {
     renegotiated: usize,
     reloaded: Option<Result<(), Ending>>,
     moved: Vec<u32>,
-    alive: usize,
     /// Keys by the worker that got them.
     keys: Vec<(usize, u32)>,
     pushed: Vec<Vec<String>>,
@@ -222,7 +221,6 @@ impl Stage {
             FromControl::Event(Event::Renegotiated { .. }) => self.seen.renegotiated += 1,
             FromControl::Reloaded(outcome) => self.seen.reloaded = Some(outcome),
             FromControl::Moved { peer, .. } => self.seen.moved.push(peer),
-            FromControl::Alive => self.seen.alive += 1,
             _ => {}
         }
     }
@@ -303,17 +301,6 @@ fn a_configuration_that_cannot_be_used_leaves_the_old_one() {
     assert_eq!(stage.seen.reloaded, Some(Ok(())));
     stage.connect(0);
     stage.until("a session", |seen| seen.established.len() == 1);
-}
-
-#[test]
-fn a_control_process_says_that_it_is_there_when_it_is_asked() {
-    let certificates = Certificates::new();
-    let mut stage = Stage::new(certificates.gateway(1, 1), Vec::new());
-    for count in 1..=3 {
-        stage.supervisor.send(&ToControl::Probe).unwrap();
-        stage.until("an answer", |seen| seen.alive >= count);
-    }
-    assert_eq!(stage.seen.alive, 3, "once for each question");
 }
 
 #[test]

@@ -40,11 +40,6 @@ const RESUME_BURST: usize = 64;
 const ROOM: Duration = Duration::from_millis(2);
 /// Clients' rates are of the last so long.
 const PACE: Duration = Duration::from_secs(5);
-/// The control process is asked this often whether it is there.
-const PROBE: Duration = Duration::from_secs(5);
-/// It is ended, as one that hangs, when so many questions in a row were not answered. Questions are counted, not time: while this
-/// machine was suspended nobody was asked.
-const PROBES: u32 = 6;
 /// The longest sleep: clocks are compared, the service manager's watchdog is fed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -83,8 +78,6 @@ pub(super) struct Gateway {
     pub(super) restarts: u32,
     /// Since when no control process is ready.
     pub(super) headless: Option<Instant>,
-    /// Questions to the control process since something was last heard of it.
-    pub(super) unanswered: u32,
     pub(super) timers: Timers,
     pub(super) watched: Watched,
     /// A configuration that the control process is judging, and who asked.
@@ -115,8 +108,6 @@ pub(super) struct Timers {
     pub(super) routes: Option<Instant>,
     /// Clients' counters are read, for their rates.
     pub(super) pace: Option<Instant>,
-    /// The control process is asked whether it is there.
-    pub(super) probe: Option<Instant>,
 }
 
 /// A timer that went off.
@@ -130,11 +121,10 @@ pub(super) enum Due {
     Resume,
     Routes,
     Pace,
-    Probe,
 }
 
 impl Timers {
-    fn all(&mut self) -> [(&mut Option<Instant>, Due); 9] {
+    fn all(&mut self) -> [(&mut Option<Instant>, Due); 8] {
         [
             (&mut self.goodbye, Due::Goodbye),
             (&mut self.status, Due::Status),
@@ -144,7 +134,6 @@ impl Timers {
             (&mut self.resume, Due::Resume),
             (&mut self.routes, Due::Routes),
             (&mut self.pace, Due::Pace),
-            (&mut self.probe, Due::Probe),
         ]
     }
 
@@ -191,7 +180,6 @@ impl Gateway {
         self.timers.files = Some(now + super::reload::LOOK);
         self.timers.watchdog = notify::watchdog_pause().map(|_| now);
         self.timers.pace = Some(now);
-        self.timers.probe = Some(now + PROBE);
         self.console.completed();
         notify::ready(&self.line());
     }
@@ -242,9 +230,7 @@ impl Gateway {
     }
 
     fn on_control(&mut self, from: FromChild) {
-        self.unanswered = 0;
         match from {
-            FromChild::Message(FromControl::Alive) => {}
             FromChild::Message(FromControl::Ready) => {
                 tracing::debug!("the control process {} is ready", self.control.pid());
                 self.headless = None;
@@ -406,28 +392,7 @@ impl Gateway {
                 self.sessions.read_pace(now);
                 self.timers.pace = Some(now + PACE);
             }
-            Due::Probe => {
-                self.probe();
-                self.timers.probe = Some(now + PROBE);
-            }
         }
-    }
-
-    /// One that is being started says so when it is ready. One that hangs is ended, and its successor goes on.
-    fn probe(&mut self) {
-        if self.headless.is_some() {
-            return;
-        }
-        if self.unanswered >= PROBES {
-            return self.control.condemn(format!("it did not answer for {} s", self.mute().as_secs()));
-        }
-        self.unanswered = self.unanswered.saturating_add(1);
-        self.control.send(&ToControl::Probe);
-    }
-
-    /// For how long the control process has not answered, without the last [`PROBE`].
-    pub(super) fn mute(&self) -> Duration {
-        PROBE * self.unanswered.saturating_sub(1)
     }
 
     /// What a control process is told first.

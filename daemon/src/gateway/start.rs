@@ -296,7 +296,6 @@ fn assemble(
         resuming: Vec::new(),
         restarts: 0,
         headless: None,
-        unanswered: 0,
         timers: Timers::default(),
         reloading: None,
         farewells: tokio::task::JoinSet::new(),
