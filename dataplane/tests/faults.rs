@@ -208,17 +208,27 @@ fn collect(packets: &UnixDatagram, done: &AtomicBool) -> u64 {
     }
 }
 
-/// Waits until nothing is counted any more.
-fn settle(stats: [&StatsReader; 2]) {
+/// Waits until everything has arrived, so long as something moves: a worker may be kept from its processor for a while.
+fn settle(stats: [&StatsReader; 2], arrived: impl Fn(&StatsSnapshot, &StatsSnapshot) -> bool) {
     let look = || stats.map(StatsReader::snapshot);
-    let mut before = look();
-    let mut quiet = 0;
-    while quiet < 10 {
+    let (mut before, mut since) = (look(), Instant::now());
+    while !arrived(&before[0], &before[1]) && since.elapsed() < PATIENCE {
         sleep(Duration::from_millis(20));
         let now = look();
-        quiet = if now == before { quiet + 1 } else { 0 };
-        before = now;
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
     }
+}
+
+/// Whether all that was sent into the near worker is dropped, `lost` at the far socket, or written behind the far worker.
+fn passed(near: &StatsSnapshot, far: &StatsSnapshot, sent: u64, lost: u64) -> bool {
+    let (out, inn) = (&near.outbound, &far.inbound);
+    let refused = far.dropped_total() - sum(far, &UNSENT) - sum(far, &NOT_TAKEN);
+    sent == out.inner_packets + sum(near, &UNSENT)
+        && out.inner_packets == out.written + sum(near, &NOT_TAKEN)
+        && out.written == inn.wire_packets + lost
+        && inn.wire_packets + far.too_big_answers == inn.written + refused
 }
 
 /// Every packet of one direction: `sent` went into the near worker, `read` were read behind the far one, `lost` are
@@ -249,7 +259,7 @@ fn exchange(net: &Net, near: End, far: End, packets: u64, seed: u64) -> [StatsSn
         let down = scope.spawn(|| generate(&far.packets, [two, one], packets, !seed));
         let sent = [up, down].map(|sender| sender.join().unwrap());
         faults::stop();
-        settle([one, two]);
+        settle([one, two], |one, two| passed(one, two, sent[0], 0) && passed(two, one, sent[1], 0));
         done.store(true, Relaxed);
         (sent, readers.map(|reader| reader.join().unwrap()))
     });
@@ -352,7 +362,7 @@ fn what_a_small_receive_buffer_loses_is_what_the_kernel_counts() {
                 near.packets.send(&frame(sent as u32, count, 1_000, 1_000, true)).unwrap();
                 sent += count as u64;
             }
-            settle([&near_stats, &far_stats]);
+            settle([&near_stats, &far_stats], |near, far| passed(near, far, sent, socket_drops(&net)));
             done.store(true, Relaxed);
             read = reader.join().unwrap();
         });
@@ -458,7 +468,13 @@ fn interfaces_that_go_down_and_change_their_mtu_lose_nothing_uncounted() {
             }
             stop.store(true, Relaxed);
         });
-        settle([&near_stats, &far_stats]);
+        settle([&near_stats, &far_stats], |near, far| {
+            let read = [tun_counters(&near_net).0, tun_counters(&far_net).0];
+            let known = [near, far].map(|from| from.outbound.inner_packets + sum(from, &UNSENT));
+            [near.outbound.batches, far.outbound.batches] == read
+                && passed(near, far, known[0], 0)
+                && passed(far, near, known[1], 0)
+        });
         let (near_tun, far_tun) = (tun_counters(&near_net), tun_counters(&far_net));
         // What came before a worker had its TUN went to the pair of sockets that it had before.
         let earlier = [&near.packets, &far.packets].map(waiting);

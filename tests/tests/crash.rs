@@ -50,6 +50,7 @@ fn a_killed_control_process_costs_iperf_no_datagram() {
     let mut load = Process::start("iperf3", command, &temp.path().join("iperf-client.json"));
     thread::sleep(Duration::from_secs(1));
     steady::deepen_all_of(sink.pid());
+    [&net.client, &net.server].into_iter().for_each(steady::deepen_tuns_of);
     kill_five_times(&client, &mut server);
     assert!(load.running(), "the kills outlasted the load");
     assert_eq!(load.wait_exit(Duration::from_secs(30)), Some(0), "{}", tail(&load.log(), 30));
