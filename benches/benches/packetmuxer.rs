@@ -56,6 +56,7 @@ fn address(peer: u32) -> SocketAddr {
 fn setup(peer: u32) -> PeerSetup {
     PeerSetup {
         peer,
+        generation: None,
         path: Path { worker: 0, local: None, ifindex: 0, remote: address(peer), stream: None },
         wire_peer_id: Some(peer),
         replay_window: 64,

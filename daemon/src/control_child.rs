@@ -1,6 +1,6 @@
 //! The control process as a supervisor sees it, a client's and a gateway's: started, talked to, and when it dies started
 //! anew. Its death is a non-event: the workers go on, and what it told last (the resume records) is all that its successor
-//! needs.
+//! needs. One that hangs is killed, and has died then (`heartbeat.rs`).
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock;
 use crate::exit::{Exit, Fatal};
+use crate::heartbeat::{Beat, Heartbeat};
 use crate::messages::{FromControl, SupervisorEnd, ToControl};
 use crate::sandbox::{self, ControlChild};
 use crate::sys;
@@ -23,6 +24,10 @@ const DEATHS_WITHIN: Duration = Duration::from_secs(10);
 /// Messages that wait for room in its ring: one for each of very many clients, when all of them are told something. A control
 /// process that lets more of them wait does not read.
 const BACKLOG: usize = 1 << 18;
+/// The same in bytes, each message counted as it is encoded and with [`BESIDE`]: settings of ten thousand clients who all have long ones.
+const BACKLOG_BYTES: usize = 128 << 20;
+/// What a waiting message takes besides its texts, in bytes.
+const BESIDE: usize = size_of::<ToControl>();
 
 /// What comes from the control process.
 #[derive(Debug)]
@@ -40,6 +45,7 @@ pub(crate) struct Control {
     workers: usize,
     launched: Launched,
     backlog: Backlog,
+    heartbeat: Heartbeat,
     life: Life,
     deaths: VecDeque<controlplane::Instant>,
 }
@@ -73,7 +79,8 @@ impl Control {
     pub(crate) fn start(configure: ToControl, workers: usize) -> Result<(Control, Vec<WorkerEnd>), Fatal> {
         let (launched, ends) = Launched::new(&configure, workers)?;
         let (backlog, deaths) = (Backlog::default(), VecDeque::new());
-        Ok((Control { configure, workers, launched, backlog, life: Life::Running, deaths }, ends))
+        let heartbeat = Heartbeat::new(clock::now().at);
+        Ok((Control { configure, workers, launched, backlog, heartbeat, life: Life::Running, deaths }, ends))
     }
 
     /// What a successor is told first, from now on.
@@ -98,6 +105,7 @@ impl Control {
         }
         let (launched, ends) = Launched::new(&self.configure, self.workers)?;
         (self.launched, self.backlog, self.life) = (launched, Backlog::default(), Life::Running);
+        self.heartbeat = Heartbeat::new(clock::now().at);
         Ok(ends)
     }
 
@@ -120,8 +128,15 @@ impl Control {
     /// Moves what waits for room in its ring; true when nothing waits. Who has thousands of messages at hand that can as well
     /// be made later asks first.
     pub(crate) fn has_room(&mut self) -> bool {
+        let waited = self.backlog.waiting.len();
         // A broken link is noticed where it is read.
-        matches!(self.life, Life::Running) && self.backlog.flush(&mut self.launched.end).unwrap_or(false)
+        let has_room =
+            matches!(self.life, Life::Running) && self.backlog.flush(&mut self.launched.end).unwrap_or(false);
+        if self.backlog.waiting.len() < waited {
+            // It reads, and has too much to do to answer yet.
+            self.heartbeat.heard(clock::now().at);
+        }
+        has_room
     }
 
     /// Makes it look at its clock (after a suspend).
@@ -129,7 +144,7 @@ impl Control {
         self.launched.end.wake_control();
     }
 
-    /// The next thing from it. Safe to drop and call again.
+    /// The next thing from it. Safe to drop and call again: at least once a second, or a process that hangs is not noticed.
     pub(crate) async fn next(&mut self) -> FromChild {
         loop {
             if let Some(said) = self.heard() {
@@ -165,20 +180,40 @@ impl Control {
             return None;
         }
         self.has_room();
-        match self.launched.end.recv() {
-            Ok(Some(message)) => return Some(FromChild::Message(message)),
-            Ok(None) => {}
-            Err(error) if matches!(self.life, Life::Running) => {
-                self.condemn(format!("it broke the link's protocol: {error}"))
+        loop {
+            match self.launched.end.recv() {
+                Ok(Some(message)) => {
+                    self.heartbeat.heard(clock::now().at);
+                    if message != FromControl::Heartbeat {
+                        return Some(FromChild::Message(message));
+                    }
+                }
+                Ok(None) => break,
+                Err(error) if matches!(self.life, Life::Running) => {
+                    self.condemn(format!("it broke the link's protocol: {error}"));
+                    break;
+                }
+                Err(_) => break,
             }
-            Err(_) => {}
         }
+        self.feel_the_pulse();
         match std::mem::replace(&mut self.life, Life::Mourned) {
             Life::Ended(why) => Some(FromChild::Died(why)),
             other => {
                 self.life = other;
                 None
             }
+        }
+    }
+
+    fn feel_the_pulse(&mut self) {
+        if !matches!(self.life, Life::Running) {
+            return;
+        }
+        match self.heartbeat.look(clock::now().at) {
+            Beat::Fine => {}
+            Beat::Ask => self.send(&ToControl::Heartbeat),
+            Beat::Gone(quiet) => self.condemn(format!("it hangs: it has not answered for {} s", quiet.as_secs())),
         }
     }
 
@@ -219,7 +254,9 @@ impl Launched {
 /// What it is told, in order, as its ring has room.
 #[derive(Default)]
 struct Backlog {
-    waiting: VecDeque<ToControl>,
+    /// With the bytes that each counts for.
+    waiting: VecDeque<(usize, ToControl)>,
+    bytes: usize,
 }
 
 impl Backlog {
@@ -229,17 +266,21 @@ impl Backlog {
         if self.flush(end)? {
             return end.send(command).map_err(|error| broke(&error));
         }
-        if self.waiting.len() >= BACKLOG {
-            return Err(format!("it does not read what it is told: {BACKLOG} messages wait"));
+        let bytes = weight(command);
+        if self.waiting.len() >= BACKLOG || self.bytes.saturating_add(bytes) > BACKLOG_BYTES {
+            let (messages, bytes) = (self.waiting.len(), self.bytes);
+            return Err(format!("it does not read what it is told: {messages} messages wait, {bytes} bytes"));
         }
-        self.waiting.push_back(command.clone());
+        self.waiting.push_back((bytes, command.clone()));
+        self.bytes += bytes;
         Ok(())
     }
 
     /// True when nothing waits any more. While something does, our bell rings when there is room.
     fn flush(&mut self, end: &mut SupervisorEnd) -> Result<bool, String> {
         while end.flush().map_err(|error| broke(&error))? {
-            let Some(next) = self.waiting.pop_front() else { return Ok(true) };
+            let Some((bytes, next)) = self.waiting.pop_front() else { return Ok(true) };
+            self.bytes = self.bytes.saturating_sub(bytes);
             end.send(&next).map_err(|error| broke(&error))?;
         }
         Ok(false)
@@ -248,6 +289,12 @@ impl Backlog {
 
 fn broke(error: &link::LinkError) -> String {
     format!("its link broke: {error}")
+}
+
+/// What a waiting message counts for, in bytes.
+fn weight(command: &ToControl) -> usize {
+    let encoded = postcard::serialize_with_flavor(command, postcard::ser_flavors::Size::default());
+    encoded.unwrap_or(BACKLOG_BYTES).saturating_add(BESIDE)
 }
 
 #[cfg(test)]
@@ -274,7 +321,7 @@ mod tests {
             };
             assert_eq!(heard, ToControl::Dismiss { generation: expected, text: "RESTART".into() });
         }
-        assert!(backlog.flush(&mut end).unwrap() && backlog.waiting.is_empty());
+        assert!(backlog.flush(&mut end).unwrap() && backlog.waiting.is_empty() && backlog.bytes == 0);
         assert_eq!(control.recv_from_supervisor().unwrap(), None);
     }
 
@@ -287,5 +334,17 @@ mod tests {
         let refused = (0..most).find_map(|generation| backlog.send(&mut end, &close(generation)).err());
         assert!(refused.unwrap().contains("does not read"));
         assert_eq!(backlog.waiting.len(), BACKLOG);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_as_well() {
+        let (_shared, mut end, _workers) = link::create::<ToControl, FromControl>(1).unwrap();
+        let mut backlog = Backlog::default();
+        let text = "x".repeat(64 * 1024);
+        let dismiss = |generation| ToControl::Dismiss { generation, text: text.clone() };
+        let refused = (0..u32::try_from(BACKLOG).unwrap()).find_map(|n| backlog.send(&mut end, &dismiss(n)).err());
+        assert!(refused.unwrap().contains("bytes"));
+        assert!(backlog.bytes <= BACKLOG_BYTES && backlog.bytes + 65 * 1024 > BACKLOG_BYTES, "{}", backlog.bytes);
+        assert!(backlog.waiting.len() < 2_100, "{}", backlog.waiting.len());
     }
 }

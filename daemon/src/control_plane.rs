@@ -70,6 +70,7 @@ impl ControlPlane {
             let Some(command) = self.end.recv_from_supervisor()? else { break };
             let now = clock::now();
             match (command, &mut self.endpoint) {
+                (ToControl::Heartbeat, _) => self.end.send_to_supervisor(&FromControl::Heartbeat)?,
                 (ToControl::ConfigureClient(setup), _) => {
                     let client = Client::new(*setup, now);
                     self.configured(client.map(|client| Endpoint::Client(Box::new(client))))?;
@@ -260,6 +261,9 @@ fn order_server(server: &mut Server, command: ToControl, now: Now, rng: &mut dyn
         }
         ToControl::Refuse { generation, negotiation, text, reason } => {
             server.refuse(now, rng, generation, negotiation, &text, &reason);
+        }
+        ToControl::Defer { generation, negotiation, seconds, info } => {
+            server.defer(now, rng, generation, negotiation, seconds, info.as_deref());
         }
         ToControl::Dismiss { generation, text } => server.dismiss(now, rng, generation, &text),
         ToControl::Close { generation } => server.close(now, generation),

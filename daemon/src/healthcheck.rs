@@ -10,7 +10,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
-use crate::host::journal::DIRECTORY;
+use crate::gateway::requests::Whom;
+use crate::gateway::whereabouts;
 use crate::outln;
 
 /// The version of the control protocol.
@@ -22,7 +23,7 @@ const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 /// `minivpn healthcheck …`
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// The control socket of the gateway [default: /run/minivpn/NAME.sock]
+    /// The control socket of the gateway [default: where it noted that it listens]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// The gateway's name; not needed where one runs, or with --socket
@@ -35,7 +36,10 @@ pub struct Options {
 
 /// `minivpn healthcheck`.
 pub fn main(options: &Options, quiet: bool) -> Exit {
-    let found = socket_of(options, Path::new(DIRECTORY))
+    let whom = Whom { name: options.name.clone(), socket: options.socket.clone() };
+    let found = whom
+        .path()
+        .map_err(|fatal| fatal.sentence)
         .and_then(|socket| check(&socket, Duration::from_secs(options.timeout), Path::new("/")));
     match found {
         Ok(sentence) => {
@@ -51,36 +55,10 @@ pub fn main(options: &Options, quiet: bool) -> Exit {
     }
 }
 
-/// The socket that is meant: named, or the only one there is.
-fn socket_of(options: &Options, directory: &Path) -> Result<PathBuf, String> {
-    if let Some(path) = &options.socket {
-        return Ok(path.clone());
-    }
-    if let Some(name) = &options.name {
-        return Ok(directory.join(format!("{name}.sock")));
-    }
-    let entries = std::fs::read_dir(directory)
-        .map_err(|error| format!("{} cannot be read: {error}; is a gateway running?", directory.display()))?;
-    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
-    let mut sockets: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "sock")).collect();
-    sockets.sort();
-    match sockets.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => Err(format!("there is no control socket in {}: no gateway runs here", directory.display())),
-        several => {
-            let names: Vec<String> =
-                several.iter().filter_map(|path| Some(path.file_stem()?.display().to_string())).collect();
-            Err(format!("several gateways run here ({}): say which, with --name", names.join(", ")))
-        }
-    }
-}
-
 /// Asks, and looks at the device under `root` (tests have their own).
 fn check(socket: &Path, patience: Duration, root: &Path) -> Result<String, String> {
     let unreachable = |error: io::Error| format!("{}: {}", socket.display(), reason(&error, patience));
-    let stream = UnixStream::connect(socket).map_err(unreachable)?;
-    stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
-    stream.set_write_timeout(Some(patience)).map_err(unreachable)?;
+    let stream = whereabouts::connect(socket, Some(patience)).map_err(unreachable)?;
     let mut stream = BufReader::new(stream);
     let ping = ask(&mut stream, "ping").map_err(unreachable)??;
     if ping.get("healthy") == Some(&Value::Bool(false)) {
@@ -326,21 +304,5 @@ mod tests {
     fn an_answer_that_is_none_is_unhealthy() {
         assert!(asked(&Dir::new(), &[json!("yes")]).is_err());
         assert!(asked(&Dir::new(), &[json!({ "v": 1 })]).is_err());
-    }
-
-    #[test]
-    fn the_only_socket_is_the_one() {
-        let dir = Dir::new();
-        let none = Options { socket: None, name: None, timeout: 5 };
-        assert!(socket_of(&none, &dir.0).unwrap_err().contains("no gateway runs here"));
-        std::fs::write(dir.0.join("a.sock"), "").unwrap();
-        std::fs::write(dir.0.join("a.journal"), "").unwrap();
-        assert_eq!(socket_of(&none, &dir.0), Ok(dir.0.join("a.sock")));
-        std::fs::write(dir.0.join("b.sock"), "").unwrap();
-        assert!(socket_of(&none, &dir.0).unwrap_err().contains("(a, b): say which"));
-        let named = Options { name: Some("b".to_owned()), ..none };
-        assert_eq!(socket_of(&named, &dir.0), Ok(dir.0.join("b.sock")));
-        let placed = Options { socket: Some("/x".into()), ..named };
-        assert_eq!(socket_of(&placed, &dir.0), Ok(PathBuf::from("/x")));
     }
 }

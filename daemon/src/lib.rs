@@ -11,7 +11,7 @@
 //! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `supervisor` | its runtime |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
-//! | `control_child` | the same process as its supervisor sees it |
+//! | `control_child`, `heartbeat` | the same process as its supervisor sees it, and how one that hangs is found out |
 //! | `data_path` | flags of the workers, for whoever starts some |
 //! | `messages` | what the two say to each other |
 //! | `host` | changes to the host, each of which knows its undo |
@@ -33,6 +33,7 @@ mod data_path;
 pub mod environment;
 pub mod exit;
 pub mod gateway;
+mod heartbeat;
 pub mod healthcheck;
 pub mod host;
 pub mod messages;

@@ -54,6 +54,8 @@ pub enum ToControl {
         /// The session.
         generation: u32,
     },
+    /// Is it there? Answered by [`FromControl::Heartbeat`], whatever else is to be done.
+    Heartbeat,
     /// First message to a gateway's control process.
     ConfigureGateway(Box<ServerSetup>),
     /// A gateway's configuration from now on; answered by [`FromControl::Reloaded`].
@@ -77,6 +79,17 @@ pub enum ToControl {
         text: String,
         /// What [`Ending::AuthFailed`] will say.
         reason: String,
+    },
+    /// The answer to a first login takes longer.
+    Defer {
+        /// The session.
+        generation: u32,
+        /// Which of its negotiations.
+        negotiation: u32,
+        /// Up to so many seconds from now.
+        seconds: u32,
+        /// What the client's user is told.
+        info: Option<String>,
     },
     /// Tell a client something final (`RESTART`, `HALT,reason`), then end its session.
     Dismiss {
@@ -104,6 +117,8 @@ pub enum ToControl {
 pub enum FromControl {
     /// It is sandboxed and has taken its configuration.
     Ready,
+    /// It is there.
+    Heartbeat,
     /// The configuration cannot be used (a key that does not parse, a certificate of ours that expired).
     Refused(Ending),
     /// Something happened to a session. Events that concern workers never come this way.

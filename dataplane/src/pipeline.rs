@@ -98,6 +98,8 @@ pub enum SourceRule {
 pub struct PeerSetup {
     /// The worker's handle: a small number, dense (0 on a client, the peer-id on a gateway).
     pub peer: u32,
+    /// The only generation whose keys it takes, so that no forged name makes those of its successors old; `None`: any.
+    pub generation: Option<u32>,
     /// Where its packets come from and go to.
     pub path: Path,
     /// The peer-id that its P_DATA_V2 packets carry; `None`: only P_DATA_V1 (and peer-id 0xFFFFFF) from its address.
@@ -618,7 +620,8 @@ impl Pipeline {
     /// # Errors
     /// [`KeyRefusal`]: also for [`installed`](Self::installed).
     pub fn install_opening(&mut self, now_ns: u64, key: &InstallKey) -> Result<NewSealingKey, KeyRefusal> {
-        let peer = self.peers.get_mut(key.name.peer).ok_or(KeyRefusal::UnknownPeer)?;
+        let of_its_own = |peer: &&mut Peer| peer.setup.generation.is_none_or(|own| own == key.name.generation);
+        let peer = self.peers.get_mut(key.name.peer).filter(of_its_own).ok_or(KeyRefusal::UnknownPeer)?;
         let sealing = peer.keys.install_opening(&self.aead, now_ns, key)?;
         peer.left = false;
         // The peer may use the key as soon as it is installed, before the supervisor has said more about it.
@@ -953,6 +956,7 @@ pub(crate) mod tests {
     pub(crate) fn setup() -> PeerSetup {
         PeerSetup {
             peer: 0,
+            generation: None,
             path: path(1194),
             wire_peer_id: Some(5),
             replay_window: 8192,
@@ -1448,6 +1452,29 @@ pub(crate) mod tests {
         );
         assert!(end.send(&Packet::default().frame()).is_empty());
         assert_eq!(end.dropped(DropReason::NoKey), 1);
+    }
+
+    /// Believed, its name would be greater than that of every key to come.
+    #[test]
+    fn a_key_of_another_generation_than_the_peers_changes_nothing() {
+        let mut end = End::without_key(PeerSetup { generation: Some(7), ..setup() }, RouteTable::all_to(0));
+        let of = |generation| InstallKey { name: KeyName { generation, ..key(0, 0).name }, ..key(0, 0) };
+        [u32::MAX, 8, 6, 7].into_iter().for_each(|generation| end.install(of(generation)));
+        end.pipeline.add_peer(0, PeerSetup { generation: Some(8), ..setup() });
+        end.install(of(8));
+        let refused = |generation| WorkerEvent::KeyRefused(of(generation).name, KeyRefusal::UnknownPeer);
+        let installed: Vec<_> =
+            end.heard.events.iter().filter(|event| !matches!(event, WorkerEvent::KeySending(_))).cloned().collect();
+        assert_eq!(
+            installed,
+            [
+                refused(u32::MAX),
+                refused(8),
+                refused(6),
+                WorkerEvent::KeyInstalled(of(7).name),
+                WorkerEvent::KeyInstalled(of(8).name),
+            ]
+        );
     }
 
     #[test]

@@ -24,9 +24,9 @@ const MAX_STEPS: usize = 64;
 /// No single input makes an end say more than this.
 const MAX_OUTPUTS: usize = 64;
 /// 2027-01-15, within the validity of the certificates.
-const START_UNIX: u64 = 1_800_000_000;
+pub(crate) const START_UNIX: u64 = 1_800_000_000;
 /// `max-packet-size`, in bytes.
-const MAX_PACKET: u16 = 1_250;
+pub(crate) const MAX_PACKET: u16 = 1_250;
 const STATIC_KEY: [u8; 256] = [0x5A; 256];
 
 /// A certificate authority, a server and a client that exist for this target only.
@@ -49,7 +49,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// Not random at all: the same input takes the same way, outside of TLS.
-struct Counter(u64);
+pub(crate) struct Counter(pub(crate) u64);
 
 impl Random for Counter {
     fn fill(&mut self, out: &mut [u8]) {
@@ -61,7 +61,7 @@ impl Random for Counter {
     }
 }
 
-fn path(port: u16) -> Path {
+pub(crate) fn path(port: u16) -> Path {
     Path { worker: 0, local: None, ifindex: 0, remote: SocketAddr::from(([192, 0, 2, 1], port)), stream: None }
 }
 
@@ -91,7 +91,7 @@ fn limits() -> KeyLimits {
     }
 }
 
-fn wrap(settings: u8, role: Role) -> (Wrap, WrapConfig) {
+pub(crate) fn wrap(settings: u8, role: Role) -> (Wrap, WrapConfig) {
     let (key, secret) = (StaticKey::from_bytes(&STATIC_KEY), || Secret(STATIC_KEY.to_vec()));
     let (digest, direction) = (Digest::Sha1, Some(u8::from(role == Role::Client)));
     match settings & 3 {
@@ -105,7 +105,7 @@ fn ciphers() -> Vec<Cipher> {
     vec![Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305]
 }
 
-fn client_setup(settings: u8) -> ClientSetup {
+pub(crate) fn client_setup(settings: u8) -> ClientSetup {
     ClientSetup {
         wrap: wrap(settings, Role::Client).0,
         tls: tls(CLIENT, PeerUsage::Server),
@@ -127,7 +127,7 @@ fn client_setup(settings: u8) -> ClientSetup {
     }
 }
 
-fn server_setup(settings: u8) -> ServerSetup {
+pub(crate) fn server_setup(settings: u8) -> ServerSetup {
     ServerSetup {
         wrap: wrap(settings, Role::Server).0,
         tls: tls(SERVER, PeerUsage::Client),
@@ -150,7 +150,7 @@ fn server_setup(settings: u8) -> ServerSetup {
     }
 }
 
-fn credentials(password: &str) -> Credentials {
+pub(crate) fn credentials(password: &str) -> Credentials {
     Credentials { username: "user".into(), password: Secret(password.as_bytes().to_vec()) }
 }
 

@@ -53,6 +53,7 @@ pub(crate) fn peer(settings: u8) -> PeerSetup {
     let transport = Transport { v6: false, stream: false, data_overhead: 24 };
     PeerSetup {
         peer: 0,
+        generation: None,
         path: path(1194),
         wire_peer_id: (settings & 1 == 0).then_some(WIRE_PEER),
         replay_window: if settings & 2 == 0 { 8_192 } else { 0 },

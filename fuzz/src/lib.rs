@@ -11,6 +11,7 @@ pub mod link_mapping;
 pub mod outbound;
 pub mod profile;
 pub mod push;
+pub mod server;
 pub mod split;
 pub mod wrap;
 
@@ -32,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("outbound", outbound::run),
     ("profile", profile::run),
     ("push", push::run),
+    ("server", server::run),
     ("split", split::run),
     ("wrap", wrap::run),
 ];

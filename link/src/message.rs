@@ -161,7 +161,7 @@ pub struct InstallKey {
 /// Why a worker did not install a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyRefusal {
-    /// No such peer.
+    /// No such peer, or the key is of another generation than the peer.
     UnknownPeer,
     /// The name is not newer than the last one: installing it could use a nonce twice.
     NotNewer,

@@ -359,9 +359,9 @@ fn scripts_hear_of_clients_and_may_take_their_time() {
     reach(&net, &net.client);
     let (inner, _) = inner_addresses(&net);
     assert!(net.client.run("ip -4 route").contains("10.33.0.0/16"), "{}", net.client.run("ip -4 route"));
-    let listed = format!("CLIENT_LIST,client,");
+    let listed = "CLIENT_LIST,client,";
     let lists = || fs::read_to_string(&status).unwrap_or_default();
-    assert!(until(Duration::from_secs(5), || lists().contains(&listed)), "{}", lists());
+    assert!(until(Duration::from_secs(5), || lists().contains(listed)), "{}", lists());
     assert!(lists().contains(&inner.to_string()) && lists().trim_end().ends_with("END"), "{}", lists());
     assert_eq!(client.stop(), Some(0));
     gateway.wait_clients(0, Duration::from_secs(3));

@@ -241,6 +241,7 @@ impl Subject {
 fn peer(path: link::message::Path) -> PeerSetup {
     PeerSetup {
         peer: 0,
+        generation: None,
         path,
         wire_peer_id: Some(WIRE_PEER),
         replay_window: 8_192,

@@ -143,6 +143,22 @@ impl Server {
         self.with(now, rng, generation, act).unwrap_or(false)
     }
 
+    /// The answer to a first login will take up to so many seconds from now: it may, also longer than `hand-window`, and a client that understands
+    /// AUTH_PENDING is asked to wait, with `info` for its user (INFO_PRE). Says whether a first login was waiting. An answer within a
+    /// renegotiation has `hand-window` and no longer.
+    pub fn defer(
+        &mut self,
+        now: Now,
+        rng: &mut dyn Random,
+        generation: u32,
+        negotiation: u32,
+        seconds: u32,
+        info: Option<&str>,
+    ) -> bool {
+        let act = |session: &mut Session, ctx: &mut Context<'_>| session.server_defers(ctx, negotiation, seconds, info);
+        self.with(now, rng, generation, act).unwrap_or(false)
+    }
+
     /// Refuses a login: the client is told `text` (`AUTH_FAILED`, `AUTH_FAILED,reason`, …), its keys are dropped, and the
     /// session ends five seconds later with [`Ending::AuthFailed`] and `reason`, which the client does not see. Says
     /// whether the session had such a negotiation; one that was admitted already is refused all the same.

@@ -213,6 +213,8 @@ struct LoggingIn {
     push_wanted: bool,
     /// The client negotiates its cipher, so that it is to be told.
     names_cipher: bool,
+    /// The client waits as long as AUTH_PENDING says.
+    waits: bool,
 }
 
 #[derive(Debug)]

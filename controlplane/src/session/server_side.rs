@@ -97,6 +97,7 @@ impl Session {
             deadline: ctx.now.at + ctx.settings.hand_window,
             push_wanted: has(iv_proto::REQUEST_PUSH),
             names_cipher: info.ciphers.is_some() || info.ncp >= 2,
+            waits: has(iv_proto::AUTH_PENDING_KW),
         });
         true
     }
@@ -152,6 +153,30 @@ impl Session {
                 }
             }
             _ => return false,
+        }
+        self.settle(ctx);
+        true
+    }
+
+    /// The first login's answer takes up to so many seconds more: waits, and asks the client to wait, if it understands that, with a text for
+    /// its user. False when no first login is waiting for its answer.
+    pub(crate) fn server_defers(
+        &mut self,
+        ctx: &mut Context<'_>,
+        negotiation: u32,
+        seconds: u32,
+        info: Option<&str>,
+    ) -> bool {
+        let Phase::LoggingIn(login) = &mut self.phase else { return false };
+        if self.judging != Some(negotiation) {
+            return false;
+        }
+        login.deadline = login.deadline.max(ctx.now.at + Duration::from_secs(seconds.into()));
+        if let Some(current) = self.current.as_mut().filter(|_| login.waits) {
+            current.send_text(&format!("AUTH_PENDING,timeout {seconds}"));
+            if let Some(info) = info {
+                current.send_text(&message(&format!("INFO_PRE,{info}")));
+            }
         }
         self.settle(ctx);
         true

@@ -122,6 +122,40 @@ fn a_login_that_nobody_judges_is_refused_after_the_hand_window() {
     assert_eq!(pair.server.sessions(), 0);
 }
 
+#[test]
+fn a_login_that_is_deferred_may_take_longer_and_the_client_waits() {
+    use controlplane::controlchannel::peer_info::iv_proto;
+    let pki = Pki::new("ca");
+    for waits in [true, false] {
+        let mut setup = client(&pki);
+        setup.iv_proto_mask = if waits { 0 } else { iv_proto::AUTH_PENDING_KW };
+        // Half of it is how long a client lets itself be kept waiting.
+        setup.reneg_sec = 3_600;
+        let mut pair = Pair::new(setup, self::setup(&pki), 88);
+        pair.gate.open = false;
+        pair.connect(None);
+        assert!(pair.run_until(5, |p| p.logins().len() == 1));
+        let (now, rng) = (pair.now, &mut pair.rng);
+        assert!(!pair.server.defer(now, rng, 1, 1, 120, None), "another negotiation");
+        assert!(pair.server.defer(now, rng, 1, 0, 120, Some("WEB_AUTH::https://example.com/\n")));
+        pair.drain();
+        pair.run_for(100);
+        assert_eq!(pair.ended(Side::Server), None, "the server waits");
+        let events = |wanted: fn(&Event) -> bool| pair.client_events.iter().filter(|event| wanted(event)).count();
+        let pending = events(|e| matches!(e, Event::State { state: controlplane::State::AuthPending, .. }));
+        let told = events(|e| matches!(e, Event::Info { text, .. } if text.contains("WEB_AUTH")));
+        assert_eq!((pending, told), if waits { (1, 1) } else { (0, 0) }, "{}", pair.story());
+        assert_eq!(pair.ended(Side::Client).is_none(), waits, "{}", pair.story());
+        if waits {
+            let admission = pair.gate.admission.clone();
+            assert!(pair.server.admit(pair.now, &mut pair.rng, 1, 0, admission));
+            assert!(pair.run_until(5, |p| p.established().is_some()), "{}", pair.story());
+        }
+        let (now, rng) = (pair.now, &mut pair.rng);
+        assert!(!pair.server.defer(now, rng, 1, u32::from(!waits), 120, None), "nothing waits any more");
+    }
+}
+
 fn renegotiate(pair: &mut Pair) {
     pair.server.renegotiate(pair.now, &mut pair.rng, 1);
     pair.drain();

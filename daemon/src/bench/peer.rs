@@ -147,6 +147,7 @@ fn attach(worker: &WorkerHandle, remote: SocketAddr, socket: WireSocket, tun: Tu
     let path = Path { worker: 0, local: None, ifindex: 0, remote, stream: None };
     worker.send(WorkerOrder::AddPeer(Box::new(PeerSetup {
         peer: 0,
+        generation: None,
         path,
         wire_peer_id: Some(WIRE_PEER),
         replay_window: 8_192,

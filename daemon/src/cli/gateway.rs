@@ -44,7 +44,7 @@ pub struct GatewayServe {
     /// Worker threads, each with a socket and a TUN queue of its own [default: the number of processors, at most 16]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: Option<u16>,
-    /// Where commands to the running gateway are taken [default: NAME.sock in the run directory]
+    /// Where commands to the running gateway are taken [default: NAME.sock in the run directory]; commands find it all the same
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// The data path

@@ -102,7 +102,8 @@ impl Client {
         self.say_buffers(&socket);
         self.losses.watch(&socket);
         self.order(WorkerOrder::AttachSocket { socket, path });
-        self.order(WorkerOrder::AddPeer(Box::new(established::unestablished_peer(&self.profile, path))));
+        let peer = established::unestablished_peer(&self.profile, self.generation, path);
+        self.order(WorkerOrder::AddPeer(Box::new(peer)));
         let credentials = self.wallet.credentials();
         self.timers.forget_session();
         self.timers.answer = Some(clock::now().at + Duration::from_secs(u64::from(remote.connect_timeout)));

@@ -21,9 +21,10 @@ use crate::observe::console::State;
 const QUEUE: u32 = 1_000;
 
 /// A peer that has no keys yet: nothing is expected of it, the control plane has its own timers.
-pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> PeerSetup {
+pub(super) fn unestablished_peer(profile: &ClientProfile, generation: u32, path: link::Path) -> PeerSetup {
     PeerSetup {
         peer: PEER,
+        generation: Some(generation),
         path,
         wire_peer_id: None,
         replay_window: profile.replay_window.packets,
@@ -115,7 +116,7 @@ impl Client {
                 Some(Silence::Restart(seconds) | Silence::Exit(seconds)) => seconds,
                 None => 0,
             },
-            ..unestablished_peer(&self.profile, session.path)
+            ..unestablished_peer(&self.profile, session.generation, session.path)
         };
         let seconds = |n: u32| now + std::time::Duration::from_secs(u64::from(n));
         self.timers.answer = None;

@@ -192,8 +192,8 @@ impl Client {
                 let list: Vec<String> = counts.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
                 tracing::debug!("control datagrams not accepted: {}", list.join(", "));
             }
-            // A gateway's.
-            FromChild::Message(FromControl::Reloaded(_) | FromControl::Moved { .. }) => {}
+            // A gateway's, and what was taken before.
+            FromChild::Message(FromControl::Reloaded(_) | FromControl::Moved { .. } | FromControl::Heartbeat) => {}
             FromChild::Died(why) => self.on_control_death(&why),
         }
     }

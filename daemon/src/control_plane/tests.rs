@@ -339,3 +339,18 @@ fn a_supervisor_that_is_behind_is_not_told_more_than_its_queue_holds() {
         plane.take_events(0).unwrap();
     }
 }
+
+#[test]
+fn a_control_plane_says_that_it_is_there_also_before_it_is_configured() {
+    let (shared, mut supervisor, _workers) = link::create::<ToControl, FromControl>(1).unwrap();
+    let end = shared.into_control_end();
+    std::thread::spawn(move || ControlPlane::new(end).run());
+    let begun = Moment::now();
+    for _ in 0..3 {
+        supervisor.send(&ToControl::Heartbeat).unwrap();
+        while supervisor.recv().unwrap() != Some(FromControl::Heartbeat) {
+            assert!(begun.elapsed() < PATIENCE, "it does not answer");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}

@@ -18,11 +18,13 @@ use dataplane::peers::table::MAX_PEERS;
 use dataplane::workers::manager::WorkerOrder;
 use tokio::sync::Mutex;
 
+use super::generations::Verdict;
 use super::given::{self, Addresses};
+use super::lines::Kind;
 use super::password::{Judgement, Passwords};
 use super::pool::Lease;
 use super::run::Gateway;
-use super::scripts::{CertificateFacts, CertificateRow, Learned, LoginFacts, SessionFacts};
+use super::scripts::{CertificateFacts, CertificateRow, Deferral, Learned, LoginFacts, SessionFacts, is_exported};
 use super::sessions::{Judge, Pace, Session, Stage};
 use super::token::TokenSession;
 use crate::clock;
@@ -35,6 +37,10 @@ use crate::messages::{self, ToControl};
 const AUTH_FAILED: &str = "AUTH_FAILED";
 /// `IV_PROTO_AUTH_FAIL_TEMP` of OpenVPN's peer info: the client knows `AUTH_FAILED,TEMP`, and then asks again.
 const KNOWS_TEMPORARY: u32 = 1 << 8;
+/// Of what a client says of itself, so many bytes are kept (it may say 16 KiB).
+const MAX_KEPT: usize = 2_048;
+/// What status shows of it.
+const SHOWN: [&str; 3] = ["IV_VER", "IV_PLAT", "IV_GUI_VER"];
 /// Of what a client says about its version, so many characters are logged.
 const MAX_VERSION: usize = 64;
 
@@ -43,6 +49,8 @@ const MAX_VERSION: usize = 64;
 pub(super) enum Heard {
     /// On a user name and a password.
     Judged { generation: u32, negotiation: u32, judgement: Judgement },
+    /// That this takes longer.
+    Deferred { generation: u32, negotiation: u32, deferral: Deferral },
     /// On a client as a whole: its part of the configuration with what the script added.
     Configured { generation: u32, own: Result<Box<ClientConfig>, String> },
 }
@@ -51,7 +59,16 @@ impl Gateway {
     /// A client has shown who it is.
     pub(super) fn on_login(&mut self, login: Login) {
         let Login { generation, negotiation, .. } = login;
-        self.newest = self.newest.max(generation);
+        if self.sessions.get(generation).is_none() {
+            match self.generations.judge(generation) {
+                Verdict::New => {}
+                // It was ended here, and the control process did not know yet.
+                Verdict::Over => return self.refuse(generation, negotiation, "RESTART", "its session is over"),
+                Verdict::Forged => {
+                    return self.control.condemn(format!("it told of a session {generation}, and gave no such number"));
+                }
+            }
+        }
         if self.stopping {
             // A client that may not log in gives up for good; this one shall try again, and then find the successor.
             return self.refuse(generation, negotiation, "RESTART", "the gateway stops");
@@ -59,7 +76,8 @@ impl Gateway {
         if login.peer >= MAX_PEERS {
             return self.control.condemn(format!("it told of a peer {}, and there is none", login.peer));
         }
-        let facts = login_facts(&login);
+        let is_in = self.sessions.get(generation).is_some_and(Session::has_peer);
+        let facts = LoginFacts { is_in, ..login_facts(&login) };
         match self.sessions.get(generation) {
             Some(session) if !session.is_of(&login) => {
                 let reason = "the certificate is another than at the first login";
@@ -84,7 +102,8 @@ impl Gateway {
         let now = clock::now().unix;
         let fresh = TokenSession::begin(&mut self.rng, now);
         let task = tokio::task::spawn_local(async move {
-            let judgement = judge(&passwords, &facts, prior, now, fresh).await;
+            let deferred = |deferral| _ = tell.send(Heard::Deferred { generation, negotiation, deferral });
+            let judgement = judge(&passwords, &facts, prior, (now, fresh), deferred).await;
             // Nobody listens any more when the gateway ends.
             let _ = tell.send(Heard::Judged { generation, negotiation, judgement });
         });
@@ -126,6 +145,9 @@ impl Gateway {
     pub(super) fn on_heard(&mut self, heard: Heard) {
         match heard {
             Heard::Judged { generation, negotiation, judgement } => self.on_judged(generation, negotiation, judgement),
+            Heard::Deferred { generation, negotiation, deferral: Deferral { seconds, info } } => {
+                self.control.send(&ToControl::Defer { generation, negotiation, seconds, info });
+            }
             Heard::Configured { generation, own } => self.on_configured(generation, own),
         }
     }
@@ -236,11 +258,15 @@ impl Gateway {
             return;
         };
         for warning in std::mem::take(&mut session.own.warnings) {
-            tracing::warn!("{}: {warning}", session.who());
+            if self.lines.permit(Kind::Warned, clock::now().at) {
+                tracing::warn!("{}: {warning}", session.who());
+            }
         }
         let admission = Box::new(Admission { push: given::push(&self.profile, session), token });
         let setup = given::peer_setup(&self.profile, session);
         tracing::debug!("{} is admitted as peer {}: {}", session.who(), session.peer, admission.push.join(","));
+        // The rest was for its login.
+        session.facts.peer_info = kept(std::mem::take(&mut session.facts.peer_info));
         self.workers.order_for(session.peer, WorkerOrder::AddPeer(Box::new(setup)));
         self.publication.want();
         self.held.push(ToControl::Admit { generation, negotiation, admission });
@@ -251,6 +277,9 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(established.generation) else { return };
         session.stage = Stage::Up;
         session.keyed = clock::now().at;
+        if !self.lines.permit(Kind::Connected, session.keyed) {
+            return;
+        }
         let version = session.facts.peer_info.iter().find(|(name, _)| name == "IV_VER");
         let version: Option<String> = version.map(|(_, value)| printable(value).chars().take(MAX_VERSION).collect());
         tracing::info!(
@@ -267,7 +296,9 @@ impl Gateway {
     /// Refuses a login: the client is told `text`, the log `reason`.
     fn refuse(&mut self, generation: u32, negotiation: u32, text: &str, reason: &str) {
         if let Some(session) = self.sessions.get(generation) {
-            tracing::warn!("{} is refused: {reason}", session.who());
+            if self.lines.permit(Kind::Refused, clock::now().at) {
+                tracing::warn!("{} is refused: {reason}", session.who());
+            }
             // Of a session that is up, the end is told once the client knows.
             if !session.has_peer() {
                 self.drop_quietly(generation);
@@ -282,13 +313,13 @@ async fn judge(
     passwords: &Passwords,
     facts: &LoginFacts,
     prior: Option<TokenSession>,
-    now: u64,
-    fresh: TokenSession,
+    (now, fresh): (u64, TokenSession),
+    deferred: impl Fn(Deferral),
 ) -> Judgement {
     if let Err(reason) = passwords.scripts.tls_verify(facts).await {
         return Judgement::Refuse { text: AUTH_FAILED.to_owned(), reason };
     }
-    passwords.judge(facts, prior.as_ref(), now, fresh).await
+    passwords.judge(facts, prior.as_ref(), now, fresh, deferred).await
 }
 
 /// A client on whose scripts one waits.
@@ -387,7 +418,24 @@ fn login_facts(login: &Login) -> LoginFacts {
         certificate: login.certificate.as_ref().map(certificate_facts),
         peer_info: login.peer_info.clone(),
         token: None,
+        is_in: false,
     }
+}
+
+/// Of what a client says of itself, what is kept while it is here: what status shows, then what scripts are told when it goes, as far as
+/// there is room.
+fn kept(peer_info: Vec<(String, String)>) -> Vec<(String, String)> {
+    let (shown, rest): (Vec<_>, Vec<_>) = peer_info.into_iter().partition(|(name, _)| SHOWN.contains(&name.as_str()));
+    let told = rest.into_iter().filter(|(name, _)| is_exported(name));
+    let mut room = MAX_KEPT;
+    let fits = |(name, value): &(String, String)| {
+        let left = room.checked_sub(name.len() + value.len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let mut kept: Vec<_> = shown.into_iter().chain(told).filter(fits).collect();
+    kept.shrink_to_fit();
+    kept
 }
 
 /// Control characters become `_`. The control process did that already; names go into files and logs line by line, and it is the
@@ -470,6 +518,27 @@ mod tests {
     }
 
     #[test]
+    fn of_what_a_client_says_little_is_kept_and_what_status_shows_first() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let long = "x".repeat(900);
+        let said = vec![
+            pair("UV_A", &long),
+            pair("UV_B", &long),
+            pair("UV_C", &long),
+            pair("HOSTNAME", "h"),
+            pair("IV_PROTO", "990"),
+            pair("IV_VER", "2.6.14"),
+        ];
+        let names = |all: &[(String, String)]| all.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let all = kept(said.clone());
+        assert_eq!(names(&all), ["IV_VER", "UV_A", "UV_B", "IV_PROTO"]);
+        assert!(all.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= MAX_KEPT);
+        let few = vec![pair("IV_PLAT", "linux"), pair("UV_ID", "7")];
+        assert_eq!(kept(few.clone()), few);
+        assert_eq!(kept(vec![pair("IV_VER", &"y".repeat(16_000)), pair("UV_ID", "7")]), [pair("UV_ID", "7")]);
+    }
+
+    #[test]
     fn names_of_a_control_process_gone_wrong_stay_on_one_line() {
         let mut login = login();
         login.username = "eve\nroot,10.8.0.2".into();
@@ -494,7 +563,7 @@ mod tests {
     #[test]
     fn a_clients_file_that_does_not_fit_the_topology_refuses_it() {
         let folder = crate::gateway::fixture::Folder::new();
-        let mut profile = crate::gateway::start::tests::profile();
+        let mut profile = crate::gateway::fixture::profile();
         profile.client_config_dir = Some(folder.path().to_owned());
         std::fs::write(folder.path().join("alice"), "ifconfig-push 10.8.0.50 10.8.0.1\n").unwrap();
         std::fs::write(folder.path().join("bob"), "ifconfig-push 10.8.0.50 255.255.255.0\n").unwrap();

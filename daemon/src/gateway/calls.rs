@@ -1,7 +1,7 @@
 //! What the commands of a gateway ask of the rest of the daemon: serving, the running gateway, the host. One function for
 //! each, so that the commands can be read without knowing how it is done.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::names::GatewayName;
@@ -9,8 +9,10 @@ use super::renewal::Renewal;
 use super::requests;
 use super::serial::Serial;
 use super::settings::Settings;
-use super::socket::{self, Command};
-use super::start::{self, Extras, Started};
+use super::socket::Command;
+use super::start;
+use super::started::{Extras, Started};
+use super::whereabouts;
 use crate::cli::gateway::GatewayServe;
 use crate::exit::{Exit, Fatal};
 use crate::host::{Host, gateway_link, journal};
@@ -53,6 +55,7 @@ pub fn serve(
         name: name.as_str().to_owned(),
         nat: settings.nat,
         forwarding: true,
+        state: Some(directory.to_owned()),
         ready: Some(Box::new(move |started| {
             ready(started);
             tokio::task::spawn_local(renewal.for_ever());
@@ -61,17 +64,26 @@ pub fn serve(
     start::serve(profile, options, extras, console)
 }
 
+/// Where the running gateway of this name and this state directory takes commands: what `MINIVPN_SOCKET` says, else where it noted that it
+/// listens.
+pub fn whereabouts_of(name: &GatewayName, directory: &Path) -> PathBuf {
+    match std::env::var_os("MINIVPN_SOCKET").filter(|path| !path.is_empty()) {
+        Some(path) => path.into(),
+        None => whereabouts::of(name.as_str(), Some(directory)),
+    }
+}
+
 /// Asks the running gateway to read certificates and revocation list again; nobody is disconnected.
-pub fn reload(name: &GatewayName) -> Answer {
-    ask(name, &Command::Reload)
+pub fn reload(socket: &Path) -> Answer {
+    ask(socket, &Command::Reload)
 }
 
 /// Tells the running gateway that these certificates are revoked: it reads the list, and ends their sessions at once.
 /// And how many sessions it ended.
-pub fn revoked(name: &GatewayName, serials: &[Serial]) -> (Answer, u64) {
+pub fn revoked(socket: &Path, serials: &[Serial]) -> (Answer, u64) {
     let (mut answer, mut ended) = (Answer::Done, 0);
     for serial in serials {
-        match result_of(name, &Command::RevokeNow { serial: serial.to_string() }) {
+        match result_of(socket, &Command::RevokeNow { serial: serial.to_string() }) {
             Ok(result) => ended += result.get("ended").and_then(serde_json::Value::as_u64).unwrap_or_default(),
             Err(other) => answer = other,
         }
@@ -80,14 +92,14 @@ pub fn revoked(name: &GatewayName, serials: &[Serial]) -> (Answer, u64) {
 }
 
 /// Asks the running gateway to end, as SIGTERM would, and waits until it has.
-pub fn stop(name: &GatewayName) -> Answer {
-    let answer = ask(name, &Command::Stop);
+pub fn stop(socket: &Path) -> Answer {
+    let answer = ask(socket, &Command::Stop);
     if answer != Answer::Done {
         return answer;
     }
     let since = Instant::now();
     while since.elapsed() < LEAVING {
-        if ask(name, &Command::Ping) == Answer::NotRunning {
+        if ask(socket, &Command::Ping) == Answer::NotRunning {
             return Answer::Done;
         }
         std::thread::sleep(PAUSE);
@@ -95,16 +107,12 @@ pub fn stop(name: &GatewayName) -> Answer {
     Answer::Failed(format!("it has not ended after {} s", LEAVING.as_secs()))
 }
 
-fn ask(name: &GatewayName, command: &Command) -> Answer {
-    result_of(name, command).map_or_else(|answer| answer, |_| Answer::Done)
+fn ask(socket: &Path, command: &Command) -> Answer {
+    result_of(socket, command).map_or_else(|answer| answer, |_| Answer::Done)
 }
 
-fn result_of(name: &GatewayName, command: &Command) -> Result<serde_json::Value, Answer> {
-    let path = match std::env::var_os("MINIVPN_SOCKET").filter(|path| !path.is_empty()) {
-        Some(path) => path.into(),
-        None => socket::path_of(name.as_str()),
-    };
-    requests::ask(&path, command).map_err(|fatal| match fatal.exit {
+fn result_of(socket: &Path, command: &Command) -> Result<serde_json::Value, Answer> {
+    requests::ask(socket, command).map_err(|fatal| match fatal.exit {
         Exit::Unreachable => Answer::NotRunning,
         _ => Answer::Failed(fatal.sentence),
     })

@@ -5,7 +5,6 @@ use std::path::Path;
 use super::calls::{self, Answer};
 use super::checklist::date;
 use super::clients::Row;
-use super::names::GatewayName;
 use super::profile::{self, Destination, Placed};
 use super::serial::Serial;
 use super::settings::Settings;
@@ -47,7 +46,7 @@ fn renew(options: &Renew) -> Result<(), Fatal> {
     drop(state);
     match revoked.is_empty() {
         true => Ok(()),
-        false => tell_revoked(&issue.which.name, &revoked),
+        false => tell_revoked(&issue.which, &revoked),
     }
 }
 
@@ -68,7 +67,7 @@ fn revoke(options: &Revoke) -> Result<(), Fatal> {
         return Ok(());
     }
     outln!("{} is revoked ({})", options.client, serials(&revoked));
-    tell_revoked(&options.which.name, &revoked)
+    tell_revoked(&options.which, &revoked)
 }
 
 fn list(options: &List) -> Result<(), Fatal> {
@@ -110,8 +109,9 @@ fn say(placed: &Placed) {
     }
 }
 
-fn tell_revoked(gateway: &GatewayName, revoked: &[Serial]) -> Result<(), Fatal> {
-    let (answer, ended) = calls::revoked(gateway, revoked);
+fn tell_revoked(gateway: &Which, revoked: &[Serial]) -> Result<(), Fatal> {
+    let socket = calls::whereabouts_of(&gateway.name, &gateway.directory());
+    let (answer, ended) = calls::revoked(&socket, revoked);
     match answer {
         Answer::Done => outln!("{}", told(ended)),
         Answer::NotRunning => outln!("{NOT_FOUND}"),
@@ -123,8 +123,8 @@ fn tell_revoked(gateway: &GatewayName, revoked: &[Serial]) -> Result<(), Fatal> 
     Ok(())
 }
 
-const NOT_FOUND: &str = "no running gateway was found: the revocation counts from its next start. (One that runs with a \
-                         --socket of its own reads it within a minute, or at once when MINIVPN_SOCKET names that socket)";
+const NOT_FOUND: &str = "no running gateway was found: the revocation counts from its next start. (One that runs all the same reads it \
+                         within a minute, or at once when MINIVPN_SOCKET names its socket)";
 
 /// What the running gateway did when it heard of a revocation.
 fn told(ended: u64) -> String {

@@ -29,7 +29,7 @@ pub fn down(options: &Down) -> Result<(), Fatal> {
     for said in unit::remove(name)? {
         outln!("{said}");
     }
-    match calls::stop(name) {
+    match calls::stop(&calls::whereabouts_of(name, &directory)) {
         Answer::Done => outln!("the running gateway was stopped"),
         Answer::NotRunning => {}
         Answer::Failed(why) => return Err(Fatal::new(Exit::Other, format!("the running gateway did not stop: {why}"))),

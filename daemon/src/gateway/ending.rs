@@ -7,6 +7,7 @@ use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::admission::session_facts;
+use super::lines::Kind;
 use super::run::Gateway;
 use super::scripts::{Learned, Traffic};
 use super::sessions::{Session, Stage};
@@ -62,7 +63,9 @@ impl Gateway {
 
     /// Strikes a session out that is over for the control process, or was never known to it.
     pub(super) fn drop_session(&mut self, generation: u32, why: &str) {
-        if let Some(session) = self.drop_quietly(generation) {
+        if let Some(session) = self.drop_quietly(generation)
+            && self.lines.permit(Kind::Gone, clock::now().at)
+        {
             tracing::info!("{} is gone: {why}", session.who());
         }
     }
@@ -144,7 +147,7 @@ impl Gateway {
     /// Whoever comes back now goes on asking until the successor answers. Once it has begun to negotiate it would wait for us
     /// until its hand-window ends.
     fn answer_no_more_resets(&mut self) {
-        let mut setup = super::start::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), 1);
+        let mut setup = super::parts::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), 1);
         setup.replies.count = 0;
         self.control.send(&ToControl::ReloadGateway(Box::new(setup)));
     }

@@ -1,12 +1,16 @@
 //! What the tests of this folder share: a directory of their own, randomness from a seed, a fixed present.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use controlplane::Random;
+use controlplane::{Cipher, Digest, Random, Secret, TlsSetup, TlsVersion, Wrap};
 
 use super::settings::{Settings, Surroundings, Wishes};
 use super::state::State;
+use crate::config::agreed::{Device, Family, MssFix, ReplayWindow, Timers};
+use crate::config::server::{self, Listen, Pool4, Pool6, ServerFiles, ServerProfile};
+use crate::config::tunnel::Topology;
 
 /// The present of tests, in seconds since 1970: 2026-11-22 12:00:00 UTC.
 pub(crate) const NOW: u64 = 1_795_348_800;
@@ -69,4 +73,93 @@ pub(crate) fn gateway(directory: &Path) -> State {
     let mut state = State::create(&directory.join("state"), &"default".parse().unwrap(), now).unwrap();
     state.ensure(&settings().endpoint, now, &mut controlplane::SystemRandom).unwrap();
     state
+}
+
+/// A small gateway, 10.8.0.0/24 and fd00::/64, topology subnet.
+pub(crate) fn profile() -> ServerProfile {
+    ServerProfile {
+        listen: Listen { address: None, port: 1194, family: Family::V4, ipv6_only: false, multihome: false },
+        device: Device::default(),
+        topology: Topology::Subnet,
+        ipv4: Some(Pool4 {
+            network: Ipv4Addr::new(10, 8, 0, 0),
+            prefix: 24,
+            netmask: Ipv4Addr::new(255, 255, 255, 0),
+            local: Ipv4Addr::new(10, 8, 0, 1),
+            peer: None,
+            pool_start: Ipv4Addr::new(10, 8, 0, 2),
+            pool_end: Ipv4Addr::new(10, 8, 0, 253),
+            dynamic: true,
+        }),
+        ipv6: Some(Pool6 {
+            local: "fd00::1".parse().unwrap(),
+            prefix: 64,
+            base: "fd00::1000".parse().unwrap(),
+            pool_prefix: 64,
+            dynamic: true,
+        }),
+        pool_persist: None,
+        routes: Vec::new(),
+        ifconfig_noexec: false,
+        route_noexec: false,
+        push: Vec::new(),
+        wrap: Wrap::None,
+        tls: TlsSetup {
+            ca_pem: String::new(),
+            cert_pem: String::new(),
+            key_pem: Secret::default(),
+            crl_pem: None,
+            peer_usage: None,
+            verify_name: None,
+            fingerprints: Vec::new(),
+            version_min: TlsVersion::V1_2,
+            version_max: TlsVersion::V1_3,
+        },
+        client_certificate: server::ClientCertificate::Require,
+        username_as_common_name: false,
+        user_pass_verify: None,
+        user_pass_optional: false,
+        auth_gen_token: None,
+        tls_verify: None,
+        client_connect: None,
+        client_disconnect: None,
+        learn_address: None,
+        script_security: 1,
+        setenv: Vec::new(),
+        tmp_dir: "/tmp".into(),
+        directory: PathBuf::new(),
+        client_config_dir: None,
+        ccd_exclusive: false,
+        client_to_client: false,
+        duplicate_cn: false,
+        max_clients: 1_024,
+        keepalive: None,
+        float: false,
+        connect_freq_initial: (100, 10),
+        explicit_exit_notify: None,
+        data_ciphers: vec![Cipher::Aes256Gcm],
+        fallback_cipher: None,
+        auth: Digest::Sha1,
+        timers: Timers {
+            tls_timeout: 2,
+            hand_window: 60,
+            tran_window: 3_600,
+            reneg_sec: 3_600,
+            reneg_bytes: None,
+            reneg_pkts: None,
+        },
+        replay_window: ReplayWindow { packets: 8_192, seconds: 15 },
+        tun_mtu: 1_500,
+        mssfix: MssFix::Mtu(1_492),
+        mtu_disc: None,
+        max_packet_size: 1_250,
+        sndbuf: None,
+        rcvbuf: None,
+        status: None,
+        user: None,
+        group: None,
+        mark: None,
+        bind_dev: None,
+        files: ServerFiles::default(),
+    }
 }

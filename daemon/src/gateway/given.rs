@@ -119,6 +119,7 @@ pub(super) fn peer_setup(profile: &ServerProfile, session: &Session) -> PeerSetu
     let (ping_s, ping_restart_s) = profile.keepalive.unwrap_or((0, 0));
     PeerSetup {
         peer: session.peer,
+        generation: Some(session.generation),
         path: session.path,
         wire_peer_id: session.wire_peer_id,
         replay_window: profile.replay_window.packets,
@@ -150,7 +151,7 @@ fn mss_limits(profile: &ServerProfile, session: &Session) -> Option<MssLimits> {
 mod tests {
     use super::*;
     use crate::gateway::sessions::tests::session;
-    use crate::gateway::start::tests::profile;
+    use crate::gateway::fixture::profile;
 
     fn lease(v4: &str, v6: &str) -> Lease {
         Lease { index: 0, ipv4: v4.parse().ok(), ipv6: v6.parse().ok() }

@@ -3,11 +3,13 @@
 //!
 //! | file | purpose |
 //! |---|---|
-//! | `start.rs` | from the command line to a running supervisor: configuration, sockets, TUN, privileges, workers |
+//! | `start.rs`, `started.rs` | from the command line to a running supervisor: configuration, sockets, TUN, privileges, workers; what comes of it |
+//! | `parts.rs`, `host_side.rs` | what each part is made of, by the configuration; its interface, routes, firewall |
 //! | `run.rs` | the event loop: everything that can happen, and where it is dealt with |
 //! | `admission.rs` | a login on its way in: judged, leased an address, configured, admitted |
 //! | `given.rs` | what a client is given, and what its worker is told about it; pure |
-//! | `sessions.rs` | who is here |
+//! | `sessions.rs`, `generations.rs` | who is here; which numbers of sessions are believed, pure |
+//! | `lines.rs` | so many log lines of a kind in a second |
 //! | `ending.rs` | sessions end: by themselves, by us, because the gateway stops |
 //! | `pool.rs`, `leases.rs` | addresses for clients; pure, and the file that outlives a restart |
 //! | `workers.rs` | the workers as one group |
@@ -19,6 +21,7 @@
 //! | `token.rs` | the tokens of `auth-gen-token` |
 //! | `status.rs`, `status_table.rs`, `status_file.rs` | the state as a value, as a table for people, as OpenVPN's status file |
 //! | `socket.rs`, `requests.rs` | the control socket: the gateway's end and the commands' end |
+//! | `whereabouts.rs` | how the commands find it |
 //! | `up.rs`, `down.rs`, `client_command.rs`, `pki_command.rs` | the commands |
 //! | `calls.rs` | what they ask of the rest of the daemon: serving, the running gateway, the host |
 //! | `renewal.rs` | what a running gateway renews before it expires |
@@ -43,11 +46,15 @@ pub mod down;
 mod ending;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod generations;
 mod given;
+mod host_side;
 pub mod index;
 pub mod leases;
+mod lines;
 pub mod names;
 pub mod network;
+mod parts;
 pub mod password;
 pub mod pki;
 pub mod pki_command;
@@ -65,6 +72,7 @@ mod sessions;
 pub mod settings;
 pub mod socket;
 pub mod start;
+pub mod started;
 pub mod state;
 pub mod static_key;
 pub mod status;
@@ -73,6 +81,7 @@ pub mod status_table;
 pub mod token;
 pub mod unit;
 pub mod up;
+pub mod whereabouts;
 pub mod whole_file;
 mod workers;
 

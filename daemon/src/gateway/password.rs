@@ -2,7 +2,7 @@
 
 use controlplane::Secret;
 
-use super::scripts::{LoginFacts, Scripts, TokenFacts, Verdict};
+use super::scripts::{Deferral, LoginFacts, Scripts, TokenFacts, Verdict};
 use super::token::{EXPIRED_REASON, TokenSession, TokenState, Tokens};
 
 /// How passwords are judged.
@@ -39,13 +39,14 @@ pub enum Judgement {
 
 impl Passwords {
     /// Judges a login. `prior` is what an earlier judgement on this client gave; `now` is in seconds since 1970; `fresh`
-    /// is a session that begins now, for the case that one is needed.
+    /// is a session that begins now, for the case that one is needed. `deferred` is called when the answer comes later.
     pub async fn judge(
         &self,
         login: &LoginFacts,
         prior: Option<&TokenSession>,
         now: u64,
         fresh: TokenSession,
+        deferred: impl Fn(Deferral),
     ) -> Judgement {
         if !self.scripts.asks_for_passwords() {
             return Judgement::Accept { username: login.username.clone(), token: None, session: None };
@@ -55,8 +56,8 @@ impl Passwords {
             return refuse(None, "the client gave no user name and password");
         }
         match &self.tokens {
-            None => self.ask(login.clone(), None, now).await,
-            Some(tokens) => self.judge_token(tokens, login, prior, now, fresh).await,
+            None => self.ask(login.clone(), None, now, deferred).await,
+            Some(tokens) => self.judge_token(tokens, login, prior, (now, fresh), deferred).await,
         }
     }
 
@@ -65,8 +66,8 @@ impl Passwords {
         tokens: &Tokens,
         login: &LoginFacts,
         prior: Option<&TokenSession>,
-        now: u64,
-        fresh: TokenSession,
+        (now, fresh): (u64, TokenSession),
+        deferred: impl Fn(Deferral),
     ) -> Judgement {
         let checked = tokens.check(&login.username, &login.password.0, now, prior);
         let mut login = login.clone();
@@ -77,7 +78,7 @@ impl Passwords {
         let session = checked.session.or(prior.copied()).unwrap_or(fresh);
         if checked.state == TokenState::Initial || tokens.external_auth() {
             login.token = Some(TokenFacts { session_id: session.name(), session_state: checked.state.name() });
-            return self.ask(login, Some((tokens, session, checked.state)), now).await;
+            return self.ask(login, Some((tokens, session, checked.state)), now, deferred).await;
         }
         match checked.state {
             TokenState::Authenticated => Judgement::Accept {
@@ -89,8 +90,14 @@ impl Passwords {
         }
     }
 
-    async fn ask(&self, login: LoginFacts, token: Option<(&Tokens, TokenSession, TokenState)>, now: u64) -> Judgement {
-        match self.scripts.verify_user_pass(&login).await {
+    async fn ask(
+        &self,
+        login: LoginFacts,
+        token: Option<(&Tokens, TokenSession, TokenState)>,
+        now: u64,
+        deferred: impl Fn(Deferral),
+    ) -> Judgement {
+        match self.scripts.verify_user_pass(&login, deferred).await {
             Verdict::Accept => Judgement::Accept {
                 token: token.map(|(tokens, session, _)| tokens.issue(&login.username, &session, now)),
                 session: token.map(|(_, session, _)| session),
@@ -150,6 +157,7 @@ mod tests {
             certificate: None,
             peer_info: Vec::new(),
             token: None,
+            is_in: false,
         }
     }
 
@@ -176,52 +184,58 @@ mod tests {
     async fn without_a_script_nothing_is_asked() {
         let (scripts, _) = Scripts::new(ScriptSetup::default()).unwrap();
         let judge = Passwords { scripts, tokens: Some(tokens(false)), optional: false };
-        assert_eq!(accepted(judge.judge(&login("", b""), None, 1_000, FRESH).await), (String::new(), None, None));
+        assert_eq!(
+            accepted(judge.judge(&login("", b""), None, 1_000, FRESH, |_| ()).await),
+            (String::new(), None, None)
+        );
     }
 
     #[tokio::test]
     async fn the_script_decides_and_a_missing_password_is_not_asked_about() {
         let mut judge = passwords(None);
-        let result = judge.judge(&login("alice", b"secret"), None, 1_000, FRESH).await;
+        let result = judge.judge(&login("alice", b"secret"), None, 1_000, FRESH, |_| ()).await;
         assert_eq!(accepted(result), ("alice".to_owned(), None, None));
-        assert_eq!(refused(judge.judge(&login("alice", b"wrong"), None, 1_000, FRESH).await), "AUTH_FAILED");
+        assert_eq!(refused(judge.judge(&login("alice", b"wrong"), None, 1_000, FRESH, |_| ()).await), "AUTH_FAILED");
         for (name, password) in [("", b"secret".as_slice()), ("alice", b""), ("", b"")] {
-            assert_eq!(refused(judge.judge(&login(name, password), None, 1_000, FRESH).await), "AUTH_FAILED");
+            assert_eq!(refused(judge.judge(&login(name, password), None, 1_000, FRESH, |_| ()).await), "AUTH_FAILED");
         }
         // With auth-user-pass-optional the script is asked all the same.
         judge.optional = true;
-        accepted(judge.judge(&login("", b"secret"), None, 1_000, FRESH).await);
-        refused(judge.judge(&login("", b""), None, 1_000, FRESH).await);
+        accepted(judge.judge(&login("", b"secret"), None, 1_000, FRESH, |_| ()).await);
+        refused(judge.judge(&login("", b""), None, 1_000, FRESH, |_| ()).await);
     }
 
     #[tokio::test]
     async fn a_token_stands_for_the_password_and_is_renewed() {
         let judge = passwords(Some(tokens(false)));
-        let first = accepted(judge.judge(&login("alice", b"secret"), None, 1_000, FRESH).await);
+        let first = accepted(judge.judge(&login("alice", b"secret"), None, 1_000, FRESH, |_| ()).await);
         assert_eq!(first.2, Some(FRESH));
         let token = first.1.unwrap();
         let other = TokenSession { id: [1; 12], begun: 1_100 };
-        let second = accepted(judge.judge(&login("alice", &token.0), first.2.as_ref(), 1_100, other).await);
+        let second = accepted(judge.judge(&login("alice", &token.0), first.2.as_ref(), 1_100, other, |_| ()).await);
         assert_eq!(second.2, Some(FRESH));
         let renewed = second.1.unwrap();
         assert!(renewed.0 != token.0);
         // 150 seconds later the first is too old, the second is not; a reconnecting client has no prior session.
-        let expired = refused(judge.judge(&login("alice", &token.0), None, 1_250, other).await);
+        let expired = refused(judge.judge(&login("alice", &token.0), None, 1_250, other, |_| ()).await);
         assert_eq!(expired, "AUTH_FAILED,SESSION: token expired");
-        let third = accepted(judge.judge(&login("alice", &renewed.0), None, 1_250, other).await);
+        let third = accepted(judge.judge(&login("alice", &renewed.0), None, 1_250, other, |_| ()).await);
         assert_eq!(third.2, Some(FRESH), "the lifetime goes on counting");
-        assert_eq!(refused(judge.judge(&login("bob", &renewed.0), None, 1_250, other).await), "AUTH_FAILED");
-        assert_eq!(refused(judge.judge(&login("alice", &renewed.0), Some(&other), 1_250, other).await), "AUTH_FAILED");
-        let again = accepted(judge.judge(&login("alice", b"secret"), Some(&FRESH), 1_250, other).await);
+        assert_eq!(refused(judge.judge(&login("bob", &renewed.0), None, 1_250, other, |_| ()).await), "AUTH_FAILED");
+        assert_eq!(
+            refused(judge.judge(&login("alice", &renewed.0), Some(&other), 1_250, other, |_| ()).await),
+            "AUTH_FAILED"
+        );
+        let again = accepted(judge.judge(&login("alice", b"secret"), Some(&FRESH), 1_250, other, |_| ()).await);
         assert_eq!(again.2, Some(FRESH), "the password instead of the token keeps the session");
     }
 
     #[tokio::test]
     async fn a_token_for_nobody_is_good_only_where_the_script_is_asked() {
         let token = tokens(false).issue("", &FRESH, 1_000);
-        refused(passwords(Some(tokens(false))).judge(&login("alice", &token.0), None, 1_001, FRESH).await);
+        refused(passwords(Some(tokens(false))).judge(&login("alice", &token.0), None, 1_001, FRESH, |_| ()).await);
         let (username, renewed, session) =
-            accepted(passwords(Some(tokens(true))).judge(&login("alice", &token.0), None, 1_001, FRESH).await);
+            accepted(passwords(Some(tokens(true))).judge(&login("alice", &token.0), None, 1_001, FRESH, |_| ()).await);
         assert_eq!((username.as_str(), session), ("", Some(FRESH)));
         assert_eq!(tokens(false).check("", &renewed.unwrap().0, 1_001, None).state, TokenState::Authenticated);
     }
@@ -230,10 +244,10 @@ mod tests {
     async fn external_auth_asks_the_script_about_every_token() {
         let judge = passwords(Some(tokens(true)));
         let token = tokens(true).issue("alice", &FRESH, 1_000);
-        accepted(judge.judge(&login("alice", &token.0), None, 1_100, FRESH).await);
-        let expired = refused(judge.judge(&login("alice", &token.0), None, 1_300, FRESH).await);
+        accepted(judge.judge(&login("alice", &token.0), None, 1_100, FRESH, |_| ()).await);
+        let expired = refused(judge.judge(&login("alice", &token.0), None, 1_300, FRESH, |_| ()).await);
         assert_eq!(expired, "AUTH_FAILED,SESSION: token expired");
         let foreign = Tokens::new(0, 100, true, None, &mut SystemRandom).unwrap().issue("alice", &FRESH, 1_000);
-        assert_eq!(refused(judge.judge(&login("alice", &foreign.0), None, 1_001, FRESH).await), "AUTH_FAILED");
+        assert_eq!(refused(judge.judge(&login("alice", &foreign.0), None, 1_001, FRESH, |_| ()).await), "AUTH_FAILED");
     }
 }

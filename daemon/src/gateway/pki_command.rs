@@ -80,7 +80,7 @@ fn renew(options: &RenewServer) -> Result<(), Fatal> {
         outln!("nothing is about to expire");
         return Ok(());
     }
-    match calls::reload(&options.which.name) {
+    match calls::reload(&calls::whereabouts_of(&options.which.name, &options.which.directory())) {
         Answer::Done => outln!("the running gateway has read them; nobody was disconnected"),
         Answer::NotRunning => outln!("the gateway does not run; they count from its next start"),
         Answer::Failed(why) => {

@@ -108,7 +108,7 @@ impl Gateway {
     fn try_profile(&mut self, profile: ServerProfile, asked: Option<Asked>) {
         let (profile, changed, not_changed) = settle(&self.profile, profile);
         let waiting = self.reloading.take().map(|before| before.reply).unwrap_or_default();
-        let setup = super::start::server_setup(&profile, &self.cookie_secret, self.workers.count(), 1);
+        let setup = super::parts::server_setup(&profile, &self.cookie_secret, self.workers.count(), 1);
         self.control.send(&ToControl::ReloadGateway(Box::new(setup)));
         let reply = waiting.into_iter().chain(asked).collect();
         self.reloading = Some(Reloading { profile, not_changed, changed, reply });
@@ -118,9 +118,9 @@ impl Gateway {
     pub(super) fn on_reloaded(&mut self, outcome: Result<(), Ending>) {
         let Some(Reloading { profile, not_changed, changed, reply }) = self.reloading.take() else { return };
         if let Err(ending) = outcome {
-            return self.reload_failed(reply, &super::start::refused(&ending).sentence);
+            return self.reload_failed(reply, &super::parts::refused(&ending).sentence);
         }
-        match super::start::passwords(&profile, &self.facts.gateway, &mut self.rng) {
+        match super::parts::passwords(&profile, &self.facts.gateway, &mut self.rng) {
             Ok(mut passwords) => {
                 // A key that was made at the start would make every token void that clients hold.
                 let secret = |of: &ServerProfile| of.auth_gen_token.as_ref().map(|tokens| tokens.secret.clone());
@@ -299,7 +299,7 @@ fn settle(old: &ServerProfile, mut new: ServerProfile) -> (ServerProfile, Vec<St
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::start::tests::profile;
+    use crate::gateway::fixture::profile;
 
     #[test]
     fn what_cannot_change_is_said_and_stays() {

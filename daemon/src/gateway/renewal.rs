@@ -58,7 +58,7 @@ impl Renewal {
             );
         }
         if !renewed.is_empty()
-            && let Answer::Failed(why) = calls::reload(&self.name)
+            && let Answer::Failed(why) = calls::reload(&calls::whereabouts_of(&self.name, &self.directory))
         {
             tracing::warn!("what was renewed is not in use yet: {why}");
         }

@@ -1,17 +1,15 @@
 //! The commands' end of the control socket: one request, one answer, and what to do when nobody is there.
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::socket::{self, Command, VERSION};
+use super::socket::{Command, VERSION};
 use super::status::Snapshot;
-use super::status_table;
+use super::{status_table, whereabouts};
 use crate::exit::{Exit, Fatal};
 use crate::observe::log::colour_allowed;
 use crate::outln;
@@ -27,7 +25,7 @@ pub struct Whom {
     /// The gateway's name [default: the one that is running]
     #[arg(long, value_name = "NAME", env = "MINIVPN_NAME")]
     pub name: Option<String>,
-    /// Its control socket, instead of /run/minivpn/NAME.sock
+    /// Its control socket [default: where the gateway noted that it listens]
     #[arg(long, value_name = "PATH", env = "MINIVPN_SOCKET")]
     pub socket: Option<PathBuf>,
 }
@@ -73,8 +71,8 @@ impl Whom {
     pub fn path(&self) -> Result<PathBuf, Fatal> {
         match (&self.socket, &self.name) {
             (Some(path), _) => Ok(path.clone()),
-            (None, Some(name)) => Ok(socket::path_of(name)),
-            (None, None) => only_one(Path::new(crate::host::journal::DIRECTORY)),
+            (None, Some(name)) => Ok(whereabouts::of(name, None)),
+            (None, None) => whereabouts::only_one(),
         }
     }
 }
@@ -165,9 +163,7 @@ fn ended(result: Result<(), Fatal>) -> Exit {
 }
 
 fn exchange(path: &Path, command: &Command) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+    let mut stream = whereabouts::connect(path, Some(TIMEOUT))?;
     let mut request = serde_json::to_value(command)?;
     if let Some(fields) = request.as_object_mut() {
         fields.insert("v".to_owned(), VERSION.into());
@@ -199,44 +195,6 @@ fn explain(path: &Path, error: &io::Error) -> Fatal {
             Fatal::new(Exit::Other, format!("the gateway at {shown} ended before it answered"))
         }
         _ => Fatal::new(Exit::Other, format!("{shown}: {error}")),
-    }
-}
-
-fn only_one(directory: &Path) -> Result<PathBuf, Fatal> {
-    let none = || {
-        let sentence = format!(
-            "no gateway is running (no socket in {}); start one with `minivpn gateway up` or `minivpn gateway run`",
-            directory.display()
-        );
-        Fatal::new(Exit::Unreachable, sentence)
-    };
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none()),
-        Err(error) => return Err(explain(directory, &error)),
-    };
-    let mut sockets: Vec<PathBuf> = entries
-        .filter_map(Result::ok)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-        .collect();
-    // What a killed gateway left does not count while another lives.
-    if sockets.len() > 1 {
-        sockets.retain(|path| UnixStream::connect(path).is_ok());
-    }
-    sockets.sort();
-    match sockets.as_slice() {
-        [] => Err(none()),
-        [one] => Ok(one.clone()),
-        several => {
-            let names: Vec<_> =
-                several.iter().filter_map(|path| path.file_stem()).map(|name| name.to_string_lossy()).collect();
-            Err(Fatal::new(
-                Exit::Config,
-                format!("several gateways are running: {}; choose one with --name", names.join(", ")),
-            ))
-        }
     }
 }
 
@@ -327,28 +285,9 @@ mod tests {
     }
 
     #[test]
-    fn the_only_gateway_is_found_and_several_are_named() {
-        let directory = place("only");
-        assert_eq!(only_one(&directory.join("none")).unwrap_err().exit, Exit::Unreachable);
-        std::fs::write(directory.join("a.journal"), "").unwrap();
-        std::fs::write(directory.join("file.sock"), "").unwrap();
-        assert_eq!(only_one(&directory).unwrap_err().exit, Exit::Unreachable);
-        let bind = |name: &str| std::os::unix::net::UnixListener::bind(directory.join(name)).unwrap();
-        let first = bind("first.sock");
-        assert_eq!(only_one(&directory).unwrap(), directory.join("first.sock"));
-        let second = bind("second.sock");
-        let fatal = only_one(&directory).unwrap_err();
-        assert!(fatal.sentence.contains("first, second") && fatal.exit == Exit::Config, "{fatal}");
-        drop(first);
-        assert_eq!(only_one(&directory).unwrap(), directory.join("second.sock"));
-        drop(second);
-        std::fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
     fn a_socket_that_is_named_comes_before_a_name() {
-        let whom = Whom { name: Some("office".to_owned()), socket: None };
-        assert_eq!(whom.path().unwrap(), Path::new("/run/minivpn/office.sock"));
+        let whom = Whom { name: Some("no-such-gateway-here".to_owned()), socket: None };
+        assert_eq!(whom.path().unwrap(), Path::new("/run/minivpn/no-such-gateway-here.sock"));
         let whom = Whom { socket: Some("/tmp/x.sock".into()), ..whom };
         assert_eq!(whom.path().unwrap(), Path::new("/tmp/x.sock"));
     }

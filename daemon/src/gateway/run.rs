@@ -11,13 +11,16 @@ use dataplane::workers::manager::WorkerReport;
 use tokio::sync::mpsc;
 
 use super::admission::Heard;
+use super::generations::Generations;
+use super::lines::{Kind, Lines};
 use super::password::Passwords;
 use super::pool::Pool;
 use super::publication::{Publication, Turn};
 use super::reload::Watched;
 use super::sessions::{Sessions, Stage, Turns};
 use super::socket::{Listener, Request};
-use super::start::Facts;
+use super::started::Facts;
+use super::whereabouts::Noted;
 use super::workers::Workers;
 use crate::clock;
 use crate::config::server::ServerProfile;
@@ -56,8 +59,8 @@ pub(super) struct Gateway {
     pub(super) interface: Interface,
     pub(super) raised: Option<Raised>,
     pub(super) signals: Signals,
-    /// Held for its file.
-    pub(super) socket: Option<Listener>,
+    /// Held for their files.
+    pub(super) socket: Option<(Listener, Noted)>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) sessions: Sessions,
     pub(super) turns: Turns,
@@ -68,8 +71,8 @@ pub(super) struct Gateway {
     pub(super) tell: mpsc::UnboundedSender<Heard>,
     pub(super) cookie_secret: Secret,
     pub(super) rng: SystemRandom,
-    /// The greatest generation that was told.
-    pub(super) newest: u32,
+    pub(super) generations: Generations,
+    pub(super) lines: Lines,
     /// Admissions that wait until every worker routes to their clients.
     pub(super) held: Vec<ToControl>,
     pub(super) publication: Publication,
@@ -167,6 +170,9 @@ impl Gateway {
                 self.on_timer(due);
             }
             self.publish();
+            for summary in self.lines.summaries(clock::now().at) {
+                tracing::info!("{summary}");
+            }
         }
         self.take_down().await;
         self.ended.take().unwrap_or(Ok(()))
@@ -235,7 +241,9 @@ impl Gateway {
                 tracing::debug!("the control process {} is ready", self.control.pid());
                 self.headless = None;
             }
-            FromChild::Message(FromControl::Refused(ending)) => self.end(Err(super::start::refused(&ending))),
+            // Taken before.
+            FromChild::Message(FromControl::Heartbeat) => {}
+            FromChild::Message(FromControl::Refused(ending)) => self.end(Err(super::parts::refused(&ending))),
             FromChild::Message(FromControl::Event(event)) => self.on_event(event),
             FromChild::Message(FromControl::Moved { peer, path }) => self.on_moved(peer, path),
             FromChild::Message(FromControl::Reloaded(outcome)) => self.on_reloaded(outcome),
@@ -255,12 +263,16 @@ impl Gateway {
             Event::Renegotiated { name } => {
                 if let Some(session) = self.sessions.get_mut(name.generation) {
                     session.keyed = clock::now().at;
-                    let who = session.who();
-                    tracing::info!("{who} renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
+                    if self.lines.permit(Kind::Renegotiated, session.keyed) {
+                        let who = session.who();
+                        tracing::info!("{who} renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
+                    }
                 }
             }
             Event::RenegotiationFailed { generation, why } => {
-                if let Some(session) = self.sessions.get(generation) {
+                if let Some(session) = self.sessions.get(generation)
+                    && self.lines.permit(Kind::Failed, clock::now().at)
+                {
                     tracing::warn!("{}: a renegotiation failed ({why}); the old key goes on", session.who());
                 }
             }
@@ -280,7 +292,7 @@ impl Gateway {
         let Some(session) = self.sessions.of_peer(peer).and_then(|generation| self.sessions.get_mut(generation)) else {
             return;
         };
-        if session.path.remote != path.remote {
+        if session.path.remote != path.remote && self.lines.permit(Kind::Moved, clock::now().at) {
             tracing::info!("{} is at {} now", session.who(), path.remote);
         }
         session.path = path;
@@ -292,6 +304,7 @@ impl Gateway {
         self.restarts = self.restarts.saturating_add(1);
         // One that dies before it was ready does not begin it anew.
         self.headless.get_or_insert(clock::now().at);
+        self.generations.succeed();
         let configuration = self.configuration();
         self.control.set_configuration(configuration);
         match self.control.restart() {
@@ -397,9 +410,8 @@ impl Gateway {
 
     /// What a control process is told first.
     pub(super) fn configuration(&self) -> ToControl {
-        // Above all that workers may have heard of.
-        let first = self.newest.saturating_add(1);
-        let setup = super::start::server_setup(&self.profile, &self.cookie_secret, self.workers.count(), first);
+        let (workers, first) = (self.workers.count(), self.generations.first());
+        let setup = super::parts::server_setup(&self.profile, &self.cookie_secret, workers, first);
         ToControl::ConfigureGateway(Box::new(setup))
     }
 

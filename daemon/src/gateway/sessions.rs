@@ -331,6 +331,7 @@ pub(super) mod tests {
                 certificate: None,
                 peer_info: Vec::new(),
                 token: None,
+                is_in: false,
             },
             name: name.into(),
             certificate: None,

@@ -8,12 +8,17 @@
 //! {"v":1,"ok":false,"error":"no client is called bob"}
 //! ```
 
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, renameat, statat, unlinkat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::status::Snapshot;
+use super::whereabouts;
 
 /// The version of the protocol: raised when an old side could misunderstand a new one.
 pub const VERSION: u32 = 1;
@@ -30,6 +36,8 @@ pub const VERSION: u32 = 1;
 pub const MAX_REQUEST: usize = 64 * 1024;
 /// Connections at once; one more is told so and closed.
 pub const MAX_CONNECTIONS: usize = 16;
+/// Connections that wait to be taken (listen(2)).
+const BACKLOG: i32 = 128;
 /// A connection that says nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 /// How long the supervisor may take to answer.
@@ -89,7 +97,7 @@ pub struct Request {
 /// A socket that is being served; dropped, it is closed and its file removed.
 #[derive(Debug)]
 pub struct Listener {
-    path: PathBuf,
+    place: Place,
     inode: u64,
     task: JoinHandle<()>,
 }
@@ -98,15 +106,87 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.task.abort();
         // Not the file of a gateway that was started meanwhile.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
-            let _ = std::fs::remove_file(&self.path);
+        if self.place.look(&self.place.name).is_ok_and(|file| file.st_ino == self.inode) {
+            let _ = self.place.remove(&self.place.name);
         }
     }
 }
 
-/// Where the socket of the gateway with this name is, unless `MINIVPN_SOCKET` says otherwise.
-pub fn path_of(name: &str) -> PathBuf {
-    Path::new(crate::host::journal::DIRECTORY).join(format!("{name}.sock"))
+/// Where the socket is: a directory that is held open, and a name in it. The directory may be another user's, who could let its path lead
+/// elsewhere at any moment; what is made, renamed and removed is in this one all the same, and no link is followed.
+#[derive(Debug)]
+struct Place {
+    directory: OwnedFd,
+    name: OsString,
+}
+
+impl Place {
+    /// Makes the directory (0700) when it is missing.
+    fn of(path: &Path) -> io::Result<Place> {
+        let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "it names no file");
+        let name = path.file_name().ok_or_else(wrong)?.to_owned();
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Place { directory, name })
+    }
+
+    /// A path of a file in it, for calls that take no descriptor (proc_pid_fd(5)).
+    fn path(&self, name: &OsStr) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.directory.as_raw_fd().to_string()).join(name)
+    }
+
+    fn look(&self, name: &OsStr) -> rustix::io::Result<Stat> {
+        statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    fn remove(&self, name: &OsStr) -> rustix::io::Result<()> {
+        unlinkat(&self.directory, name, AtFlags::empty())
+    }
+
+    /// Nobody serves it, and nothing else is there.
+    fn refuse_the_living(&self) -> io::Result<()> {
+        let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, what.to_owned()));
+        match self.look(&self.name) {
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error.into()),
+            Ok(file) if FileType::from_raw_mode(file.st_mode) != FileType::Socket => {
+                return in_use("something that is no socket is there");
+            }
+            Ok(_) => {}
+        }
+        match whereabouts::lives(&self.path(&self.name)) {
+            true => in_use("another gateway of this name is running"),
+            false => Ok(()),
+        }
+    }
+
+    /// The socket gets its name when it listens, in the place of one that is dead.
+    fn bind(&self) -> io::Result<UnixListener> {
+        self.refuse_the_living()?;
+        let mut hidden = self.name.clone();
+        hidden.push(format!(".{}", std::process::id()));
+        let _ = self.remove(&hidden);
+        let listener = listen(&self.path(&hidden))?;
+        let placed = renameat(&self.directory, &hidden, &self.directory, &self.name);
+        placed.inspect_err(|_| _ = self.remove(&hidden))?;
+        UnixListener::from_std(listener)
+    }
+}
+
+/// A socket whose file is for its owner alone, from its first moment on: the file takes the mode that the socket had when it was bound.
+fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What the socket of the gateway with this name is called, in its run directory.
+pub fn file_name(name: &str) -> String {
+    format!("{name}.sock")
 }
 
 /// Binds the socket (0600; its directory is made, 0700, when it is missing) and serves it on the runtime this is called
@@ -115,47 +195,12 @@ pub fn path_of(name: &str) -> PathBuf {
 /// # Errors
 /// `AddrInUse` when a living process serves it or something that is no socket is there; what the kernel says else.
 pub fn serve(path: &Path) -> io::Result<(Listener, mpsc::Receiver<Request>)> {
-    let listener = bind(path)?;
-    let inode = std::fs::symlink_metadata(path)?.ino();
+    let place = Place::of(path)?;
+    let listener = place.bind()?;
+    let inode = place.look(&place.name)?.st_ino;
     let (requests, receiver) = mpsc::channel(MAX_CONNECTIONS);
     let task = tokio::spawn(accept(listener, requests));
-    Ok((Listener { path: path.to_owned(), inode, task }, receiver))
-}
-
-/// The socket gets its mode under another name, so that nobody finds it too open under its own.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    refuse_the_living(path)?;
-    let mut hidden = path.as_os_str().to_owned();
-    hidden.push(format!(".{}", std::process::id()));
-    let hidden = PathBuf::from(hidden);
-    let _ = std::fs::remove_file(&hidden);
-    let listener = UnixListener::bind(&hidden)?;
-    let placed = std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(0o600))
-        .and_then(|()| std::fs::rename(&hidden, path));
-    if let Err(error) = placed {
-        let _ = std::fs::remove_file(&hidden);
-        return Err(error);
-    }
-    Ok(listener)
-}
-
-fn refuse_the_living(path: &Path) -> io::Result<()> {
-    let in_use = |what: &str| Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{}: {what}", path.display())));
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => return in_use("something that is no socket is there"),
-        Ok(_) => {}
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(_) => in_use("another gateway of this name is running"),
-    }
+    Ok((Listener { place, inode, task }, receiver))
 }
 
 async fn accept(listener: UnixListener, requests: mpsc::Sender<Request>) {
@@ -305,6 +350,7 @@ mod tests {
     use super::super::status::tests::snapshot;
     use super::*;
     use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
     use std::os::unix::net::UnixStream as Blocking;
 
     fn place(name: &str) -> PathBuf {
@@ -455,6 +501,55 @@ mod tests {
         std::fs::write(&path, "mine").unwrap();
         assert_eq!(serve(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+        clean_up(&path);
+    }
+
+    #[tokio::test]
+    async fn a_directory_whose_path_leads_elsewhere_by_now_is_still_the_one() {
+        let path = place("moved");
+        let directory = path.parent().unwrap();
+        let (elsewhere, kept) = (directory.with_file_name("elsewhere"), directory.with_file_name("kept"));
+        let place = Place::of(&path).unwrap();
+        std::fs::create_dir(&elsewhere).unwrap();
+        let hidden = format!("g.sock.{}", std::process::id());
+        for name in ["g.sock", &hidden] {
+            std::fs::write(elsewhere.join(name), "not ours").unwrap();
+        }
+        std::fs::rename(directory, &kept).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, directory).unwrap();
+        let listener = place.bind().unwrap();
+        let file = std::fs::symlink_metadata(kept.join("g.sock")).unwrap();
+        assert!(file.file_type().is_socket() && file.permissions().mode() & 0o777 == 0o600);
+        assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1);
+        for name in ["g.sock", &hidden] {
+            assert_eq!(std::fs::read_to_string(elsewhere.join(name)).unwrap(), "not ours");
+        }
+        drop(listener);
+        clean_up(&path);
+    }
+
+    #[test]
+    fn a_sockets_file_is_never_open_to_others() {
+        let path = place("mode");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        // As it is bound, before anything else could be done about it.
+        let listener = listen(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(listener);
+        clean_up(&path);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_hangs_keeps_its_socket_and_does_not_hold_up_the_next() {
+        let path = place("hung");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let hung = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&hung, 0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = whereabouts::connect(&path, None) {
+            waiting.push(stream);
+        }
+        assert_eq!(serve(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         clean_up(&path);
     }
 

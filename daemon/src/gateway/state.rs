@@ -11,6 +11,7 @@
 //! | `index.json` | every certificate that was ever issued |
 //! | `settings.json`, `server.conf` | what `gateway up` was asked for, and the configuration that follows |
 //! | `ccd/`, `leases.txt` | settings and addresses of single clients |
+//! | `listening` | while a gateway runs: where it takes commands (`whereabouts.rs`) |
 //! | `lock` | held by whoever changes anything |
 //!
 //! The directory is 0700 and every file 0600. Files change only as a whole. An order of steps makes every crash harmless:

@@ -14,7 +14,7 @@ use super::pki;
 use super::profile::{self, Destination, Placed};
 use super::server_conf;
 use super::settings::{Settings, Surroundings};
-use super::start::Started;
+use super::started::Started;
 use super::state::{Made, Renewed, State};
 use super::unit;
 use crate::cli::gateway::Up;

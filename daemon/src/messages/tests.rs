@@ -172,6 +172,8 @@ fn to_control() -> Vec<ToControl> {
         ToControl::Dismiss { generation: 1, text: "RESTART".into() },
         ToControl::Close { generation: 1 },
         ToControl::ResumeClient { record: Box::new(record()), path: path() },
+        ToControl::Heartbeat,
+        ToControl::Defer { generation: 1, negotiation: 2, seconds: 3, info: Some("OPEN_URL:x".into()) },
     ];
     for wrap in [Wrap::None, tls_auth, Wrap::TlsCrypt { key: secret(256) }] {
         all.push(ToControl::ConfigureClient(Box::new(setup(wrap))));
@@ -256,7 +258,8 @@ fn worker_events() -> Vec<(Event, link::WorkerCommand)> {
 }
 
 fn from_control() -> Vec<FromControl> {
-    let mut all = vec![FromControl::Ready, FromControl::Dropped(vec![("replay".into(), u64::MAX)])];
+    let mut all =
+        vec![FromControl::Ready, FromControl::Heartbeat, FromControl::Dropped(vec![("replay".into(), u64::MAX)])];
     all.extend(endings().into_iter().map(FromControl::Refused));
     all.extend([FromControl::Reloaded(Ok(())), FromControl::Reloaded(Err(Ending::Tls("t".into())))]);
     all.push(FromControl::Moved { peer: 6, path: path() });
@@ -310,6 +313,8 @@ fn to_variant(message: &ToControl) -> usize {
         ToControl::Dismiss { .. } => 11,
         ToControl::Close { .. } => 12,
         ToControl::ResumeClient { .. } => 13,
+        ToControl::Heartbeat => 14,
+        ToControl::Defer { .. } => 15,
     }
 }
 
@@ -337,6 +342,7 @@ fn from_variant(message: &FromControl) -> usize {
         },
         FromControl::Reloaded(_) => 17,
         FromControl::Moved { .. } => 18,
+        FromControl::Heartbeat => 19,
     }
 }
 
@@ -357,8 +363,8 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) 
 
 #[test]
 fn every_message_survives_its_encoding() {
-    every_variant(to_control().iter().map(to_variant).collect(), 14);
-    every_variant(from_control().iter().map(from_variant).collect(), 19);
+    every_variant(to_control().iter().map(to_variant).collect(), 16);
+    every_variant(from_control().iter().map(from_variant).collect(), 20);
     to_control().iter().for_each(round_trip);
     from_control().iter().for_each(round_trip);
     for name in [VerifyName::Name("n".into()), VerifyName::NamePrefix("p".into())] {

@@ -69,6 +69,7 @@ pub fn socket(local: SocketAddr, remote: SocketAddr) -> WireSocket {
 pub fn peer(path: Path) -> PeerSetup {
     PeerSetup {
         peer: 0,
+        generation: None,
         path,
         wire_peer_id: Some(WIRE_PEER),
         replay_window: 8192,

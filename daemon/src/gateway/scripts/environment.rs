@@ -174,7 +174,7 @@ pub(super) fn printable(value: &[u8]) -> Vec<u8> {
 }
 
 /// Of what peers say about themselves, only these names reach a script.
-fn is_exported(name: &str) -> bool {
+pub(in crate::gateway) fn is_exported(name: &str) -> bool {
     let known = name.starts_with("IV_") || name.starts_with("UV_");
     known && name.len() <= 256 && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
 }
@@ -229,6 +229,7 @@ mod tests {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),
             token: Some(TokenFacts { session_id: "cZYdPpcavOap5SuL".to_owned(), session_state: "Initial" }),
+            is_in: false,
         }
     }
 

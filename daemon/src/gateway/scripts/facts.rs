@@ -98,6 +98,8 @@ pub struct LoginFacts {
     pub peer_info: Vec<(String, String)>,
     /// The token's session and what the password was; only with `auth-gen-token`.
     pub token: Option<TokenFacts>,
+    /// Its traffic flows: it renegotiates.
+    pub is_in: bool,
 }
 
 /// Of `auth-gen-token`, for the environment.

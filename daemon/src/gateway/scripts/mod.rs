@@ -8,7 +8,8 @@
 //! | `child.rs` | one run: process, output, time limit |
 //! | `workdir.rs` | the files that a run needs, in a directory of its own |
 //!
-//! At most [`MAX_RUNNING`] scripts run at once; the others wait for their turn, and their waiting counts towards their
+//! At most [`MAX_RUNNING`] scripts run at once for clients that want in, and as many for those that are in: those who flood the
+//! gateway with logins do not keep the others from renegotiating. The rest waits for its turn, and its waiting counts towards its
 //! time limit. A login storm therefore costs time, not processes.
 
 mod child;
@@ -27,13 +28,18 @@ use zeroize::Zeroizing;
 
 use child::{Child, Failure};
 use environment::Environment;
+pub(super) use environment::is_exported;
 pub use facts::*;
 use workdir::Workdir;
 
-/// Scripts that run at once.
+/// Scripts that run at once for clients that want in, and once more as many for clients that are in.
 pub const MAX_RUNNING: usize = 16;
 /// What a client-connect script may write, in bytes.
 const MAX_DIRECTIVES: u64 = 256 * 1024;
+/// What a script may write about the time until its answer, in bytes.
+const MAX_PENDING: u64 = 4_096;
+/// The longest time that a script may take to answer later, in seconds.
+const MAX_SECONDS: u32 = 3_600;
 /// The longest reason that is sent to a client with AUTH_FAILED, in bytes: the message must fit a control message.
 const MAX_REASON: usize = 900;
 /// How often a file is looked at that answers a deferred question.
@@ -77,7 +83,8 @@ pub struct UserPassScript {
 #[derive(Clone, Debug)]
 pub struct Scripts {
     setup: Arc<ScriptSetup>,
-    turns: Arc<Semaphore>,
+    newcomers: Arc<Semaphore>,
+    residents: Arc<Semaphore>,
 }
 
 /// What an auth-user-pass-verify script said.
@@ -92,6 +99,15 @@ pub enum Verdict {
         /// What the log says.
         reason: String,
     },
+}
+
+/// A script will answer later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deferral {
+    /// Up to so many seconds from now.
+    pub seconds: u32,
+    /// What the client is told for its user (`INFO_PRE,…`).
+    pub info: Option<String>,
 }
 
 /// What a client-connect script wrote: directives of a client-config-dir file.
@@ -125,8 +141,8 @@ impl Scripts {
         if setup.limit.is_zero() {
             setup.limit = Duration::from_secs(60);
         }
-        let turns = Arc::new(Semaphore::new(MAX_RUNNING));
-        Ok((Scripts { setup: Arc::new(setup), turns }, warnings))
+        let [newcomers, residents] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_RUNNING)));
+        Ok((Scripts { setup: Arc::new(setup), newcomers, residents }, warnings))
     }
 
     /// Whether user names and passwords are asked for.
@@ -145,17 +161,23 @@ impl Scripts {
     }
 
     /// Runs auth-user-pass-verify: 0 accepts, 2 answers later through `auth_control_file` (`1` or `0`), everything else
-    /// refuses. Without such a script everybody is accepted.
-    pub async fn verify_user_pass(&self, login: &LoginFacts) -> Verdict {
+    /// refuses. Without such a script everybody is accepted. `deferred` is called when it will answer later: within the script's time limit,
+    /// or in the time that it wrote to `auth_pending_file` (seconds, a method of IV_SSO, a text for the client, a line each).
+    pub async fn verify_user_pass(&self, login: &LoginFacts, deferred: impl Fn(Deferral)) -> Verdict {
         let Some(script) = &self.setup.user_pass_verify else { return Verdict::Accept };
         let refuse = |reason: String| Verdict::Refuse { client: None, reason };
-        match self.ask_about_password(script, login).await {
+        match self.ask_about_password(script, login, deferred).await {
             Ok(verdict) => verdict,
             Err(error) => refuse(format!("the auth-user-pass-verify script: {error}")),
         }
     }
 
-    async fn ask_about_password(&self, script: &UserPassScript, login: &LoginFacts) -> Result<Verdict, Failure> {
+    async fn ask_about_password(
+        &self,
+        script: &UserPassScript,
+        login: &LoginFacts,
+        deferred: impl Fn(Deferral),
+    ) -> Result<Verdict, Failure> {
         let deadline = self.deadline();
         let workdir = Workdir::make(&self.setup.temporary)?;
         let mut environment = Environment::of(&self.setup.gateway, "user-pass-verify");
@@ -174,13 +196,27 @@ impl Scripts {
             environment.set("password", &login.password.0);
         }
         let child = Child { kind: "user-pass-verify", command: &script.command, arguments, environment };
-        let status = self.run(child, deadline).await?;
+        let status = self.run(child, deadline, login.is_in).await?;
         let accepted = match status {
             0 => true,
             2 => {
-                if !workdir.read(PENDING_FILE, 1)?.is_empty() {
-                    tracing::warn!("auth-user-pass-verify: what the script wrote to auth_pending_file is ignored");
-                }
+                let deadline = match pending(&workdir.read(PENDING_FILE, MAX_PENDING)?, login) {
+                    Ok(Some(deferral)) => {
+                        let until = Instant::now() + Duration::from_secs(deferral.seconds.into());
+                        deferred(deferral);
+                        until
+                    }
+                    Ok(None) => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        let seconds = u32::try_from(left.as_secs()).unwrap_or(MAX_SECONDS).max(1);
+                        deferred(Deferral { seconds, info: None });
+                        deadline
+                    }
+                    Err(why) => {
+                        let client = Some("Client does not support the authentication that is wanted".to_owned());
+                        return Ok(Verdict::Refuse { client, reason: format!("auth-user-pass-verify: {why}") });
+                    }
+                };
                 match wait_for_word(&workdir, CONTROL_FILE, b"01", deadline).await? {
                     Some(word) => word == b'1',
                     None => return Err(Failure::TooLong),
@@ -212,7 +248,7 @@ impl Scripts {
             }
             let arguments = vec![depth.to_string(), word(&row.subject)];
             let child = Child { kind: "tls-verify", command, arguments, environment };
-            match self.run(child, deadline).await {
+            match self.run(child, deadline, login.is_in).await {
                 Ok(0) => {}
                 Ok(status) => return Err(format!("the tls-verify script ended with status {status} at depth {depth}")),
                 Err(error) => return Err(format!("the tls-verify script at depth {depth}: {error}")),
@@ -245,7 +281,7 @@ impl Scripts {
         environment.set("client_connect_config_file", config.as_os_str().as_encoded_bytes());
         environment.set("client_connect_deferred_file", deferred.as_os_str().as_encoded_bytes());
         let child = Child { kind: "client-connect", command, arguments: vec![path_word(config)?], environment };
-        let status = self.run(child, deadline).await?;
+        let status = self.run(child, deadline, false).await?;
         if status != 0 {
             return Ok(Err(format!("ended with status {status}")));
         }
@@ -277,7 +313,7 @@ impl Scripts {
         environment.session(session);
         environment.traffic(&traffic);
         let child = Child { kind: "client-disconnect", command, arguments: Vec::new(), environment };
-        match self.run(child, self.deadline()).await {
+        match self.run(child, self.deadline(), true).await {
             Ok(0) => {}
             Ok(status) => tracing::warn!("the client-disconnect script ended with status {status}"),
             Err(error) => tracing::warn!("the client-disconnect script: {error}"),
@@ -307,7 +343,7 @@ impl Scripts {
             arguments.push(word(&session.login.common_name));
         }
         let child = Child { kind: "learn-address", command, arguments, environment };
-        match self.run(child, self.deadline()).await {
+        match self.run(child, self.deadline(), what == Learned::Delete).await {
             Ok(0) => Ok(()),
             Ok(status) => Err(format!("the learn-address script ended with status {status}")),
             Err(error) => Err(format!("the learn-address script: {error}")),
@@ -318,8 +354,10 @@ impl Scripts {
         Instant::now() + self.setup.limit
     }
 
-    async fn run(&self, child: Child<'_>, deadline: Instant) -> Result<i32, Failure> {
-        let _turn = timeout_at(deadline, self.turns.acquire()).await.map_err(|_| Failure::TooLong)?;
+    /// `is_in`: for a client whose traffic flows, or did until now.
+    async fn run(&self, child: Child<'_>, deadline: Instant, is_in: bool) -> Result<i32, Failure> {
+        let places = if is_in { &self.residents } else { &self.newcomers };
+        let _turn = timeout_at(deadline, places.acquire()).await.map_err(|_| Failure::TooLong)?;
         child.run(&self.setup.directory, deadline).await
     }
 }
@@ -343,6 +381,30 @@ const REASON_FILE: &str = "auth_failed_reason";
 const PENDING_FILE: &str = "auth_pending";
 const CONFIG_FILE: &str = "client_connect";
 const DEFERRED_FILE: &str = "client_connect_deferred";
+
+/// What a script wrote to `auth_pending_file`; `None`: nothing.
+///
+/// # Errors
+/// A sentence for the log: it is not what it should be, or the client cannot do what the script wants.
+fn pending(bytes: &[u8], login: &LoginFacts) -> Result<Option<Deferral>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let mut lines = text.lines();
+    let mut next = || lines.next().map(str::trim).filter(|line| !line.is_empty());
+    let (Some(seconds), Some(method), Some(info)) = (next(), next(), next()) else {
+        return Err("auth_pending_file has to have three lines: seconds, a method, a text for the client".to_owned());
+    };
+    let seconds = seconds.parse().ok().filter(|seconds| (1..=MAX_SECONDS).contains(seconds));
+    let seconds =
+        seconds.ok_or_else(|| format!("the first line of auth_pending_file has to be a number to {MAX_SECONDS}"))?;
+    let mut methods = login.peer_info.iter().filter(|(name, _)| name == "IV_SSO").flat_map(|(_, all)| all.split(','));
+    if !methods.any(|can| can == method) {
+        return Err(format!("the client does not know the method {} of auth_pending_file", word(method)));
+    }
+    Ok(Some(Deferral { seconds, info: Some(info.chars().take(MAX_REASON).map(printable_or_underscore).collect()) }))
+}
 
 /// Waits until a file begins with one of these bytes; `None` when there is no more time.
 async fn wait_for_word(workdir: &Workdir, file: &str, words: &[u8], deadline: Instant) -> std::io::Result<Option<u8>> {

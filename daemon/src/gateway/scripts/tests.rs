@@ -75,6 +75,7 @@ fn login() -> LoginFacts {
         }),
         peer_info: vec![("IV_VER".to_owned(), "2.6.14".to_owned())],
         token: None,
+        is_in: false,
     }
 }
 
@@ -92,7 +93,7 @@ fn scripts(setup: ScriptSetup) -> Scripts {
 }
 
 async fn verdict(place: &Place, body: &str) -> Verdict {
-    let verdict = scripts(place.verifier(body, true)).verify_user_pass(&login()).await;
+    let verdict = scripts(place.verifier(body, true)).verify_user_pass(&login(), |_| ()).await;
     place.is_tidy();
     verdict
 }
@@ -114,7 +115,7 @@ async fn the_exit_status_accepts_or_refuses() {
         assert!(client.is_none() && reason.contains(&status.to_string()), "{reason}");
     }
     refused(verdict(&place, "kill -9 $$").await);
-    let without = scripts(place.setup()).verify_user_pass(&login()).await;
+    let without = scripts(place.setup()).verify_user_pass(&login(), |_| ()).await;
     assert_eq!(without, Verdict::Accept, "no script asks for nothing");
 }
 
@@ -133,7 +134,7 @@ async fn the_password_is_in_the_environment_at_security_3_only() {
     let mut setup = place.verifier("test -z \"$password\" && test -n \"$username\"", true);
     setup.security = 2;
     let (scripts, warnings) = Scripts::new(setup).unwrap();
-    assert_eq!(scripts.verify_user_pass(&login()).await, Verdict::Accept);
+    assert_eq!(scripts.verify_user_pass(&login(), |_| ()).await, Verdict::Accept);
     assert!(warnings[0].contains("script-security 3"));
     refused(verdict(&place, "test -z \"$password\"").await);
 }
@@ -144,7 +145,7 @@ async fn name_and_password_come_in_a_private_file() {
     let body = "cat \"$2\" > $D/seen; stat -c %a \"$2\" > $D/mode; test -z \"$password\"";
     let mut setup = place.verifier(body, false);
     setup.security = 2;
-    assert_eq!(scripts(setup).verify_user_pass(&login()).await, Verdict::Accept);
+    assert_eq!(scripts(setup).verify_user_pass(&login(), |_| ()).await, Verdict::Accept);
     assert_eq!(place.written("seen"), "us er;$(touch /tmp/never)\nse_cret '\"\n");
     assert_eq!(place.written("mode"), "600\n");
     place.is_tidy();
@@ -189,9 +190,44 @@ async fn who_does_not_answer_in_time_refuses() {
     let place = Place::new();
     for body in ["sleep 3600", "exit 2"] {
         let setup = ScriptSetup { limit: Duration::from_millis(400), ..place.verifier(body, true) };
-        let (client, reason) = refused(scripts(setup).verify_user_pass(&login()).await);
+        let (client, reason) = refused(scripts(setup).verify_user_pass(&login(), |_| ()).await);
         assert!(client.is_none() && reason.contains("too long"), "{reason}");
         place.is_tidy();
+    }
+}
+
+/// What the script says of the time until its answer, and its verdict.
+async fn deferred(place: &Place, wrote: &str, iv_sso: &str) -> (Vec<Deferral>, Verdict) {
+    let body = format!("printf '{wrote}' > $auth_pending_file; printf 1 > $auth_control_file; exit 2");
+    let mut login = login();
+    login.peer_info.push(("IV_SSO".to_owned(), iv_sso.to_owned()));
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let scripts = scripts(place.verifier(&body, true));
+    let verdict = scripts.verify_user_pass(&login, |deferral| tell.send(deferral).unwrap()).await;
+    place.is_tidy();
+    (std::iter::from_fn(|| told.try_recv().ok()).collect(), verdict)
+}
+
+#[tokio::test]
+async fn who_answers_later_says_when() {
+    let place = Place::new();
+    let (told, verdict) = deferred(&place, "", "").await;
+    assert!(verdict == Verdict::Accept && told.len() == 1, "{told:?}");
+    assert!(told[0].info.is_none() && (50..=60).contains(&told[0].seconds), "{told:?}");
+    let wanted = vec![Deferral { seconds: 300, info: Some("OPEN_URL:https://example.com/?a=b".to_owned()) }];
+    let (told, verdict) =
+        deferred(&place, r"300\nopenurl\nOPEN_URL:https://example.com/?a=b\n", "webauth,openurl").await;
+    assert_eq!((told, verdict), (wanted, Verdict::Accept));
+    for (wrote, why) in [
+        (r"300\nopenurl\nx\n", "does not know the method openurl"),
+        (r"300\nwebauth\n", "three lines"),
+        (r"0\nwebauth\nx\n", "a number to 3600"),
+        (r"3601\nwebauth\nx\n", "a number to 3600"),
+        (r"soon\nwebauth\nx\n", "a number to 3600"),
+    ] {
+        let (told, verdict) = deferred(&place, wrote, "webauth").await;
+        assert!(told.is_empty(), "{wrote}: {told:?}");
+        assert!(refused(verdict).1.contains(why), "{wrote}");
     }
 }
 
@@ -203,7 +239,7 @@ async fn a_login_storm_runs_a_few_scripts_at_once() {
     let all: Vec<_> = (0..3 * MAX_RUNNING)
         .map(|_| {
             let scripts = scripts.clone();
-            tokio::spawn(async move { scripts.verify_user_pass(&login()).await })
+            tokio::spawn(async move { scripts.verify_user_pass(&login(), |_| ()).await })
         })
         .collect();
     for one in all {
@@ -216,10 +252,34 @@ async fn a_login_storm_runs_a_few_scripts_at_once() {
 }
 
 #[tokio::test]
+async fn those_who_want_in_do_not_keep_those_who_are_in_waiting() {
+    let place = Place::new();
+    let body =
+        "echo x >> $D/begun; while [ ! -e $D/stop ]; do [ \"$common_name\" = resident ] && exit 0; sleep 0.05; done";
+    let scripts = scripts(place.verifier(body, true));
+    let storm: Vec<_> = (0..2 * MAX_RUNNING)
+        .map(|_| {
+            let scripts = scripts.clone();
+            tokio::spawn(async move { scripts.verify_user_pass(&login(), |_| ()).await })
+        })
+        .collect();
+    while place.written("begun").lines().count() < MAX_RUNNING {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let resident = LoginFacts { common_name: "resident".to_owned(), is_in: true, ..login() };
+    assert_eq!(scripts.verify_user_pass(&resident, |_| ()).await, Verdict::Accept);
+    assert_eq!(place.written("begun").lines().count(), MAX_RUNNING + 1, "the others wait still");
+    std::fs::write(place.0.join("stop"), "").unwrap();
+    for one in storm {
+        assert_eq!(one.await.unwrap(), Verdict::Accept);
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_nobody_waits_for_leaves_no_file() {
     let place = Place::new();
     let scripts = scripts(place.verifier("touch $D/running; sleep 3600", false));
-    let task = tokio::spawn(async move { scripts.verify_user_pass(&login()).await });
+    let task = tokio::spawn(async move { scripts.verify_user_pass(&login(), |_| ()).await });
     while !place.0.join("running").exists() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
