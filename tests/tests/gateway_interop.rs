@@ -257,8 +257,8 @@ fn a_client_whose_address_changes_keeps_its_session_and_its_worker() {
     let down = Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL);
     // One of ten at least is in the middle of a renegotiation.
     for n in 0..10 {
-        // Not in step with retransmissions, which come after whole seconds.
-        std::thread::sleep(Duration::from_millis(780 + 30 * n));
+        // A client may move once a second; and not in step with retransmissions, which come after whole seconds.
+        std::thread::sleep(Duration::from_millis(1060 + 37 * n));
         relay.rebind();
     }
     let renewed = gateway.process.wait_count(&[tests::gateway::RENEGOTIATED], 3, Duration::from_secs(15));
