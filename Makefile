@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help build demo test test-long unit namespace-tests lint licences fuzz miri clean
+.PHONY: help build demo test test-long unit namespace-tests container-tests lint licences fuzz miri clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -20,7 +20,7 @@ demo: ## our gateway by one command, our client, 10 s of traffic, nothing left b
 test: unit licences namespace-tests ## everything, with the short form of the namespace tests
 
 test-long: export MINIVPN_TEST_LONG = 1
-test-long: unit licences namespace-tests ## everything, complete: 1,000 seeds, the whole matrix, 20 renegotiations each, 200 MB transfers
+test-long: unit licences namespace-tests container-tests ## everything, complete: 1,000 seeds, the whole matrix, 20 renegotiations each, 200 MB transfers
 
 # The ring backend first: the executable that it leaves is replaced by the default one's.
 # The feature `faults` stands in a command of its own, so that it is in no other build.
@@ -39,6 +39,9 @@ unit: ## unit tests with both cryptography backends, calls that fail (feature fa
 
 namespace-tests: ## the real kernel and a stock OpenVPN; as root or through sudo
 	scripts/namespace-tests
+
+container-tests: ## the image under podman with both seccomp profiles, a stock client through it; installs podman and runc
+	scripts/container-tests
 
 lint: ## formatting, and clippy with both backends
 	$(CARGO) fmt --all --check

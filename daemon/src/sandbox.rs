@@ -100,8 +100,16 @@ impl ControlChild {
 
     /// Kills it. One that has ended is left as it is.
     pub fn kill(&mut self) {
-        // Fails only for a process that was reaped, which is what is wanted.
-        let _ = self.child.kill();
+        self.try_kill();
+    }
+
+    /// Whether it is dead or will be. A process that was reaped is; one of another user (it gave up root, we did not) may be beyond us.
+    fn try_kill(&mut self) -> bool {
+        let refused = self.child.kill().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+        if refused {
+            tracing::warn!("the control process cannot be ended before we end: CAP_KILL is missing");
+        }
+        !refused
     }
 
     /// Waits for its end and says how it ended, in words for a log line. Blocks while it lives: call it when
@@ -116,8 +124,10 @@ impl ControlChild {
 
 impl Drop for ControlChild {
     fn drop(&mut self) {
-        self.kill();
-        let _ = self.child.wait();
+        // Otherwise the kernel ends it with us.
+        if self.try_kill() {
+            let _ = self.child.wait();
+        }
     }
 }
 

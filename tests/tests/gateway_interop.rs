@@ -110,10 +110,10 @@ fn carry(net: &Net, up: bool, to: IpAddr, bytes: u64) -> f64 {
     sent.mbit()
 }
 
-/// The gateway's own count: at least the payload each way, at most a quarter more; and nothing was dropped but what the
-/// kernel of a new interface sends by itself.
+/// The gateway's own count: at least the payload each way, and less than twice of it, because a stock client's small socket buffer
+/// makes TCP repeat itself; and nothing was dropped but what the kernel of a new interface sends by itself.
 fn plausible(gateway: &Gateway, setup: &Setup, net: &Net, bytes: u64) {
-    let enough = |count: u64| count >= bytes && count <= bytes + bytes / 4 + 4_000_000;
+    let enough = |count: u64| count >= bytes && count < 2 * bytes;
     let rows = gateway.wait_clients(1, Duration::from_secs(1));
     let row = &rows[0];
     assert!(enough(row.received) && enough(row.sent), "counters after {bytes} bytes each way: {row:?}");
@@ -256,8 +256,9 @@ fn a_client_whose_address_changes_keeps_its_session_and_its_worker() {
     let up = Stream::start(&net.client, here.ip(), &net.server, there, Shape::SMALL);
     let down = Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL);
     // One of ten at least is in the middle of a renegotiation.
-    for _ in 0..10 {
-        std::thread::sleep(Duration::from_millis(930));
+    for n in 0..10 {
+        // A client may move once a second; and not in step with retransmissions, which come after whole seconds.
+        std::thread::sleep(Duration::from_millis(1060 + 37 * n));
         relay.rebind();
     }
     let renewed = gateway.process.wait_count(&[tests::gateway::RENEGOTIATED], 3, Duration::from_secs(15));

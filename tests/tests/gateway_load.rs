@@ -2,7 +2,8 @@
 //! client under way notices of others that come. Memory is asserted; rates are told, because they are the machine's: those
 //! of an executable without optimisation say nothing.
 
-use std::net::SocketAddr;
+use rustix::process::Signal;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 use tests::gateway::Gateway;
@@ -40,7 +41,7 @@ fn scene(count: usize, workers: u16) -> Scene {
     // Nobody here answers pings.
     setup.keepalive = (60, 600);
     let text = setup.server_config(&temp).replace("10.8.0.0 255.255.255.0", "10.8.0.0 255.255.0.0");
-    let text = text + "max-clients 20000\nconnect-freq-initial 100000 10\n";
+    let text = text + "max-clients 20000\nconnect-freq-initial 100000 10\nexplicit-exit-notify 1\n";
     let config = temp.write("server.conf", &text).display().to_string();
     let words = ["gateway", "run", "--config", &config, "--io", setup.io, "--workers", &workers.to_string()];
     let gateway = Gateway::launch(&net, &temp, &words, "server");
@@ -120,6 +121,18 @@ fn a_crowd_connects_and_each_idle_session_takes_little_memory() {
     assert_eq!(addresses.len(), first + rest, "each has an address of its own");
 }
 
+#[test]
+fn a_crowd_is_told_when_the_gateway_stops() {
+    let count = if tests::long() { 5_000 } else { 200 };
+    let mut scene = scene(count, 2);
+    scene.connect(count, Pace::AtOnce(WIDTH));
+    scene.gateway.process.signal(Signal::TERM);
+    scene.load.rest(Duration::from_secs(3));
+    let told = scene.load.ended().iter().filter(|why| why.contains("Restart")).count();
+    println!("{told} of {count} were told");
+    assert_eq!(told, count, "{:?}\n{}", scene.load.ended().first(), tail(&scene.gateway.process.log(), 10));
+}
+
 /// The rate and the number of those who come, and what the one under way sends meanwhile, in Mb/s.
 fn rush() -> (u32, usize, u32) {
     if tests::long() { (200, 2_000, 1_000) } else { (50, 100, 20) }
@@ -135,10 +148,12 @@ fn a_client_under_way_loses_nothing_while_others_come() {
     let worker = rows[0].worker;
     let (inner, _) = inner_addresses(&scene.net);
 
-    let alone = measure(&mut scene, inner, worker, megabits, |scene| {
+    // A port for each: what is still under way of one stream is not to be taken for the other's.
+    let stream = Run { inner, worker, megabits, port: 7000 };
+    let alone = measure(&mut scene, stream, |scene| {
         scene.load.rest(Duration::from_secs_f64(count as f64 / f64::from(rate)));
     });
-    let beside = measure(&mut scene, inner, worker, megabits, |scene| {
+    let beside = measure(&mut scene, Run { port: 7001, ..stream }, |scene| {
         scene.connect(count, Pace::PerSecond(rate));
     });
     let rise = 100.0 * (beside.1 / alone.1 - 1.0);
@@ -148,20 +163,29 @@ fn a_client_under_way_loses_nothing_while_others_come() {
     );
     println!("alone {}; beside {}", alone.0.report, beside.0.report);
     assert_eq!((scene.load.up(), scene.load.ended()), (count, [].as_slice()));
-    assert!(beside.0.report.complete(), "{}", beside.0.report);
+    if alone.0.report.complete() {
+        assert!(beside.0.report.complete(), "{}", beside.0.report);
+    } else {
+        // At the full rate on a machine that is busy with something else. The short form asks for a rate that every machine has.
+        assert!(tests::long(), "even alone: {}", alone.0.report);
+        println!("this machine does not carry {megabits} Mb/s even alone: nothing can be said");
+    }
     scene.gateway.wait_clients(count + 1, Duration::from_secs(2));
 }
 
-/// Sends at this rate to the gateway while something else is done; what came of it, and the worker's nanoseconds for each packet.
-fn measure(
-    scene: &mut Scene,
-    inner: std::net::Ipv4Addr,
+/// A stream of the client under way: from which inner address, by which worker, how many Mb/s, to which port.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    inner: Ipv4Addr,
     worker: u64,
     megabits: u32,
-    meanwhile: impl FnOnce(&mut Scene),
-) -> (Outcome, f64) {
-    let target = SocketAddr::from((INNER4, 7000));
-    let stream = Paced::start(&scene.net.client, inner.into(), &scene.net.server, target, megabits);
+    port: u16,
+}
+
+/// Sends to the gateway while something else is done; what came of it, and the worker's nanoseconds for each packet.
+fn measure(scene: &mut Scene, run: Run, meanwhile: impl FnOnce(&mut Scene)) -> (Outcome, f64) {
+    let (target, worker) = (SocketAddr::from((INNER4, run.port)), run.worker);
+    let stream = Paced::start(&scene.net.client, run.inner.into(), &scene.net.server, target, run.megabits);
     thread::sleep(Duration::from_millis(200));
     let (carried, time) = (scene.carried(worker), scene.worker_time(worker));
     meanwhile(scene);

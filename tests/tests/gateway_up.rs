@@ -1,16 +1,18 @@
 //! `gateway up` as a user would: one command, a profile for everybody, the way out through NAT, a revocation, and nothing left.
 
+use rustix::process::Signal;
 use std::fs;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 use tests::gateway::{self, Gateway};
 use tests::netns::{BESIDE4, BESIDE6, INNER4, INNER6, Net, Ns, SERVER4, SERVER6, crowd_address};
-use tests::ours::{Client, Launch, addresses_in};
-use tests::process::until;
+use tests::ours::{Client, Launch, addresses_in, executable};
+use tests::process::{Process, until};
 use tests::setup::Setup;
 use tests::stock::UP;
 use tests::temp::Temp;
@@ -145,4 +147,85 @@ fn a_killed_gateway_is_cleaned_up_after() {
     gateway::run(&net.server, &temp, &["gateway", "down", "--state-dir", &state_of(&temp)]);
     let clean = until(Duration::from_secs(3), || host(&net.server) == before);
     assert!(clean, "left on the host:\n{}\nbefore:\n{before}", host(&net.server));
+}
+
+/// What a service manager hears, a message each; `None` after five seconds of silence.
+fn told(manager: &UnixDatagram) -> Option<String> {
+    let mut buffer = [0; 4096];
+    let length = manager.recv(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+}
+
+fn expect_told(manager: &UnixDatagram, what: &str) {
+    let mut heard = Vec::new();
+    while let Some(said) = told(manager).filter(|_| heard.len() < 50) {
+        if said.contains(what) {
+            return;
+        }
+        heard.push(said);
+    }
+    panic!("no {what} in {heard:?}");
+}
+
+#[test]
+fn the_unit_that_is_installed_has_the_rights_that_it_needs_and_reports_to_its_manager() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let before = host(&net.server);
+    let (units, run, state) = (temp.path().join("units"), temp.path().join("run-gateway"), state_of(&temp));
+    [&units, &run].into_iter().for_each(|directory| fs::create_dir_all(directory).expect("it is our own"));
+    // Its directory is one of our own, and no systemd is there that it could be started by.
+    let shell = format!(
+        "mkdir -p /etc/systemd/system && mount --bind {} /etc/systemd/system && mount --bind {} /run && exec \"$@\"",
+        units.display(),
+        run.display()
+    );
+    let inside = |words: &[&str]| {
+        let mut command = net.server.command("sh");
+        command.args(["-c", &shell, "sh"]).args(words).current_dir(temp.path()).env("NO_COLOR", "1");
+        command
+    };
+    let minivpn = executable().display().to_string();
+    let mut words = vec![minivpn.as_str(), "gateway", "up", "--install", "--state-dir", &state];
+    let more = first();
+    words.extend(more.iter().map(String::as_str));
+    let output = inside(&words).output().expect("a shell can be started");
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && list.contains("minivpn-gateway-default.service"), "{list}");
+
+    let unit = fs::read_to_string(units.join("minivpn-gateway-default.service")).expect("the unit is written");
+    let setting = |name: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name} in\n{unit}")).to_owned()
+    };
+    assert_eq!(setting("Type"), "notify");
+    // As the manager would start it, but for the file system, which is this test's own.
+    let rights = setting("CapabilityBoundingSet").to_lowercase().replace("cap_", "+").replace(' ', ",");
+    let start = setting("ExecStart");
+    let fence = format!("--bounding-set=-all,{rights}");
+    let mut words = vec!["setpriv", "--no-new-privs", &fence];
+    words.extend(start.split(' '));
+    let manager = UnixDatagram::bind(temp.path().join("notify")).expect("a socket can be made");
+    manager.set_read_timeout(Some(Duration::from_secs(5))).expect("a time limit can be set");
+    let mut command = inside(&words);
+    command.env("NOTIFY_SOCKET", temp.path().join("notify")).env("WATCHDOG_USEC", "1000000");
+    let mut gateway = Process::start("the unit", command, &temp.path().join("unit.log"));
+    gateway.expect_log(&[UP], Duration::from_secs(30));
+    expect_told(&manager, "READY=1");
+    expect_told(&manager, "WATCHDOG=1");
+    expect_told(&manager, "WATCHDOG=1");
+
+    let client_temp = Temp::new();
+    let mut alice = connect(&net.client, &client_temp, &temp.path().join("alice.ovpn"), true);
+    alice.expect_up();
+    assert!(net.client.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "no echo");
+    assert_eq!(seen_as(&net.client, &net.router, BESIDE4.into()), IpAddr::from(SERVER4), "masqueraded");
+    gateway.signal(Signal::HUP);
+    expect_told(&manager, "RELOADING=1");
+    expect_told(&manager, "READY=1");
+    assert_eq!(net.client.ping(INNER4.into(), 20), 20);
+    gateway.signal(Signal::TERM);
+    expect_told(&manager, "STOPPING=1");
+    assert_eq!(gateway.wait_exit(Duration::from_secs(10)), Some(0), "{}", gateway.log());
+    assert_eq!(host(&net.server), before, "the host is as before");
+    alice.process.kill();
 }

@@ -35,6 +35,8 @@ use crate::messages::{self, ToControl};
 
 /// What a client is told that is refused without a reason of its own.
 const AUTH_FAILED: &str = "AUTH_FAILED";
+/// `IV_PROTO_AUTH_FAIL_TEMP` of OpenVPN's peer info: the client knows `AUTH_FAILED,TEMP`, and then asks again.
+const KNOWS_TEMPORARY: u32 = 1 << 8;
 /// Of what a client says of itself, so many bytes are kept (it may say 16 KiB).
 const MAX_KEPT: usize = 2_048;
 /// What status shows of it.
@@ -187,7 +189,10 @@ impl Gateway {
         }
         let lease = match self.lease_for(generation) {
             Ok(lease) => lease,
-            Err(reason) => return self.refuse(generation, negotiation, AUTH_FAILED, &reason),
+            Err(reason) => {
+                let text = self.sessions.get(generation).map_or(AUTH_FAILED, |own| no_room(&own.facts.peer_info));
+                return self.refuse(generation, negotiation, text, &reason);
+            }
         };
         let Some(session) = self.sessions.get_mut(generation) else { return };
         session.lease = lease.map(|lease| lease.index);
@@ -374,6 +379,17 @@ fn sentences(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// What a client is told for whom no address is free: that passes, so whoever understands it is to ask again in ten seconds. Others
+/// take it for a wrong password.
+fn no_room(peer_info: &[(String, String)]) -> &'static str {
+    let said = peer_info.iter().find(|(name, _)| name == "IV_PROTO");
+    let bits: u32 = said.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
+    match bits & KNOWS_TEMPORARY {
+        0 => "AUTH_FAILED,no address is free",
+        _ => "AUTH_FAILED,TEMP[backoff 10,advance no]:no address is free",
+    }
+}
+
 /// What a script wrote, after what the file said.
 fn merged(file: ClientConfig, script: ClientConfig) -> ClientConfig {
     let mut push = file.push;
@@ -472,6 +488,16 @@ mod tests {
         let both = merged(file, script);
         assert_eq!((both.push, both.ifconfig_push), (vec!["c 3".to_owned()], at("10.8.0.6")));
         assert!(both.push_reset && !both.disable);
+    }
+
+    #[test]
+    fn a_client_without_an_address_is_to_ask_again_if_it_can() {
+        let info =
+            |value: &str| vec![("IV_VER".to_owned(), "2.6.14".to_owned()), ("IV_PROTO".to_owned(), value.to_owned())];
+        assert!(no_room(&info("990")).starts_with("AUTH_FAILED,TEMP["));
+        for older in [info("30"), info("x"), Vec::new()] {
+            assert_eq!(no_room(&older), "AUTH_FAILED,no address is free");
+        }
     }
 
     fn login() -> Login {
