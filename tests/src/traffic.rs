@@ -57,6 +57,7 @@ impl Stream {
         let inn = to.inside(|| UdpSocket::bind(target).expect("the target address is there"));
         inn.set_read_timeout(Some(Duration::from_millis(50))).expect("a time limit can be set");
         steady::deepen(&inn);
+        [from, to].into_iter().for_each(steady::deepen_tuns_of);
         let sending = Arc::new(AtomicBool::new(true));
         let receiving = Arc::new(AtomicBool::new(true));
         let (go, listen) = (Arc::clone(&sending), Arc::clone(&receiving));

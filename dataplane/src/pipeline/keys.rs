@@ -4,6 +4,7 @@ use link::message::{InstallKey, KeyName, KeyRefusal, WorkerEvent};
 
 use super::upkeep::announce_keys;
 use super::{Pipeline, Up};
+use crate::peers::table::Peer;
 use crate::datachannel::sealing::NewSealingKey;
 
 impl Pipeline {
