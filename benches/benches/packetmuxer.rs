@@ -44,7 +44,7 @@ fn packetmuxer(criterion: &mut Criterion) {
 
 fn find(peers: &PeerTable, datagram: &[u8]) -> Option<u32> {
     match classify(datagram) {
-        Ok(Kind::Data(header, _)) => owner(peers, &header, &address(0)).ok(),
+        Ok(Kind::Data(header, _)) => owner(peers, header.peer_id, &address(0)).ok(),
         _ => None,
     }
 }

@@ -150,8 +150,8 @@ fn mss_limits(profile: &ServerProfile, session: &Session) -> Option<MssLimits> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::sessions::tests::session;
     use crate::gateway::fixture::profile;
+    use crate::gateway::sessions::tests::session;
 
     fn lease(v4: &str, v6: &str) -> Lease {
         Lease { index: 0, ipv4: v4.parse().ok(), ipv6: v6.parse().ok() }

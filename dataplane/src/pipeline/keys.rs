@@ -4,8 +4,8 @@ use link::message::{InstallKey, KeyName, KeyRefusal, WorkerEvent};
 
 use super::upkeep::announce_keys;
 use super::{Pipeline, Up};
-use crate::peers::table::Peer;
 use crate::datachannel::sealing::NewSealingKey;
+use crate::peers::table::Peer;
 
 impl Pipeline {
     /// Installs a key and says what came of it: [`WorkerEvent::KeyInstalled`] or [`WorkerEvent::KeyRefused`].

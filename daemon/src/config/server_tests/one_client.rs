@@ -60,8 +60,7 @@ fn its_list_is_the_servers_as_it_changes_it_in_order() {
 
 #[test]
 fn an_address_fits_the_topology() {
-    let fits =
-        |second: &str, topology| parse(&format!("ifconfig-push 10.8.0.6 {second}\n")).check(topology).is_ok();
+    let fits = |second: &str, topology| parse(&format!("ifconfig-push 10.8.0.6 {second}\n")).check(topology).is_ok();
     for (second, subnet, others) in [
         ("255.255.255.0", true, false),
         ("10.8.0.5", false, true),
@@ -96,10 +95,7 @@ fn a_mistake_is_an_error_with_its_line() {
             "ifconfig-push 10.8.0.6",
             "alice:1: error: ifconfig-push takes 2 to 3 arguments, and this line has 1: write it like `ifconfig-push 10.8.0.6 10.8.0.5`",
         ),
-        (
-            "ifconfig-ipv6-push ff02::1/64",
-            "alice:1: error: ifconfig-ipv6-push: ff02::1 cannot be a tunnel's address",
-        ),
+        ("ifconfig-ipv6-push ff02::1/64", "alice:1: error: ifconfig-ipv6-push: ff02::1 cannot be a tunnel's address"),
         (
             "ifconfig-ipv6-push fd00::1/129",
             "alice:1: error: ifconfig-ipv6-push: \"129\" is not a number of bits from 0 to 128",
@@ -131,8 +127,7 @@ fn a_mistake_is_an_error_with_its_line() {
 
 #[test]
 fn what_is_not_for_one_client_is_left_out_with_a_warning() {
-    let config =
-        client_dir::parse("inactive 3600\nping 5\ncipher AES-128-GCM\nsetenv opt zzzzzzz\n", "alice").unwrap();
+    let config = client_dir::parse("inactive 3600\nping 5\ncipher AES-128-GCM\nsetenv opt zzzzzzz\n", "alice").unwrap();
     assert_eq!(config.warnings.len(), 3, "{:#?}", config.warnings);
     assert!(config.warnings.iter().all(|problem| !problem.is_error()));
     let config = client_dir::parse("ifconfig-push 10.8.0.6 10.8.0.5 192.0.2.1\n", "alice").unwrap();

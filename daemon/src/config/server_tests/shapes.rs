@@ -48,10 +48,7 @@ fn of_a_manual_with_net30_and_tls_auth() {
          max-clients 100\npersist-key\npersist-tun\nstatus openvpn-status.log\nlog-append openvpn.log\nverb 3\nmute 20\nexplicit-exit-notify 1\n",
     );
     assert_eq!(warnings.len(), 3, "{warnings:#?}");
-    assert_eq!(
-        (profile.topology, profile.max_clients, profile.explicit_exit_notify),
-        (Topology::Net30, 100, Some(1))
-    );
+    assert_eq!((profile.topology, profile.max_clients, profile.explicit_exit_notify), (Topology::Net30, 100, Some(1)));
     let pool = profile.ipv4.unwrap();
     assert_eq!((pool.local.to_string(), pool.peer.unwrap().to_string()), ("10.8.0.1".into(), "10.8.0.2".into()));
     assert_eq!(

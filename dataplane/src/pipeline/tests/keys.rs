@@ -1,5 +1,7 @@
 //! Keys come, are used, go.
 
+use link::message::KeyName;
+
 use super::*;
 
 #[test]
