@@ -60,7 +60,7 @@ fuzz: ## every fuzz target for FUZZ_SECONDS (60) each; needs cargo-fuzz and a ni
 # The ring backend: Miri runs none of it, and its build is shorter. What makes system calls or calls C cannot run: see MIRI_TESTS.
 # A second time with AVX2, whose loads Miri checks as well. Generated cases are few, because Miri is slow; proptest wants the current directory.
 MIRI := MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=8
-MIRI_TESTS ?= tun:: sys::simd sys::arena sys::cmsg sys::wire networkio:: datachannel::replay datachannel::header datachannel::ping datachannel::mssfix packetmuxer peers::routes
+MIRI_TESTS ?= tun:: sys::simd sys::arena sys::cmsg sys::wire sys::zerocopy::completions networkio:: datachannel::replay datachannel::header datachannel::ping datachannel::mssfix packetmuxer peers::routes
 miri: ## the pure buffer code under Miri; needs a nightly toolchain with the miri component
 	$(MIRI) $(CARGO) +nightly miri test -p dataplane --no-default-features --features ring,trial --lib --target-dir $(TARGET)/miri -- $(MIRI_TESTS)
 	$(MIRI) RUSTFLAGS="-C target-feature=+avx2" $(CARGO) +nightly miri test -p dataplane --no-default-features --features ring --lib --target-dir $(TARGET)/miri-avx2 -- sys::simd

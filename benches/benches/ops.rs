@@ -145,7 +145,7 @@ impl Actor {
     fn batch(mode: Mode, fd: impl AsFd, op: Op, payload: &[u8], segment: Option<u16>) -> Self {
         Self::ring(TrialRing::new(mode, fd.as_fd()), |mut ring| {
             ring.load(payload, segment);
-            if matches!(op, Op::ReadFixed | Op::WriteFixed | Op::SendZcFixed) {
+            if matches!(op, Op::ReadFixed | Op::WriteFixed | Op::SendMessageZcFixed | Op::SendZcFixed) {
                 ring.register()?;
             }
             Ok(Self::Batch(ring, op))
@@ -512,10 +512,15 @@ fn receives() -> Result<Vec<Row>, Error> {
 /// To this peer, or to a socket of our own.
 fn sends(sink: &str, remote: Option<SocketAddr>) -> Result<Vec<Row>, Error> {
     let mut rows = Vec::new();
-    let train = usize::from(SEGMENT) * SEGMENTS;
-    for (name, payload, segment, turns) in
-        [("64 B", vec![0x5A; 64], None, 40), ("61 KB UDP_SEGMENT", vec![0x5A; train], Some(SEGMENT), 20)]
-    {
+    let train = |count| (vec![0x5A; usize::from(SEGMENT) * count], Some(SEGMENT));
+    for (name, (payload, segment), turns) in [
+        ("64 B", (vec![0x5A; 64], None), 40),
+        ("2 x 1,424 B UDP_SEGMENT", train(2), 40),
+        ("4 x 1,424 B UDP_SEGMENT", train(4), 40),
+        ("8 x 1,424 B UDP_SEGMENT", train(8), 40),
+        ("16 x 1,424 B UDP_SEGMENT", train(16), 20),
+        ("61 KB UDP_SEGMENT", train(SEGMENTS), 20),
+    ] {
         let sink_socket = WireSocket::adopt(UdpSocket::bind("127.0.0.1:0")?.into())?;
         let target = remote.map_or_else(|| sink_socket.local_addr(), Ok)?;
         let socket = WireSocket::open(&SocketOptions { remote: Some(target), ..Default::default() })?;
@@ -538,6 +543,7 @@ fn sends(sink: &str, remote: Option<SocketAddr>) -> Result<Vec<Row>, Error> {
                 way("sendmmsg(2), 1 a call", Actor::Calls(calls(1)?)),
                 way("SENDMSG", ring(Op::SendMessage)),
                 way("SENDMSG_ZC", ring(Op::SendMessageZc)),
+                way("SENDMSG_ZC, fixed buffer", ring(Op::SendMessageZcFixed)),
                 way("SEND_ZC, fixed buffer", Actor::batch(Mode::Deferred, &ours, Op::SendZcFixed, &payload, None)),
             ],
         });

@@ -198,6 +198,9 @@ pub struct DataPath {
     /// Receive trains of datagrams in one call (UDP_GRO)
     #[arg(long, value_enum, default_value = "on")]
     pub udp_gro: Switch,
+    /// Send long trains without a copy (SENDMSG_ZC, with io_uring): `auto` by devices that segment UDP in hardware, `on` by all
+    #[arg(long, value_enum, default_value = "auto")]
+    pub zero_copy: ZeroCopy,
     /// Where the journal of host changes is kept
     #[arg(long, value_name = "DIR", default_value = "/run/minivpn")]
     pub run_dir: PathBuf,
@@ -217,6 +220,17 @@ pub enum Pinning {
 /// `--cpu-list`: at least one processor, in the order in which workers take them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
+
+/// `--zero-copy`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ZeroCopy {
+    /// By devices that segment UDP in hardware, as long as the kernel does not copy all the same
+    Auto,
+    /// By every device
+    On,
+    /// Never
+    Off,
+}
 
 /// `--io`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

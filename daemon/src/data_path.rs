@@ -5,10 +5,10 @@ use std::path::Path;
 
 use dataplane::datachannel::aead::Aead;
 use dataplane::pipeline::PipelineConfig;
-use dataplane::sys::{IoChoice, affinity};
+use dataplane::sys::{IoChoice, ZeroCopyChoice, affinity};
 use dataplane::workers::manager::{OffloadChoice, Split, Tuning, WorkerConfig};
 
-use crate::cli::{DataPath, Io, Pinning};
+use crate::cli::{DataPath, Io, Pinning, ZeroCopy};
 use crate::exit::{Exit, Fatal};
 
 /// Where a worker sits, and why there, for people.
@@ -110,6 +110,11 @@ pub(crate) fn worker_config(options: &DataPath, index: u16, seat: &Seat, config:
             tun: options.tun_offload.is_on(),
             udp_gso: options.udp_gso.is_on(),
             udp_gro: options.udp_gro.is_on(),
+            zero_copy: match options.zero_copy {
+                ZeroCopy::Auto => ZeroCopyChoice::Auto,
+                ZeroCopy::On => ZeroCopyChoice::On,
+                ZeroCopy::Off => ZeroCopyChoice::Off,
+            },
         },
         config,
     }

@@ -334,8 +334,10 @@ mod tests {
 
     #[test]
     fn a_variable_stands_for_an_option() {
-        let set = connect(&[], &[("MINIVPN_BUSY_POLL", "50"), ("MINIVPN_UDP_GSO", "off")]).unwrap();
+        let set = connect(&[], &[("MINIVPN_BUSY_POLL", "50"), ("MINIVPN_UDP_GSO", "off"), ("MINIVPN_ZERO_COPY", "on")])
+            .unwrap();
         assert_eq!((set.data.busy_poll, set.data.udp_gso), (50, cli::Switch::Off));
+        assert_eq!(set.data.zero_copy, cli::ZeroCopy::On);
         assert_eq!(connect(&[], &[]).unwrap().data.busy_poll, 0);
         assert_eq!(connect(&[], &[("MINIVPN_BUSY_POLL", "")]).unwrap().data.busy_poll, 0);
     }

@@ -11,10 +11,10 @@ use std::cell::Cell;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::{End, addresses, config, inner, name};
+use common::{End, WAYS, addresses, config_of, inner, name};
 use dataplane::datachannel::aead::{Aead, AeadChoice};
-use dataplane::sys::IoChoice;
 use dataplane::sys::tundev::TunQueue;
+use dataplane::sys::{IoChoice, ZeroCopyChoice};
 use dataplane::tun::checksum::{Sum, pseudo_header};
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::ip::{TCP, UDP};
@@ -54,12 +54,12 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn end(
-    io: IoChoice,
+    way: (IoChoice, ZeroCopyChoice),
     aead: AeadChoice,
     addresses: (std::net::SocketAddr, std::net::SocketAddr),
     keys: ([u8; 40], [u8; 40]),
 ) -> End {
-    let mut config = config(io);
+    let mut config = config_of(way);
     config.config.aead = Aead::resolve(aead).unwrap();
     // Both threads of a worker with two say how they were tuned.
     config.tuning.busy_poll_us = u32::from(common::SPLIT);
@@ -206,20 +206,21 @@ fn group_allocates_nothing(io: IoChoice) {
 /// One test, because the count is the process's: nothing else may run beside it.
 #[test]
 fn no_packet_costs_an_allocation() {
-    for io in [IoChoice::Syscall, IoChoice::Uring] {
+    for way in WAYS {
         let (one, two) = addresses();
-        let near = end(io, AeadChoice::Auto, (one, two), ([1; 40], [2; 40]));
-        let far = end(io, OWN, (two, one), ([2; 40], [1; 40]));
+        let near = end(way, AeadChoice::Auto, (one, two), ([1; 40], [2; 40]));
+        let far = end(way, OWN, (two, one), ([2; 40], [1; 40]));
         traffic(&near, &far, 120);
-        assert_eq!(allocations(|| traffic(&near, &far, 300)), 0, "{io:?}, single packets");
+        assert_eq!(allocations(|| traffic(&near, &far, 300)), 0, "{way:?}, single packets");
         let stats = near.stats().snapshot();
+        assert_eq!(stats.offloads.zero_copy, way.1 == ZeroCopyChoice::On);
         assert!(stats.outbound.writes < stats.outbound.written, "runs were sent as runs");
         assert_eq!(stats.inbound.writes, stats.inbound.written, "without offloads every packet is a frame");
 
         let (near, far) = (with_offload(near), with_offload(far));
         super_traffic(&near, &far, 60);
         let before = (near.stats().snapshot(), far.stats().snapshot());
-        assert_eq!(allocations(|| super_traffic(&near, &far, 300)), 0, "{io:?}, super-packets");
+        assert_eq!(allocations(|| super_traffic(&near, &far, 300)), 0, "{way:?}, super-packets");
         for (end, before) in [(&near, before.0), (&far, before.1)] {
             let now = end.stats().snapshot();
             let (read, packets) = (
@@ -233,7 +234,7 @@ fn no_packet_costs_an_allocation() {
             assert_eq!(now.dropped_total(), 0);
         }
 
-        group_allocates_nothing(io);
+        group_allocates_nothing(way.0);
 
         // The counter counts: an installed key is allocated.
         let mut near = near;

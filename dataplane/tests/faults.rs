@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use common::{Dice, ENGINES, End, addresses, config, name, path_to, peer};
+use common::{Dice, End, WAYS, addresses, config_of, name, path_to, peer};
 use dataplane::drop_reason::DropReason;
 use dataplane::sys::IoChoice;
 use dataplane::sys::cmsg::Control;
@@ -309,30 +309,30 @@ const FAULTS: [Fault; 16] = [
 fn every_packet_is_accounted_for_while_calls_fail() {
     let _turn = turn();
     let (rounds, packets) = if long() { (12, 1_000_000) } else { (2, 125_000) };
-    for (io, _) in [ENGINES[0], ENGINES[1]] {
+    for way in WAYS {
         let before = FAULTS.map(faults::count);
         let start = Instant::now();
         let (mut taken, mut dropped) = (0, 0);
         for round in 0..rounds {
             let net = Net::new();
-            let (near, far) = pair(&net, config(io), SocketOptions::default());
+            let (near, far) = pair(&net, config_of(way), SocketOptions::default());
             faults::start(round, 200);
             let stats = exchange(&net, near, far, packets, round);
             taken += stats.iter().map(|stats| stats.inbound.written).sum::<u64>();
             dropped += stats.iter().map(StatsSnapshot::dropped_total).sum::<u64>();
         }
-        eprintln!("{io:?}: {taken} packets through, {dropped} dropped and counted, {:?}", start.elapsed());
+        eprintln!("{way:?}: {taken} packets through, {dropped} dropped and counted, {:?}", start.elapsed());
         assert!(taken > rounds * packets, "most packets cross: {taken}");
-        assert_met(io, &before);
+        assert_met(way.0, &before);
     }
 }
 
 #[test]
 fn without_faults_nothing_is_dropped_at_all() {
     let _turn = turn();
-    for (io, _) in [ENGINES[0], ENGINES[1]] {
+    for way in WAYS {
         let net = Net::new();
-        let (near, far) = pair(&net, config(io), SocketOptions::default());
+        let (near, far) = pair(&net, config_of(way), SocketOptions::default());
         for stats in exchange(&net, near, far, 50_000, 7) {
             assert_eq!(stats.dropped_total(), 0, "{stats:?}");
             assert!(stats.outbound.written > 3 * stats.outbound.writes, "runs were sent: {stats:?}");
@@ -344,13 +344,13 @@ fn without_faults_nothing_is_dropped_at_all() {
 #[test]
 fn what_a_small_receive_buffer_loses_is_what_the_kernel_counts() {
     let _turn = turn();
-    for (io, _) in [ENGINES[0], ENGINES[1]] {
+    for way in WAYS {
         let net = Net::new();
         // One datagram each: the socket counts buffers, not segments.
         let offload = OffloadChoice { udp_gso: false, udp_gro: false, ..OffloadChoice::default() };
         let options =
             SocketOptions { receive_buffer: Some(8_000), send_buffer: Some(4_608), ..SocketOptions::default() };
-        let (near, far) = pair(&net, WorkerConfig { offload, ..config(io) }, options);
+        let (near, far) = pair(&net, WorkerConfig { offload, ..config_of(way) }, options);
         let (near_stats, far_stats) = (near.stats(), far.stats());
         let done = AtomicBool::new(false);
         let (mut sent, mut read) = (0, 0);
@@ -439,10 +439,10 @@ fn until(mut holds: impl FnMut() -> bool) {
 #[test]
 fn interfaces_that_go_down_and_change_their_mtu_lose_nothing_uncounted() {
     let _turn = turn();
-    for (io, _) in [ENGINES[0], ENGINES[1]] {
+    for way in WAYS {
         let (wire, near_net, far_net) = (Net::new(), Net::new(), Net::new());
         let options = SocketOptions { mtu_discovery: Some(MtuDiscovery::Yes), ..SocketOptions::default() };
-        let (near, far) = pair(&wire, config(io), options);
+        let (near, far) = pair(&wire, config_of(way), options);
         near.worker.send(WorkerOrder::AttachTun(near_net.tun(1, 1500, true))).unwrap();
         far.worker.send(WorkerOrder::AttachTun(far_net.tun(2, 1500, true))).unwrap();
         let (near_stats, far_stats) = (near.stats(), far.stats());

@@ -107,7 +107,7 @@ fn every_offload_has_its_switch() {
         for (tun, udp_gso, udp_gro) in
             [(true, true, true), (false, true, true), (true, false, true), (true, true, false)]
         {
-            let tunnel = tunnel(io, OffloadChoice { tun, udp_gso, udp_gro });
+            let tunnel = tunnel(io, OffloadChoice { tun, udp_gso, udp_gro, ..all });
             stream(&tunnel.near_net, &tunnel.far_net, "10.77.0.2:5001", 5_000_000);
             let (out, inn) = (tunnel.near.stats().snapshot(), tunnel.far.stats().snapshot());
             let (sealed, opened) = (out.outbound, inn.inbound);
@@ -122,7 +122,7 @@ fn every_offload_has_its_switch() {
             let said = inn.offloads;
             assert_eq!((said.tun.csum, said.tun.tso4, said.tun.uso6), (tun, tun, tun));
             assert_eq!((said.udp_gso, said.udp_gro), (udp_gso, udp_gro));
-            if (OffloadChoice { tun, udp_gso, udp_gro }) == all {
+            if (OffloadChoice { tun, udp_gso, udp_gro, ..all }) == all {
                 assert_eq!(said.to_string(), "TUN csum tso4 tso6 uso4 uso6, socket UDP_SEGMENT UDP_GRO");
             }
         }

@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{scope, sleep};
 use std::time::Duration;
 
-use common::{ENGINES, End, WIRE_PEER, config, name, path_to, peer};
-use dataplane::sys::IoChoice;
+use common::{End, WAYS, WIRE_PEER, config, name, path_to, peer};
 use dataplane::sys::socket::{SocketOptions, WireSocket};
 use dataplane::sys::tundev::{TunOptions, TunQueue};
+use dataplane::sys::{IoChoice, ZeroCopyChoice};
 use dataplane::workers::manager::{OffloadChoice, WorkerConfig, WorkerOrder};
 use link::message::WorkerEvent;
 use net::{Net, ip};
@@ -44,7 +44,7 @@ struct Tunnel {
     far_wire: Net,
 }
 
-fn tunnel(io: IoChoice, offload: bool) -> Tunnel {
+fn tunnel(way: (IoChoice, ZeroCopyChoice), offload: bool) -> Tunnel {
     let nets: [Net; 4] = std::array::from_fn(|_| Net::new());
     let [near_net, far_net, near_wire, far_wire] = nets;
     let there = far_wire.run(|| rustix::thread::gettid().as_raw_nonzero());
@@ -61,8 +61,8 @@ fn tunnel(io: IoChoice, offload: bool) -> Tunnel {
     let knows =
         || near_wire.run(|| Command::new("ping").args("-q -n -c 1 -W 1 192.0.2.2".split(' ')).output().unwrap());
     while !knows().status.success() {}
-    let choice = OffloadChoice { tun: offload, udp_gso: offload, udp_gro: offload };
-    let config = WorkerConfig { offload: choice, ..config(io) };
+    let choice = OffloadChoice { tun: offload, udp_gso: offload, udp_gro: offload, zero_copy: way.1 };
+    let config = WorkerConfig { offload: choice, ..config(way.0) };
     let end = |wire: &Net, host: &Net, last, bind: &str, remote: &str, keys: ([u8; 40], [u8; 40])| {
         let (bind, remote) = (bind.parse().unwrap(), remote.parse().unwrap());
         let queue = tun(host, last, offload);
@@ -215,9 +215,9 @@ fn streams(near: &Net, far: &Net, flows: usize) {
 
 #[test]
 fn packet_ids_on_the_wire_and_tcp_inside_stay_in_order_and_nothing_is_sent_twice() {
-    for (io, _) in [ENGINES[0], ENGINES[1]] {
+    for way in WAYS {
         for (offload, flows) in [(true, 1), (true, 4), (false, 1)] {
-            let tunnel = tunnel(io, offload);
+            let tunnel = tunnel(way, offload);
             let done = AtomicBool::new(false);
             let (wire, host) = (tap(&tunnel.far_wire), tap(&tunnel.far_net));
             let (ids, inside) = scope(|scope| {
@@ -231,7 +231,7 @@ fn packet_ids_on_the_wire_and_tcp_inside_stay_in_order_and_nothing_is_sent_twice
             });
             let (near, far) = (tunnel.near.stats().snapshot(), tunnel.far.stats().snapshot());
             let again = (retransmitted(&tunnel.near_net), retransmitted(&tunnel.far_net));
-            let what = format!("{io:?}, offloads {offload}, {flows} flows, sent again {again:?}: {near:?} {far:?}");
+            let what = format!("{way:?}, offloads {offload}, {flows} flows, sent again {again:?}: {near:?} {far:?}");
             // The ids of a key begin at 1 and no id is left out: strictly increasing, and complete.
             let wrong = ids.iter().zip(1..).position(|(&id, expected)| id != expected);
             assert_eq!(wrong.map(|at| (at, ids[at])), None, "{what}");

@@ -30,7 +30,7 @@ pub struct Args {
 const USAGE: &str = "\
 usage: cargo bench -p benches --bench worker -- [OPTIONS]
   --rows A,B,…      rows to measure (a name, or a prefix of names); all by default
-  --engines A,B     syscall, uring
+  --engines A,B     syscall, uring; instead of syscall also uring-copy, which never sends without a copy
   --aead A,B,…      backends; by default all that are there
   --reps N          repetitions of every row, interleaved over engines and backends (15)
   --rounds N        queues drained for one figure (12)
@@ -46,7 +46,7 @@ impl Args {
         let last = dataplane::sys::affinity::allowed().last().copied().unwrap_or(0);
         let mut args = Self {
             rows: ROWS.to_vec(),
-            engines: Engine::ALL.to_vec(),
+            engines: Engine::BOTH.to_vec(),
             aeads: Backend::present(),
             reps: 15,
             rounds: 12,
@@ -74,6 +74,9 @@ impl Args {
                 }
                 _ => return Err(format!("{word}?\n{USAGE}").into()),
             }
+        }
+        if [Engine::Syscall, Engine::UringCopy].iter().all(|engine| args.engines.contains(engine)) {
+            return Err(format!("syscall and uring-copy are compared with uring one at a time\n{USAGE}").into());
         }
         for row in &mut args.rows {
             row.queue = queue.unwrap_or(row.queue);

@@ -39,13 +39,15 @@ pub fn progress(text: &str) {
 
 /// The table, one line for each row and AEAD.
 pub fn table(results: &[Series]) {
+    let base = results.iter().map(|series| series.engine).find(|engine| *engine != Engine::Uring);
+    let base = base.unwrap_or(Engine::Syscall);
     println!(
         "{:<44} {:<9} {:>20} {:>20} {:>22} {:>7} {:>17} {:>6}",
         "ns per inner packet: median [p25–p75]",
         "AEAD",
-        "syscall",
-        "uring",
-        "uring/syscall [95 %]",
+        base.name(),
+        Engine::Uring.name(),
+        format!("uring/{} [95 %]", base.name()),
         "target",
         "reached",
         "group"
@@ -95,7 +97,7 @@ fn pairs(results: &[Series]) -> Vec<(Option<&Series>, Option<&Series>)> {
             pairs.len() - 1
         });
         match series.engine {
-            Engine::Syscall => pairs[at].0 = Some(series),
+            Engine::Syscall | Engine::UringCopy => pairs[at].0 = Some(series),
             Engine::Uring => pairs[at].1 = Some(series),
         }
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dataplane::datachannel::aead::{self, Aead, AeadChoice, AeadError};
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
-use dataplane::sys::IoChoice;
+use dataplane::sys::{IoChoice, ZeroCopyChoice};
 use dataplane::workers::manager::{
     OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport, spawn,
 };
@@ -38,18 +38,23 @@ const EMPTY_ROUNDS: usize = 5;
 pub enum Engine {
     /// Plain system calls.
     Syscall,
+    /// io_uring, which copies what it sends: what sending without a copy is compared with.
+    UringCopy,
     /// io_uring.
     Uring,
 }
 
 impl Engine {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Syscall, Self::Uring];
+    /// Those of the table.
+    pub const BOTH: [Self; 2] = [Self::Syscall, Self::Uring];
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Syscall, Self::UringCopy, Self::Uring];
 
     /// For the command line and the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Syscall => "syscall",
+            Self::UringCopy => "uring-copy",
             Self::Uring => "uring",
         }
     }
@@ -57,8 +62,13 @@ impl Engine {
     fn choice(self) -> IoChoice {
         match self {
             Self::Syscall => IoChoice::Syscall,
-            Self::Uring => IoChoice::Uring,
+            Self::UringCopy | Self::Uring => IoChoice::Uring,
         }
+    }
+
+    fn offload(self) -> OffloadChoice {
+        let zero_copy = if self == Self::UringCopy { ZeroCopyChoice::Off } else { ZeroCopyChoice::Auto };
+        OffloadChoice { zero_copy, ..OffloadChoice::default() }
     }
 }
 
@@ -149,7 +159,7 @@ impl Subject {
             index: 0,
             cpu: Some(cpu),
             io: engine.choice(),
-            offload: OffloadChoice::default(),
+            offload: engine.offload(),
             config: PipelineConfig { routes: RouteTable::all_to(0), aead: aead.resolve()? },
         };
         let (tell, told) = channel();

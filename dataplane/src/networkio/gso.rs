@@ -48,10 +48,41 @@ pub struct Run {
     pub oversize: bool,
 }
 
+/// The memory of a batch. An engine that sends without a copy has several, and knows them by their tags.
+#[derive(Debug)]
+pub struct WireBuffer {
+    bytes: Box<[u8]>,
+    tag: Option<(u32, u16)>,
+}
+
+impl WireBuffer {
+    /// So many bytes.
+    pub(crate) fn new(len: usize) -> Self {
+        Self { bytes: vec![0; len].into_boxed_slice(), tag: None }
+    }
+
+    /// So many bytes, known by this tag. It stays with the memory: there is no other way to have the same tag.
+    pub(crate) fn tagged(len: usize, tag: (u32, u16)) -> Self {
+        Self { tag: Some(tag), ..Self::new(len) }
+    }
+
+    pub(crate) fn tag(&self) -> Option<(u32, u16)> {
+        self.tag
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn as_mut_bytes(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
 /// Wire packets waiting for their send call.
 #[derive(Debug)]
 pub struct WireBatch {
-    buf: Box<[u8]>,
+    buf: WireBuffer,
     len: usize,
     runs: Vec<Run>,
     max_segments: usize,
@@ -67,7 +98,7 @@ impl WireBatch {
     pub fn new(capacity_bytes: usize, max_segments: usize, gso: bool) -> Self {
         let capacity = capacity_bytes.max(MAX_UDP_PAYLOAD);
         WireBatch {
-            buf: vec![0; capacity].into_boxed_slice(),
+            buf: WireBuffer::new(capacity),
             len: 0,
             runs: Vec::with_capacity(Self::run_capacity(capacity)),
             max_segments: max_segments.max(1),
@@ -96,7 +127,7 @@ impl WireBatch {
 
     /// All committed packets.
     pub fn bytes(&self) -> &[u8] {
-        &self.buf[..self.len]
+        &self.buf.bytes[..self.len]
     }
 
     /// The committed packets, grouped for sending, in the order of their commits.
@@ -123,6 +154,21 @@ impl WireBatch {
     /// Packets longer than this many bytes of UDP payload travel alone, marked [`Run::oversize`]: the path MTU less IP and UDP headers.
     pub fn set_max_segment(&mut self, bytes: usize) {
         self.max_segment = bytes;
+    }
+
+    /// The memory under the batch.
+    pub(crate) fn buffer(&self) -> &WireBuffer {
+        &self.buf
+    }
+
+    /// Puts another buffer of the same size under the batch, which forgets what was committed; the one it had. One of another size is
+    /// given back.
+    pub(crate) fn exchange(&mut self, buffer: WireBuffer) -> WireBuffer {
+        self.clear();
+        if buffer.len() != self.buf.len() {
+            return buffer;
+        }
+        std::mem::replace(&mut self.buf, buffer)
     }
 
     /// Room for one packet of `len` bytes (1 to [`MAX_UDP_PAYLOAD`]); `None` when it does not fit.
@@ -169,7 +215,7 @@ impl Reservation<'_> {
     #[inline]
     pub fn bytes(&mut self) -> &mut [u8] {
         let start = self.batch.len;
-        &mut self.batch.buf[start..start + self.len]
+        &mut self.batch.buf.bytes[start..start + self.len]
     }
 
     /// The packet is complete and goes to this address.
@@ -299,6 +345,20 @@ mod tests {
         assert_eq!(shape(&batch), [(1000, 2, 2000), (1001, 1, 1001), (1001, 1, 1001), (1000, 1, 1000)]);
         let oversize: Vec<bool> = batch.runs().iter().map(|run| run.oversize).collect();
         assert_eq!(oversize, [false, true, true, false]);
+    }
+
+    #[test]
+    fn a_batch_changes_its_buffer_for_one_of_the_same_size_alone() {
+        let mut batch = WireBatch::new(0, 64, true);
+        assert!(put(&mut batch, 1, 100));
+        assert_eq!(batch.exchange(WireBuffer::tagged(MAX_UDP_PAYLOAD - 1, (1, 2))).tag(), Some((1, 2)), "given back");
+        assert!(put(&mut batch, 1, 100));
+        let before = batch.exchange(WireBuffer::tagged(MAX_UDP_PAYLOAD, (1, 2)));
+        assert_eq!((before.tag(), before.bytes[99]), (None, 1));
+        assert!(batch.is_empty() && batch.runs().is_empty());
+        assert_eq!(batch.buffer().tag(), Some((1, 2)));
+        assert!(put(&mut batch, 3, 10));
+        assert_eq!(batch.bytes(), [3; 10]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod arena;
 pub mod bell;
 pub mod clock;
 pub mod cmsg;
+mod device;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod ipsec_mb;
@@ -35,6 +36,7 @@ pub mod trial;
 pub mod tundev;
 pub mod uring;
 mod wire;
+mod zerocopy;
 
 /// Which I/O engine to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,18 @@ pub enum IoChoice {
     Uring,
     /// Plain system calls.
     Syscall,
+}
+
+/// Whether long runs leave without being copied into the kernel (SENDMSG_ZC of io_uring); the system-call engine never does so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroCopyChoice {
+    /// By devices that segment UDP in hardware (`tx-udp-segmentation`, ethtool(8)), until the kernel says that it copies all the same.
+    #[default]
+    Auto,
+    /// By every device, whatever the kernel copies.
+    On,
+    /// Never.
+    Off,
 }
 
 /// The engine that runs, for people and metrics.
@@ -85,6 +99,8 @@ pub enum Trouble {
     PathMtu,
     /// The kernel refused UDP_SEGMENT at run time: it is off now.
     GsoLost,
+    /// The kernel copies what was to be sent without a copy, or refuses to: such sends are off now.
+    ZeroCopyLost,
     /// The TUN refused a super-packet whose packets it took one by one: of TCP, or of UDP.
     TunOffloadLost {
         /// USO rather than TSO.
@@ -149,6 +165,12 @@ pub trait Engine {
 
     /// Allows or forbids UDP_SEGMENT.
     fn set_gso(&mut self, gso: bool);
+
+    /// When to send without a copy. To be called before a socket is attached.
+    fn set_zero_copy(&mut self, choice: ZeroCopyChoice);
+
+    /// Whether long runs to the attached socket may leave without a copy.
+    fn zero_copy(&self) -> bool;
 
     /// The longest UDP payload in bytes that one packet to the connected peer carries now; `None` when not connected.
     fn max_payload(&self) -> Option<usize>;

@@ -16,7 +16,7 @@ use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
 use crate::sys::wire::{Receiver, Sender, TunPort, Why};
-use crate::sys::{Engine, EngineInfo, Observer, Step, clock};
+use crate::sys::{Engine, EngineInfo, Observer, Step, ZeroCopyChoice, clock};
 use crate::tun::coalesce::TunBatch;
 
 /// See the module's text.
@@ -152,6 +152,12 @@ impl Engine for SyscallEngine {
 
     fn set_gso(&mut self, gso: bool) {
         self.sender.set_gso(gso);
+    }
+
+    fn set_zero_copy(&mut self, _choice: ZeroCopyChoice) {}
+
+    fn zero_copy(&self) -> bool {
+        false
     }
 
     fn max_payload(&self) -> Option<usize> {

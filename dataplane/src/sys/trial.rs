@@ -18,6 +18,7 @@ use crate::sys::arena::BufferRing;
 use crate::sys::cmsg::{CONTROL, Control};
 use crate::sys::socket::{WireSocket, get_int, set_int};
 use crate::sys::wire::Receiver;
+use crate::sys::zerocopy;
 
 pub mod doorbell;
 
@@ -64,6 +65,8 @@ pub enum Op {
     SendMessage,
     /// IORING_OP_SENDMSG_ZC; complete when the notification came.
     SendMessageZc,
+    /// IORING_OP_SENDMSG_ZC from a registered buffer (Linux 6.15); complete when the notification came.
+    SendMessageZcFixed,
     /// IORING_OP_SEND_ZC from a registered buffer; complete when the notification came.
     SendZcFixed,
 }
@@ -349,6 +352,7 @@ impl TrialRing {
             Op::ReceiveMessage => opcode::RecvMsg::new(file, slots.header(slot, true)).build(),
             Op::SendMessage => opcode::SendMsg::new(file, slots.header(slot, false)).build(),
             Op::SendMessageZc => opcode::SendMsgZc::new(file, slots.header(slot, false)).build(),
+            Op::SendMessageZcFixed => zerocopy::entry(file, slots.header(slot, false), Some(index)),
             Op::SendZcFixed => opcode::SendZc::new(file, bytes, len).buf_index(Some(index)).build(),
         }
     }

@@ -1,7 +1,7 @@
 //! The io_uring engine: multishot polls for the socket, the TUN and the bells, and a timer, all completed in one place,
 //! where one call waits for all of them; direct non-blocking calls where a ring entry would complete inline anyway
-//! (recvmmsg, sendmmsg, TUN reads and writes), because a system call costs no more than an entry and its completion. What
-//! was measured is in
+//! (recvmmsg, sendmmsg, TUN reads and writes), because a system call costs no more than an entry and its completion; and
+//! SENDMSG_ZC for long runs, where the device takes them whole ([`zerocopy`](crate::sys::zerocopy)). What was measured is in
 //! docs/decisions/0007-io-uring-operations.md.
 //!
 //! Completions are collected first and acted upon second. What is armed stays armed: in the steady state nothing is
@@ -14,20 +14,29 @@ use std::time::Duration;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, TimeoutFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use link::message::Path;
+use rustix::io::Errno;
 
+use crate::drop_reason::DropReason;
 use crate::networkio::gro::Train;
-use crate::networkio::gso::WireBatch;
+use crate::networkio::gso::{Run, WireBatch};
 use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
-use crate::sys::wire::{Receiver, Sender, TunPort, Why};
-use crate::sys::{Engine, EngineInfo, Observer, Step, clock};
+use crate::sys::wire::{Receiver, Sender, TunPort, Why, packets, pending};
+use crate::sys::zerocopy::ZeroCopy;
+use crate::sys::{Engine, EngineInfo, Observer, Step, Trouble, ZeroCopyChoice, clock};
 use crate::tun::coalesce::TunBatch;
 
 /// Submission entries; never more than a handful are used between two submissions.
 const ENTRIES: u32 = 32;
-/// Completion entries: every poll, the timer, and a batch of TUN writes.
+/// Completion entries: every poll, the timer, and the notifications of all runs that are sent without a copy. The kernel keeps what does
+/// not fit.
 const COMPLETIONS: u32 = 256;
+/// IORING_ENTER_GETEVENTS of linux/io_uring.h.
+const GETEVENTS: u32 = 1;
+/// How long the end of an engine waits for devices that still read from its buffers. What they read later is never used again.
+const PATIENCE: Duration = Duration::from_millis(500);
+const TRIES: u32 = 10;
 
 /// What a completion belongs to. The generation tells the present descriptor's from its predecessor's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +48,8 @@ enum Kind {
     Orders = 3,
     Link = 4,
     Timeout = 5,
+    /// Its generation is the slot of the buffer.
+    ZeroCopy = 6,
 }
 
 impl Kind {
@@ -53,6 +64,7 @@ impl Kind {
             3 => Kind::Orders,
             4 => Kind::Link,
             5 => Kind::Timeout,
+            6 => Kind::ZeroCopy,
             _ => Kind::Ignore,
         };
         (kind, tag >> 3)
@@ -87,6 +99,7 @@ pub struct UringEngine {
     /// The same of the TUN.
     tun_ready: bool,
     sender: Sender,
+    zero_copy: ZeroCopy,
     receiver: Receiver,
     port: TunPort,
     /// Whether to wait for datagrams, and for packets of the TUN.
@@ -100,6 +113,7 @@ impl UringEngine {
     /// io_uring is refused (ENOSYS, EPERM), or the kernel is too old (before 5.19).
     pub fn new(orders: &Bell) -> io::Result<Self> {
         let (ring, mode) = build_ring()?;
+        let zero_copy = ZeroCopy::new(&ring.submitter());
         let mut engine = Self {
             info: EngineInfo { name: "io_uring", why: format!("multishot polls, {mode}") },
             ring,
@@ -117,6 +131,7 @@ impl UringEngine {
             socket_ready: false,
             tun_ready: false,
             sender: Sender::new(),
+            zero_copy,
             receiver: Receiver::new(),
             port: TunPort::new(),
             listens: (true, true),
@@ -125,6 +140,11 @@ impl UringEngine {
         engine.arm_polls();
         engine.ring.submit()?;
         Ok(engine)
+    }
+
+    #[cfg(test)]
+    pub(super) fn zero_copy_mut(&mut self) -> &mut ZeroCopy {
+        &mut self.zero_copy
     }
 
     /// Polls a socket of our own that has something: a kernel without multishot polls says so now, not later.
@@ -171,6 +191,7 @@ impl UringEngine {
                 Kind::Orders => self.orders_poll.live &= more,
                 Kind::Link if generation == self.link_poll.generation => self.link_poll.live &= more,
                 Kind::Timeout if generation == self.timeout.generation => self.armed_ns = u64::MAX,
+                Kind::ZeroCopy => self.zero_copy.completed(generation, entry.result(), entry.flags()),
                 _ => {}
             }
         }
@@ -196,7 +217,7 @@ impl UringEngine {
     /// Queues an entry for the next submission.
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: what an entry points to must live until it was submitted, or completed where the kernel asks so. The
-        // entries made in this file point to nothing but `deadline`.
+        // entries made in this file point to nothing but `deadline`, and the message of `transmit_zero_copy`, which see.
         // `deadline` is boxed, never replaced, and declared behind the ring, so that it is freed after it is closed; the
         // kernel copies it when it takes the entry (io_timeout_prep), within a system call of this thread, so writing it
         // between two calls races with nothing. Descriptors may close earlier: the kernel has its own reference.
@@ -268,6 +289,73 @@ impl UringEngine {
         self.collect();
     }
 
+    /// Sends a batch from this slot's buffer: long runs without a copy, one by one, and what stands between them as ever. So
+    /// they reach the wire in their order.
+    fn send_zero_copy(&mut self, slot: u16, socket: &WireSocket, observer: &mut dyn Observer, batch: &WireBatch) {
+        let (mut runs, bytes) = (batch.runs(), batch.bytes());
+        while let Some(at) = runs.iter().position(|run| self.zero_copy.takes(run)).filter(|_| self.sender.gso()) {
+            let (before, rest) = runs.split_at(at);
+            if !self.sender.send_runs(socket, observer, before, bytes) {
+                return observer.dropped(DropReason::SocketFull, packets(rest));
+            }
+            let Some((run, rest)) = rest.split_first() else { return };
+            match self.transmit_zero_copy(slot, socket, run, bytes) {
+                Ok(()) => observer.sent(run.count as u64, run.len as u64),
+                Err(error) => {
+                    // The error of an earlier datagram is told once, and then it is gone from the socket.
+                    if pending(error) {
+                        observer.trouble(Trouble::Socket(error.raw_os_error()));
+                    }
+                    if !self.sender.send_stuck(socket, observer, run, bytes) {
+                        return observer.dropped(DropReason::SocketFull, packets(rest));
+                    }
+                }
+            }
+            runs = rest;
+        }
+        self.sender.send_runs(socket, observer, runs, bytes);
+    }
+
+    /// Hands one run to the kernel, which sends it at once or not at all. Afterwards the kernel may read the run's bytes until it
+    /// notifies; all else it has read.
+    ///
+    /// What the entry points to lives: the message is boxed in `zero_copy`, is written for one run at a time, and not before the kernel
+    /// has answered for the one before, which this waits for. `bytes` lie in the buffer of a batch, whose memory does not move; it is borrowed until
+    /// `ZeroCopy::part`, which keeps it from everybody while a notification is owed. Were it freed in spite of that (a
+    /// panic in between), the kernel would read pages that it holds itself, and write nothing.
+    fn transmit_zero_copy(&mut self, slot: u16, socket: &WireSocket, run: &Run, bytes: &[u8]) -> Result<(), Errno> {
+        #[cfg(feature = "faults")]
+        crate::sys::faults::send(1, true)?;
+        let entry = self.zero_copy.aim(slot, socket, run, bytes);
+        self.push(&entry.user_data(Kind::ZeroCopy.tag(slot.into())));
+        loop {
+            let waiting = self.ring.submission().len() as u32;
+            // SAFETY: no argument is passed. The entries that are submitted are those that `push` was given. With GETEVENTS the same call
+            // brings the notifications that wait to be told.
+            let taken = unsafe { self.ring.submitter().enter::<libc::sigset_t>(waiting, 0, GETEVENTS, None) };
+            self.collect();
+            if let Some(outcome) = self.zero_copy.take_outcome() {
+                return outcome;
+            }
+            // EBUSY, EAGAIN and EINTR pass.
+            if taken.is_err() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// Waits until the kernel reads no buffer any more, for so long as a device should need at most.
+    fn await_notifications(&mut self) {
+        let patience = Timespec::from(PATIENCE / TRIES);
+        for _ in 0..TRIES {
+            if !self.zero_copy.is_read() {
+                return;
+            }
+            let _ = self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&patience));
+            self.collect();
+        }
+    }
+
     /// A timer that is set only when the present one would fire too late; it may fire early, which is harmless.
     fn arm_timeout(&mut self, until_ns: u64) {
         if until_ns >= self.armed_ns {
@@ -299,6 +387,7 @@ impl Engine for UringEngine {
 
     fn attach_socket(&mut self, socket: WireSocket, path: Path) -> io::Result<()> {
         self.detach_socket();
+        self.zero_copy.fit(&socket);
         self.socket = Some((socket, path));
         self.arm_polls();
         self.ring.submit()?;
@@ -366,7 +455,26 @@ impl Engine for UringEngine {
     }
 
     fn send(&mut self, observer: &mut dyn Observer, batch: &mut WireBatch) {
-        self.sender.send(self.socket.as_ref().map(|(socket, _)| socket), observer, batch);
+        if !self.zero_copy.is_on() || !self.sender.gso() {
+            return self.sender.send(self.socket.as_ref().map(|(socket, _)| socket), observer, batch);
+        }
+        let slot = self.zero_copy.slot_for(batch, &self.ring.submitter());
+        // Taken out, so that `self` can be used between; put back in any case.
+        match (slot, self.socket.take()) {
+            (Some(slot), Some((socket, path))) => {
+                self.send_zero_copy(slot, &socket, observer, batch);
+                self.sender.clear(batch);
+                self.socket = Some((socket, path));
+            }
+            (_, attached) => {
+                self.sender.send(attached.as_ref().map(|(socket, _)| socket), observer, batch);
+                self.socket = attached;
+            }
+        }
+        self.zero_copy.part(batch);
+        if self.zero_copy.gives_up() {
+            observer.trouble(Trouble::ZeroCopyLost);
+        }
     }
 
     fn send_datagram(&mut self, observer: &mut dyn Observer, path: &Path, bytes: &[u8]) {
@@ -379,6 +487,14 @@ impl Engine for UringEngine {
 
     fn set_gso(&mut self, gso: bool) {
         self.sender.set_gso(gso);
+    }
+
+    fn set_zero_copy(&mut self, choice: ZeroCopyChoice) {
+        self.zero_copy.set_choice(choice);
+    }
+
+    fn zero_copy(&self) -> bool {
+        self.socket.is_some() && self.sender.gso() && self.zero_copy.is_on()
     }
 
     fn max_payload(&self) -> Option<usize> {
@@ -405,6 +521,7 @@ impl Drop for UringEngine {
         self.detach_socket();
         self.detach_tun();
         let _ = self.ring.submitter().register_sync_cancel(None, CancelBuilder::any());
+        self.await_notifications();
     }
 }
 

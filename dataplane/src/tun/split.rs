@@ -374,8 +374,11 @@ mod tests {
 
     #[test]
     fn super_packets_of_every_kind_become_what_a_card_makes_of_them() {
+        // Miri takes its time with thousands of segments.
+        let sizes = [1, 7, 100, 1400, 2500, 4999, 5000, 60_000];
+        let sizes = if cfg!(miri) { &sizes[2..] } else { &sizes[..] };
         for packet in kinds() {
-            for size in [1, 7, 100, 1400, 2500, 4999, 5000, 60_000] {
+            for &size in sizes {
                 assert_eq!(split(&packet.super_frame(size)).unwrap(), packet.segments(size), "{size}");
             }
         }

@@ -22,7 +22,7 @@ use crate::sys::affinity;
 use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
-use crate::sys::{EngineInfo, IoChoice};
+use crate::sys::{EngineInfo, IoChoice, ZeroCopyChoice};
 use crate::tun::too_big::AnswersFrom;
 use crate::workers::halves::{OpeningThread, QUEUE, Role, Said, SealingThread, Task};
 use crate::workers::handover::{self, Incoming, Mates};
@@ -42,11 +42,13 @@ pub struct OffloadChoice {
     pub udp_gso: bool,
     /// UDP_GRO: one receive for many datagrams.
     pub udp_gro: bool,
+    /// SENDMSG_ZC under io_uring: long runs leave without being copied into the kernel. It needs `udp_gso`.
+    pub zero_copy: ZeroCopyChoice,
 }
 
 impl Default for OffloadChoice {
     fn default() -> Self {
-        Self { tun: true, udp_gso: true, udp_gro: true }
+        Self { tun: true, udp_gso: true, udp_gro: true, zero_copy: ZeroCopyChoice::Auto }
     }
 }
 

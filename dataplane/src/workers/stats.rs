@@ -73,10 +73,12 @@ pub struct OffloadsInUse {
     pub udp_gso: bool,
     /// UDP_GRO: one receive for many datagrams.
     pub udp_gro: bool,
+    /// SENDMSG_ZC: long runs leave without being copied into the kernel. On a socket for many peers, only by the devices where that pays.
+    pub zero_copy: bool,
 }
 
 impl OffloadsInUse {
-    fn switches(&mut self) -> [(&mut bool, &'static str); 7] {
+    fn switches(&mut self) -> [(&mut bool, &'static str); 8] {
         [
             (&mut self.tun.csum, "csum"),
             (&mut self.tun.tso4, "tso4"),
@@ -85,6 +87,7 @@ impl OffloadsInUse {
             (&mut self.tun.uso6, "uso6"),
             (&mut self.udp_gso, "UDP_SEGMENT"),
             (&mut self.udp_gro, "UDP_GRO"),
+            (&mut self.zero_copy, "SENDMSG_ZC"),
         ]
     }
 
@@ -331,6 +334,7 @@ impl StatsSnapshot {
         self.too_big_answers += sealing.too_big_answers;
         self.relayed += sealing.relayed;
         self.offloads.udp_gso = sealing.offloads.udp_gso;
+        self.offloads.zero_copy = sealing.offloads.zero_copy;
         for (sum, more) in self.drops.iter_mut().zip(&sealing.drops) {
             *sum += more;
         }
@@ -391,7 +395,7 @@ mod tests {
             (20..).zip(rest).for_each(|(n, counter)| counter.add(n * factor));
             stats.drop_many(DropReason::NoKey, 5 * factor);
         }
-        opening.set_offloads(OffloadsInUse { udp_gso: true, udp_gro: true, ..Default::default() });
+        opening.set_offloads(OffloadsInUse { udp_gso: true, udp_gro: true, zero_copy: true, ..Default::default() });
         sealing.set_offloads(OffloadsInUse { udp_gso: false, ..Default::default() });
         let sum = reader.snapshot();
         let direction = |base: u64| DirectionSnapshot {
@@ -420,7 +424,7 @@ mod tests {
     fn offloads_survive_the_way_through_the_counters() {
         let stats = WorkerStats::default();
         assert_eq!(stats.offloads(), OffloadsInUse::default());
-        for bits in 0..1 << 7 {
+        for bits in 0..1 << 8 {
             let offloads = OffloadsInUse::from_bits(bits);
             assert_eq!(offloads.to_bits(), bits);
             stats.set_offloads(offloads);
@@ -432,7 +436,7 @@ mod tests {
     fn offloads_are_said_in_one_line() {
         assert_eq!(OffloadsInUse::default().to_string(), "TUN none, socket none");
         let tun = TunOffload { csum: true, tso4: true, ..Default::default() };
-        let some = OffloadsInUse { tun, udp_gso: false, udp_gro: true };
+        let some = OffloadsInUse { tun, udp_gro: true, ..Default::default() };
         assert_eq!(some.to_string(), "TUN csum tso4, socket UDP_GRO");
     }
 

@@ -117,6 +117,7 @@ impl<'r> Worker<'r> {
             engine.watch_link(Some(Bell::same_as(link.bell_fd())?))?;
         }
         engine.set_gso(config.offload.udp_gso);
+        engine.set_zero_copy(config.offload.zero_copy);
         let mut pipeline = Pipeline::new(Arc::clone(&stats), config.config.clone());
         pipeline.set_mates(mates);
         Ok(Self {
@@ -635,6 +636,7 @@ impl<'r> Worker<'r> {
         if let Err(error) = self.engine.attach_socket(socket, path) {
             self.notes.trouble(Trouble::Socket(error.raw_os_error().unwrap_or(0)));
         }
+        self.notes.offloads.zero_copy = self.engine.zero_copy();
         self.fit_path_mtu();
         self.notes.say_offloads();
     }
@@ -826,8 +828,12 @@ impl Observer for Notes<'_> {
     fn trouble(&mut self, trouble: Trouble) {
         match trouble {
             Trouble::GsoLost => {
-                self.offloads.udp_gso = false;
+                (self.offloads.udp_gso, self.offloads.zero_copy) = (false, false);
                 self.lost("UDP_SEGMENT");
+            }
+            Trouble::ZeroCopyLost => {
+                self.offloads.zero_copy = false;
+                self.lost("to send without a copy (it copies all the same)");
             }
             Trouble::TunOffloadLost { udp } => self.tun_offload_lost = Some(udp),
             Trouble::PathMtu => self.path_mtu = true,

@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, channel};
 
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
-use dataplane::sys::IoChoice;
 use dataplane::sys::socket::{SocketOptions, WireSocket};
 use dataplane::sys::tundev::TunQueue;
+use dataplane::sys::{IoChoice, ZeroCopyChoice};
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::virtio::VNET_HDR_LEN;
 use dataplane::workers::manager::{
@@ -33,6 +33,13 @@ pub const ENGINES: [(IoChoice, IoChoice); 4] = [
     (IoChoice::Uring, IoChoice::Uring),
     (IoChoice::Syscall, IoChoice::Uring),
     (IoChoice::Uring, IoChoice::Syscall),
+];
+
+/// Every engine, and io_uring once more when long runs leave without a copy.
+pub const WAYS: [(IoChoice, ZeroCopyChoice); 3] = [
+    (IoChoice::Syscall, ZeroCopyChoice::Off),
+    (IoChoice::Uring, ZeroCopyChoice::Off),
+    (IoChoice::Uring, ZeroCopyChoice::On),
 ];
 
 /// Whether workers have a thread for each direction: in the test programs of these names, which run the same situations.
@@ -122,6 +129,12 @@ pub fn config(io: IoChoice) -> WorkerConfig {
         offload: OffloadChoice::default(),
         config: PipelineConfig { routes: RouteTable::all_to(0), ..PipelineConfig::default() },
     }
+}
+
+/// The same, with or without copies on the way out.
+pub fn config_of((io, zero_copy): (IoChoice, ZeroCopyChoice)) -> WorkerConfig {
+    let config = config(io);
+    WorkerConfig { offload: OffloadChoice { zero_copy, ..config.offload }, ..config }
 }
 
 /// A worker with its link, without socket and packets.
