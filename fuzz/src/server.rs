@@ -10,8 +10,8 @@ use controlplane::ids::{KeyId, Role, SessionId};
 use controlplane::packet::opcode::Opcode;
 use controlplane::wrap::Wrapper;
 use controlplane::{
-    Admission, Client, Event, Instant, KeyEvent, KeyName, KeyRefusal, Now, Output, Path, Random, ResumeRecord, Secret,
-    Server, ServerSetup, UsageReason,
+    Admission, Client, Event, Instant, KeyEvent, KeyName, KeyRefusal, Now, Output, ResumeRecord, Secret, Server,
+    ServerSetup, UsageReason,
 };
 
 use crate::client::{Counter, MAX_PACKET, START_UNIX, client_setup, credentials, path, server_setup, wrap};
