@@ -167,6 +167,7 @@ fn a_stock_client_gets_200_mb_through_a_container_under_either_seccomp_profile()
         let mut client = Client::launch(&net, &temp, &setup, &setup.profile(), &launch);
         client.expect_up();
         assert!(net.client.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "no echo");
+        assert!(net.client.until_answered(INNER6.into(), Duration::from_secs(10)).is_some(), "no echo over IPv6");
         assert_eq!(net.client.ping(INNER6.into(), 50), 50, "echoes over IPv6");
         let (inner, _) = inner_addresses(&net);
         for (from, to, target) in [(&net.client, &net.server, INNER4), (&net.server, &net.client, inner)] {

@@ -57,6 +57,7 @@ fn one(gateway: &Gateway) -> Row {
 fn reach(net: &Net, ns: &Ns) {
     let (inner4, inner6) = addresses_in(ns);
     assert!(ns.until_answered(INNER4.into(), Duration::from_secs(5)).is_some(), "{}: no echo", ns.name());
+    assert!(ns.until_answered(INNER6.into(), Duration::from_secs(10)).is_some(), "{}: no echo over IPv6", ns.name());
     assert_eq!(ns.ping(INNER6.into(), 20), 20);
     assert_eq!(net.server.ping(inner4.into(), 20), 20);
     assert_eq!(net.server.ping(inner6.into(), 20), 20);

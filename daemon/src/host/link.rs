@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use futures_util::StreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec};
 use serde::{Deserialize, Serialize};
@@ -227,6 +227,10 @@ fn address_message(address: &Address) -> AddressMessage {
     };
     message.header.family = if address.local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.prefix_len = address.prefix;
+    // A tunnel has no neighbours to ask whether they have it. Without this the kernel itself takes a while until it may be used.
+    if address.local.is_ipv6() {
+        message.header.flags |= AddressHeaderFlags::Nodad;
+    }
     message.attributes =
         vec![AddressAttribute::Local(address.local), AddressAttribute::Address(address.peer.unwrap_or(address.local))];
     message
