@@ -256,4 +256,69 @@ mod tests {
         assert_eq!(value["packet"]["opcode"], "UNKNOWN_31");
         assert!(value["why"].as_str().is_some_and(|why| why.len() > 20));
     }
+
+    /// One event of each kind.
+    fn one_of_each() -> Vec<Event> {
+        let record =
+            |what| Event::of_record(&Record { at: Instant(0), generation: 1, stage: Stage::Start, what }, Instant(0));
+        let plain = |operation, more| Event::plain(operation, Stage::Start, 0.5, 1, more);
+        let established = Established {
+            generation: 1,
+            pushed: controlplane::Pushed { options: vec!["auth-token hidden".into()] },
+            cipher: controlplane::Cipher::Aes256Gcm,
+            peer_id: None,
+            tls: "TLSv1.3".into(),
+            peer_subject: "CN=server".into(),
+            cc_exit: true,
+        };
+        let sums = Sums {
+            established: true,
+            exit_status: 0,
+            attempts: 1,
+            packets_in: 0,
+            packets_out: 0,
+            packets_dropped: 0,
+            retransmissions: 0,
+            not_shown: 0,
+            farewell: None,
+        };
+        let why = || "why".to_owned();
+        vec![
+            plain(Operation::Start, More::Start { version: "0", started_unix: 1, wrap: "none" }),
+            plain(Operation::Resolve, More::Resolve { host: why(), addresses: Vec::new(), why: Some(why()) }),
+            plain(Operation::Attempt, More::Attempt { remote: why(), local: why() }),
+            record(What::Stage),
+            record(What::In(Packet::default())),
+            record(What::Out(Packet { send_attempts: 1, ..Packet::default() })),
+            record(What::Dropped(Packet::default(), DropReason::BadTag)),
+            plain(Operation::Icmp, More::Reason { reason: "refused", why: why() }),
+            plain(Operation::Established, More::Established(Box::new(Agreed::new(&established, false, 0.5)))),
+            plain(Operation::Failure, More::Failure { reason: "tls", why: why(), exit_status: 5 }),
+            plain(Operation::End, More::End(Box::new(sums))),
+        ]
+    }
+
+    #[test]
+    fn every_kind_of_event_has_the_fields_of_its_sample_in_the_documentation() {
+        let samples: Vec<serde_json::Value> = include_str!("../../../docs/trace.md")
+            .lines()
+            .filter(|line| line.starts_with('{'))
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let events = one_of_each();
+        assert_eq!(samples.len(), events.len());
+        let fields = |value: &serde_json::Value| {
+            let mut names: Vec<String> = value.as_object().into_iter().flat_map(|o| o.keys().cloned()).collect();
+            names.sort();
+            names
+        };
+        for event in events {
+            let value = json(&event);
+            let sample = samples.iter().find(|sample| sample["operation"] == value["operation"]);
+            let sample = sample.unwrap_or_else(|| panic!("{value} is not documented"));
+            assert_eq!(fields(&value), fields(sample), "{value}");
+            assert_eq!(fields(&value["packet"]), fields(&sample["packet"]), "{value}");
+            assert!(!value.to_string().contains("hidden"), "{value}");
+        }
+    }
 }

@@ -38,6 +38,17 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
     }
 }
 
+/// The tags, with those that follow each other counted.
+pub(super) fn tags(event: &Event) -> Vec<String> {
+    let same = event.tags.chunk_by(|one, next| one == next);
+    let counted = same.filter_map(|tags| match tags {
+        [tag] => Some((*tag).to_owned()),
+        [tag, ..] => Some(format!("{tag} ×{}", tags.len())),
+        [] => None,
+    });
+    counted.collect()
+}
+
 fn of_packet(packet: &Seen, event: &Event) -> String {
     let mut text = format!("{:<30}", packet.opcode);
     if let Some(key) = packet.key_id {
@@ -58,7 +69,7 @@ fn of_packet(packet: &Seen, event: &Event) -> String {
         text += " (came before)";
     }
     if !event.tags.is_empty() {
-        text += &format!(": {}", event.tags.join(", "));
+        text += &format!(": {}", tags(event).join(", "));
     }
     text
 }
@@ -134,6 +145,13 @@ mod tests {
         let text = lines(&event(Operation::Established, More::Established(Box::new(agreed)))).join("\n");
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'));
         assert!(text.contains("pushed auth-token …"));
+    }
+
+    #[test]
+    fn tags_that_repeat_themselves_are_counted() {
+        let tags = vec!["server_hello", "encrypted", "encrypted", "encrypted", "key_message", "encrypted"];
+        let said = super::tags(&Event { tags, ..event(Operation::PacketIn, More::None {}) });
+        assert_eq!(said, ["server_hello", "encrypted ×3", "key_message", "encrypted"]);
     }
 
     #[test]

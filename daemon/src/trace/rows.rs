@@ -1,6 +1,7 @@
 //! What is drawn: stages as bars and packets as marks, one row each, on one time line. No characters and no pixels yet.
 
 use super::event::{Event, More, Operation};
+use super::line;
 use crate::bench::report::text::clean;
 
 /// Rows of a drawing; what comes after them is only counted.
@@ -101,10 +102,10 @@ fn row(event: &Event) -> Option<Row> {
                 Operation::PacketDropped => Kind::Ignored,
                 _ => Kind::In,
             };
-            let short = packet.opcode.strip_prefix("P_CONTROL_").unwrap_or(&packet.opcode);
-            let short = short.strip_prefix("P_").unwrap_or(short);
+            let short = packet.opcode.strip_prefix("P_").unwrap_or(&packet.opcode);
+            let short = short.strip_prefix("CONTROL_").filter(|rest| rest.contains("RESET")).unwrap_or(short);
             let id = packet.id.map(|id| format!(" {id}")).unwrap_or_default();
-            let mut notes: Vec<String> = event.tags.iter().map(|tag| (*tag).to_owned()).collect();
+            let mut notes = line::tags(event);
             if let Some(attempts) = packet.send_attempts.filter(|attempts| *attempts > 1) {
                 notes.insert(0, format!("×{attempts}"));
             }
