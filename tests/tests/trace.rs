@@ -234,6 +234,19 @@ fn every_wrap_and_tls_version_is_traced_to_the_end_by_nobody() {
 }
 
 #[test]
+fn a_server_that_knows_no_other_goodbye_is_told_in_the_data_channel() {
+    let (net, temp, setup) = (Net::new(), Temp::new(), Setup::new());
+    let mut server = Server::start(&net, &temp, &setup);
+    // Without CC_EXIT_NOTIFY, as to a server of before 2.6.
+    let traced = trace(&net, &temp, &setup, &["--iv-proto-mask", "0x80"]);
+    assert_eq!(traced.code, Some(0), "{}", traced.all);
+    agrees_with_the_documentation(&traced);
+    assert_eq!(traced.of("established")[0]["cc_exit"], false);
+    assert_eq!(traced.end()["farewell"], "data_channel");
+    assert!(server.saw_exit(Duration::from_secs(5)), "{}", server.process.log());
+}
+
+#[test]
 fn a_wrong_password_is_said_at_once_and_where() {
     let (net, temp) = (Net::new(), Temp::new());
     let mut setup = Setup::new();

@@ -29,6 +29,9 @@ pub struct Trace {
     #[arg(long, value_name = "FILE.svg", num_args = 0..=1, value_parser = picture)]
     #[allow(clippy::option_option)] // clap: not said, said without a file, said with one
     pub waterfall: Option<Option<PathBuf>>,
+    /// Act as an older peer: clear these IV_PROTO bits
+    #[arg(long, hide = true, default_value_t = 0, value_parser = super::number)]
+    pub iv_proto_mask: u32,
 }
 
 impl Trace {

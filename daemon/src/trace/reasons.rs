@@ -10,7 +10,9 @@ pub(super) fn ignored(reason: Why, stage: Stage, packet: &Packet) -> &'static st
     match reason {
         Why::Empty => "it has no bytes",
         Why::TooLong => "it is longer than any control packet",
-        Why::Truncated => "it is too short: cut, sent without the tls-auth or tls-crypt of this session, or not of OpenVPN",
+        Why::Truncated => {
+            "it is too short: cut, sent without the tls-auth or tls-crypt of this session, or not of OpenVPN"
+        }
         Why::Leftover => "bytes are left over behind its last field",
         Why::UnknownOpcode => {
             "its first byte is none of OpenVPN's: something else speaks on this port, or it was made up"

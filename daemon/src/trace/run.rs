@@ -49,7 +49,9 @@ impl Run {
     /// As `connect`: [`Exit::Tls`] and [`Exit::Config`].
     pub(super) fn new(options: Trace, profile: ClientProfile, journal: Journal) -> Result<Run, Fatal> {
         let wallet = Wallet::open(&profile.credentials)?;
-        let mut client = Client::new(profile.client_setup(), clock::now()).map_err(|ending| match ending {
+        let mut setup = profile.client_setup();
+        setup.iv_proto_mask = options.iv_proto_mask;
+        let mut client = Client::new(setup, clock::now()).map_err(|ending| match ending {
             Ending::Tls(sentence) => Fatal::new(Exit::Tls, sentence),
             Ending::Incompatible(sentence) => Fatal::new(Exit::Config, sentence),
             other => Fatal::new(Exit::Other, format!("{other:?}")),

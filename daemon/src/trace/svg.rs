@@ -10,7 +10,7 @@ use crate::bench::report::text::html;
 const ROW: usize = 18;
 const LABELS: f64 = 250.0;
 const LINE: f64 = 560.0;
-const NOTES: f64 = 330.0;
+const NOTES: f64 = 420.0;
 const EDGE: f64 = 12.0;
 
 /// The picture.
@@ -49,7 +49,9 @@ fn draw_row(svg: &mut String, row: &Row, y: f64, end: f64) {
     let baseline = y + 4.0;
     let indent =
         if matches!(row.kind, Kind::Attempt | Kind::Stage | Kind::Established | Kind::Failed) { 0.0 } else { 14.0 };
-    text(svg, EDGE + indent, baseline, &row.label, colour(row.kind));
+    // The colour of a bar is too light for letters.
+    let ink = if row.kind == Kind::Stage { "#1f2328" } else { colour(row.kind) };
+    text(svg, EDGE + indent, baseline, &row.label, ink);
     match row.kind {
         Kind::Attempt => {}
         Kind::Stage => {
@@ -64,7 +66,10 @@ fn draw_row(svg: &mut String, row: &Row, y: f64, end: f64) {
         // They point the way the packet went: to the server on the right, to us on the left.
         Kind::Out | Kind::Again => triangle(svg, from, y, 9.0, row.kind),
         Kind::In => triangle(svg, from, y, -9.0, row.kind),
-        Kind::Ignored | Kind::Established | Kind::Failed => {
+        Kind::Established => {
+            let _ = writeln!(svg, "<circle cx=\"{from:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{}\"/>", colour(row.kind));
+        }
+        Kind::Ignored | Kind::Failed => {
             let _ = writeln!(
                 svg,
                 "<path d=\"M{:.1} {:.1}l8 8m-8 0l8 -8\" stroke=\"{}\" stroke-width=\"2\"/>",
