@@ -15,6 +15,7 @@ use crate::session::{Context, Session, Settings, Side};
 use crate::setup::{Cipher, ClientSetup, Credentials, Ending, KeyEvent, Path, ResumeRecord, Wrap};
 use crate::timers::Now;
 use crate::tlssession::TlsConfig;
+use crate::trace::{Log, Trace};
 use crate::wrap::WrapConfig;
 use crate::wrap::static_key::StaticKey;
 
@@ -105,10 +106,16 @@ impl Client {
 
     /// Takes a control datagram (anything that is not P_DATA). Bad ones are counted, never answered.
     pub fn handle_datagram(&mut self, now: Now, rng: &mut dyn Random, path: &Path, bytes: &[u8]) {
+        if let Some(log) = self.out.trace.as_deref_mut() {
+            log.incoming(now.at, bytes);
+        }
         let mut result = Err(DropReason::UnknownSession);
         self.with_session(now, rng, |session, ctx| result = session.handle_datagram(ctx, path, bytes));
         if let Err(reason) = result {
             self.drops.count(reason);
+            if let Some(log) = self.out.trace.as_deref_mut() {
+                log.dropped(reason);
+            }
         }
     }
 
@@ -172,6 +179,19 @@ impl Client {
     /// Datagrams that were not accepted since the last call, by reason.
     pub fn take_dropped(&mut self) -> Vec<(String, u64)> {
         self.drops.take()
+    }
+
+    /// Notes from now on what happens, for [`Client::take_trace`], or stops doing so. A session that is there already goes on
+    /// without the names of its messages. Off by default, and then it costs nothing.
+    pub fn observe(&mut self, on: bool) {
+        self.settings.observed = on;
+        self.out.trace = on.then(|| self.out.trace.take().unwrap_or_default());
+    }
+
+    /// What happened since the last call; empty unless [`Client::observe`] was said. The records of one input stand in the
+    /// order in which things happened, and what `poll_output` gives belongs after them.
+    pub fn take_trace(&mut self) -> Trace {
+        self.out.trace.as_deref_mut().map(Log::take).unwrap_or_default()
     }
 
     fn with_session(&mut self, now: Now, rng: &mut dyn Random, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
@@ -242,6 +262,7 @@ fn settings(setup: &ClientSetup, tls: TlsConfig) -> Result<Settings, Ending> {
             auth_nocache: setup.auth_nocache,
         },
         data_ciphers,
+        observed: false,
     })
 }
 

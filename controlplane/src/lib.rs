@@ -11,6 +11,8 @@
 //! 4. After **every** call of 2 and 3: `poll_output` until it says `Idle`. Outputs take effect in their order:
 //!    a resume record must be kept before the datagram after it is sent.
 //!
+//! Who wants to see what happens on the way says [`Client::observe`] and calls [`Client::take_trace`] after every call.
+//!
 //! A [`Server`] is driven alike, without step 2: sessions begin by themselves. Every [`Event::Login`] is answered by
 //! `admit` or `refuse` when whoever judges it is ready; other sessions do not wait for that.
 //!
@@ -62,6 +64,7 @@ mod session;
 pub mod setup;
 pub mod timers;
 pub mod tlssession;
+pub mod trace;
 pub mod wrap;
 
 pub use client::Client;

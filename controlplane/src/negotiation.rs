@@ -5,6 +5,8 @@
 //! ExpectReset → ExpectTls → ExpectKeyMethod → Active → (kept by the session as a lame duck)
 //! ```
 
+mod watch;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -20,11 +22,16 @@ use crate::packet::opcode::Opcode;
 use crate::reliabletransport::ReliableTransport;
 use crate::timers::Instant;
 use crate::tlssession::{TlsConfig, TlsSession};
+use crate::trace::Stage as Standing;
+
+use watch::Watch;
 
 /// The most plaintext that may wait for the peer's key message to be complete, in bytes.
 const MAX_KEY_METHOD: usize = 16 * 1024;
 /// The most bytes of TLS records that may wait for the send window.
 const MAX_TLS_OUT: usize = 128 * 1024;
+/// What an onlooker is told of a key message.
+const KEY_MESSAGE: &str = "key_message";
 /// The largest IP and UDP headers (IPv6), which `max-packet-size` includes.
 const IP_UDP: usize = 48;
 
@@ -72,6 +79,8 @@ pub(crate) struct Negotiation {
     plaintext: Vec<u8>,
     lines: Lines,
     happenings: VecDeque<Happening>,
+    /// While somebody looks on.
+    watch: Option<Box<Watch>>,
 }
 
 #[derive(Debug)]
@@ -112,6 +121,8 @@ pub(crate) struct Terms {
     pub(crate) role: Role,
     pub(crate) tls_timeout: Duration,
     pub(crate) max_payload: usize,
+    /// Somebody looks on.
+    pub(crate) observed: bool,
 }
 
 impl Negotiation {
@@ -146,6 +157,7 @@ impl Negotiation {
             plaintext: Vec::new(),
             lines: Lines::default(),
             happenings: VecDeque::new(),
+            watch: terms.observed.then(Box::default),
         }
     }
 
@@ -187,6 +199,27 @@ impl Negotiation {
         }
     }
 
+    /// Where it stands, for an onlooker; `None` when it failed, and so stands where it stood.
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        match &self.stage {
+            Stage::ExpectReset => Some(Standing::PreStart),
+            Stage::ExpectTls(_) | Stage::ExpectKeyMethod(ExpectKeyMethod { ours: None, .. }) => Some(Standing::Start),
+            Stage::ExpectKeyMethod(ExpectKeyMethod { ours: Some(_), .. }) => Some(Standing::SentKey),
+            Stage::Active(_) => Some(Standing::GotKey),
+            Stage::Failed => None,
+        }
+    }
+
+    /// The names of what the last packet held; empty while nobody looks on.
+    pub(crate) fn take_heard(&mut self) -> Vec<&'static str> {
+        self.watch.as_mut().map(|watch| watch.take_heard()).unwrap_or_default()
+    }
+
+    /// The names of what begins in this message of ours; empty while nobody looks on.
+    pub(crate) fn names_of(&self, id: MessageId) -> Vec<&'static str> {
+        self.watch.as_ref().map(|watch| watch.names_of(id)).unwrap_or_default()
+    }
+
     pub(crate) fn expects_reset(&self) -> bool {
         matches!(self.stage, Stage::ExpectReset)
     }
@@ -207,7 +240,7 @@ impl Negotiation {
         if let Stage::ExpectKeyMethod(state) = &mut self.stage {
             state.ours = Some(message.source.clone());
         }
-        self.write(&bytes);
+        self.write(&bytes, KEY_MESSAGE);
         self.on_plaintext();
         Ok(())
     }
@@ -229,7 +262,7 @@ impl Negotiation {
         }
         let message = ServerKeyMethod { source: source.clone(), options: options.to_owned() };
         let bytes = zeroize::Zeroizing::new(message.encode()?);
-        self.write(&bytes);
+        self.write(&bytes, KEY_MESSAGE);
         Ok(())
     }
 
@@ -237,7 +270,7 @@ impl Negotiation {
     pub(crate) fn send_text(&mut self, text: &str) {
         let mut bytes = text.as_bytes().to_vec();
         bytes.push(0);
-        self.write(&bytes);
+        self.write(&bytes, if self.watch.is_some() { Message::parse(text).name() } else { "" });
     }
 
     /// The data keys, once both key messages are known.
@@ -281,8 +314,11 @@ impl Negotiation {
         while !self.tls_out.is_empty() && self.transport.sender.can_send() {
             let len = self.tls_out.len().min(self.max_payload);
             let payload: Vec<u8> = self.tls_out.drain(..len).collect();
-            if self.transport.sender.push(payload, Opcode::ControlV1, now).is_err() {
+            let Ok(id) = self.transport.sender.push(payload, Opcode::ControlV1, now) else {
                 break;
+            };
+            if let Some(watch) = &mut self.watch {
+                watch.packs(id, len);
             }
         }
     }
@@ -316,6 +352,9 @@ impl Negotiation {
 
     fn on_tls_bytes(&mut self, bytes: &[u8]) {
         let mut plaintext = Vec::new();
+        if let Some(watch) = &mut self.watch {
+            watch.receives(bytes, matches!(self.stage, Stage::ExpectTls(_)));
+        }
         let Some(tls) = self.tls() else { return };
         let result = tls.read(bytes, &mut plaintext);
         let handshaking = tls.is_handshaking();
@@ -364,7 +403,13 @@ impl Negotiation {
         while let Some(line) = self.lines.next_line() {
             // A line that cannot be printed, or an empty one, says nothing.
             match line {
-                Ok(line) if !line.is_empty() => self.happenings.push_back(Happening::Message(Message::parse(&line))),
+                Ok(line) if !line.is_empty() => {
+                    let message = Message::parse(&line);
+                    if let Some(watch) = &mut self.watch {
+                        watch.hears(message.name());
+                    }
+                    self.happenings.push_back(Happening::Message(message));
+                }
                 _ => {}
             }
         }
@@ -383,6 +428,9 @@ impl Negotiation {
         {
             self.stage = Stage::Active(Active { tls, client, server: Some(message.source), answered: true });
         }
+        if let Some(watch) = &mut self.watch {
+            watch.hears(KEY_MESSAGE);
+        }
         self.rest_is_text(len);
         self.happenings.push_back(Happening::ServerKeyMethod { options: message.options });
         Ok(())
@@ -395,6 +443,9 @@ impl Negotiation {
         if let Stage::ExpectKeyMethod(ExpectKeyMethod { tls, .. }) = std::mem::replace(&mut self.stage, Stage::Failed) {
             self.stage = Stage::Active(Active { tls, client: message.source.clone(), server: None, answered: false });
         }
+        if let Some(watch) = &mut self.watch {
+            watch.hears(KEY_MESSAGE);
+        }
         self.rest_is_text(len);
         self.happenings.push_back(Happening::ClientKeyMethod(Box::new(message)));
         Ok(())
@@ -405,10 +456,15 @@ impl Negotiation {
         self.lines.extend(plaintext.get(consumed..).unwrap_or_default());
     }
 
-    fn write(&mut self, message: &[u8]) {
+    fn write(&mut self, message: &[u8], name: &'static str) {
         let Some(tls) = self.tls() else { return };
         match tls.write(message) {
-            Ok(()) => self.take_tls_output(),
+            Ok(()) => {
+                if let Some(watch) = &mut self.watch {
+                    watch.says(name);
+                }
+                self.take_tls_output();
+            }
             Err(e) => self.fail(e.0),
         }
     }
@@ -417,6 +473,9 @@ impl Negotiation {
         let mut out = Vec::new();
         if let Some(tls) = self.tls() {
             tls.take_output(&mut out);
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.sends(&out, matches!(self.stage, Stage::ExpectTls(_)));
         }
         self.tls_out.extend(out);
         if self.tls_out.len() > MAX_TLS_OUT {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::DropReason;
 use crate::setup::{Ending, Established, InstallKey, KeyName, Login, Path, ResumeRecord, Secret, State};
 use crate::timers::{Instant, TimerReason};
+use crate::trace;
 
 /// What `poll_output` gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub(crate) struct OutputQueue {
     queue: VecDeque<Output>,
+    /// What is noted while somebody looks on.
+    pub(crate) trace: Option<Box<trace::Log>>,
 }
 
 impl OutputQueue {

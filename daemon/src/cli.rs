@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod trace;
 
 use std::path::PathBuf;
 
@@ -70,6 +71,8 @@ pub enum Command {
         #[command(subcommand)]
         command: client::Pki,
     },
+    /// Watch the handshake with a server, packet by packet, and say what stopped it (needs no privilege)
+    Trace(trace::Trace),
     /// Measure tunnels between two network namespaces of this machine: minivpn, and what else is installed (needs root)
     Bench(Bench),
 }

@@ -17,6 +17,7 @@
 //! | `host` | changes to the host, each of which knows its undo |
 //! | `signals` | which signals ask for what, for client and gateway |
 //! | `observe` | log, states, live line |
+//! | `trace` | `minivpn trace`: the handshake as lines, as a file, as a drawing |
 //! | `sys`, `clock` | the edges: descriptors and processes (the only `unsafe`), time |
 
 #![deny(unsafe_code)]
@@ -41,5 +42,6 @@ pub mod observe;
 pub mod sandbox;
 mod signals;
 pub mod supervisor;
+pub mod trace;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -9,7 +9,7 @@ use minivpn::exit::Exit;
 use minivpn::gateway::requests;
 use minivpn::host::privileges;
 use minivpn::outln;
-use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
+use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox, trace};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
         Command::Client { command } => gateway::client_main(&command),
         Command::Pki { command } => gateway::pki_main(&command),
+        Command::Trace(options) => trace::main(options, cli.quiet),
         Command::Bench(options) => bench::main(&options, cli.quiet),
         Command::Healthcheck(options) => healthcheck::main(&options, cli.quiet),
         Command::Config { command: Config::Lint { file } } => lint(&file, cli.quiet),

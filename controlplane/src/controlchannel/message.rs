@@ -35,6 +35,21 @@ pub enum Message {
 }
 
 impl Message {
+    /// What kind of message it is, in lower case.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Message::PushRequest => "push_request",
+            Message::PushReply(_) => "push_reply",
+            Message::AuthFailed(_) => "auth_failed",
+            Message::AuthPending(_) => "auth_pending",
+            Message::Restart(_) => "restart",
+            Message::Halt(_) => "halt",
+            Message::Exit => "exit",
+            Message::Info(_) => "info",
+            Message::Unknown(_) => "unknown_message",
+        }
+    }
+
     /// Understands a line without its NUL.
     pub fn parse(line: &str) -> Message {
         let (word, rest) = match line.split_once(',') {

@@ -55,6 +55,22 @@ impl Opcode {
         (self as u8) << 3 | key_id.get()
     }
 
+    /// The name of the wire protocol's description, `P_CONTROL_V1` and so on.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SoftResetV1 => "P_CONTROL_SOFT_RESET_V1",
+            Self::ControlV1 => "P_CONTROL_V1",
+            Self::AckV1 => "P_ACK_V1",
+            Self::DataV1 => "P_DATA_V1",
+            Self::HardResetClientV2 => "P_CONTROL_HARD_RESET_CLIENT_V2",
+            Self::HardResetServerV2 => "P_CONTROL_HARD_RESET_SERVER_V2",
+            Self::DataV2 => "P_DATA_V2",
+            Self::HardResetClientV3 => "P_CONTROL_HARD_RESET_CLIENT_V3",
+            Self::ControlWkcV1 => "P_CONTROL_WKC_V1",
+        }
+    }
+
     /// Whether the packet belongs to the data channel.
     #[must_use]
     pub const fn is_data(self) -> bool {

@@ -39,6 +39,14 @@ impl Receiver {
         self.next
     }
 
+    /// Whether this message has been received: [`Receiver::accept`] would find it a duplicate.
+    #[must_use]
+    pub fn has(&self, id: MessageId) -> bool {
+        // Beyond what an index can be there is nothing.
+        let place = usize::try_from(id.distance_from(self.next)).unwrap_or(usize::MAX);
+        id.is_before(self.next) || self.stored.get(place).is_some_and(Option::is_some)
+    }
+
     /// Stores a message, if it is new and within the window. Ids are compared modulo 2^32.
     pub fn accept(&mut self, id: MessageId, payload: Vec<u8>) -> Accept {
         if id.is_before(self.next) {
@@ -108,6 +116,8 @@ mod tests {
     fn a_duplicate_is_told_from_a_new_message_and_does_not_replace_it() {
         let mut receiver = Receiver::starting_at(MessageId(0));
         assert_eq!(receiver.accept(MessageId(1), vec![1]), Accept::Accepted);
+        assert!(receiver.has(MessageId(1)) && !receiver.has(MessageId(0)) && !receiver.has(MessageId(2)));
+        assert!(receiver.has(MessageId(u32::MAX)) && !receiver.has(MessageId(100)));
         assert_eq!(receiver.accept(MessageId(1), vec![9]), Accept::Duplicate);
         assert_eq!(receiver.accept(MessageId(0), vec![0]), Accept::Accepted);
         receiver.pop_in_order();

@@ -437,5 +437,6 @@ fn settings(setup: &ServerSetup, now: Now, tls_random: Option<&'static dyn Secur
         limits: setup.limits,
         side: Side::Server,
         data_ciphers,
+        observed: false,
     })
 }

@@ -25,6 +25,7 @@ use crate::setup::{
 };
 use crate::timers::{Instant, Now, TimerReason, earliest};
 use crate::tlssession::TlsConfig;
+use crate::trace::{Sent, Stage};
 use crate::wrap::{WrapConfig, Wrapper};
 
 /// An unanswered SOFT_RESET of a resumed session is given up after this time.
@@ -67,6 +68,8 @@ pub(crate) struct Settings {
     pub(crate) max_packet_size: u16,
     pub(crate) limits: KeyLimits,
     pub(crate) side: Side,
+    /// Somebody looks on.
+    pub(crate) observed: bool,
 }
 
 /// What only one role has.
@@ -96,6 +99,7 @@ impl Settings {
             role: self.role(),
             tls_timeout: self.tls_timeout,
             max_payload: max_payload(self.max_packet_size, wrapper.overhead()),
+            observed: self.observed,
         }
     }
 }
@@ -278,6 +282,9 @@ impl Session {
         path: Path,
         credentials: Option<Credentials>,
     ) -> Result<Session, Ending> {
+        if let Some(log) = ctx.out.trace.as_deref_mut() {
+            log.begin(ctx.now.at, generation);
+        }
         let wrapper = Wrapper::new(ctx.settings.wrap.clone()).map_err(|e| Ending::Internal(e.to_string()))?;
         let local_sid = SessionId::new_random(ctx.rng);
         let mut session = Session::new(generation, 0, path, wrapper, local_sid, credentials);
@@ -298,6 +305,9 @@ impl Session {
         credentials: Option<Credentials>,
         delay: Duration,
     ) -> Result<Session, Ending> {
+        if let Some(log) = ctx.out.trace.as_deref_mut() {
+            log.begin(ctx.now.at, record.generation);
+        }
         let unusable = |what: &str| Ending::Internal(format!("the resume record cannot be used: {what}"));
         if !record.resumable {
             return Err(unusable("a negotiation was under way"));
@@ -434,6 +444,9 @@ impl Session {
         }
         let opened = self.wrapper.authenticate(datagram)?;
         let packet = opened.decode()?;
+        if let Some(log) = ctx.out.trace.as_deref_mut() {
+            log.decoded(&packet);
+        }
         self.check_sids(ctx.settings.role(), &packet)?;
         // Only now: another session's packets must not move this one's window.
         self.wrapper.commit(&opened)?;
@@ -589,12 +602,21 @@ impl Session {
         let slot = self.slot_of(packet.key_id).ok_or(DropReason::WrongKeyId)?;
         self.remote_sid.get_or_insert(packet.session_id);
         let tls = &ctx.settings.tls;
-        let result = self.slot(slot).as_mut().ok_or(DropReason::WrongKeyId)?.receive(packet, tls);
+        let negotiation = self.slot(slot).as_mut().ok_or(DropReason::WrongKeyId)?;
+        let id = packet.message_id.filter(|_| ctx.settings.observed);
+        let duplicate = id.is_some_and(|id| negotiation.transport.receiver.has(id));
+        let result = negotiation.receive(packet, tls);
+        if let Some(log) = ctx.out.trace.as_deref_mut() {
+            log.taken(duplicate, negotiation.take_heard());
+        }
         if slot == Slot::Next {
             self.deadlines.resume = None;
         }
         while let Some(happening) = self.slot(slot).as_mut().and_then(Negotiation::pop) {
+            // What it tells has happened, and what it leads to has not.
+            self.note_stage(ctx);
             self.on_happening(ctx, slot, happening);
+            self.note_stage(ctx);
         }
         result
     }
@@ -694,6 +716,11 @@ impl Session {
         }
         self.flush(ctx);
         self.phase = Phase::Ended;
+        if let Some(log) = ctx.out.trace.as_deref_mut()
+            && !matches!(ending, Ending::Disconnected { .. })
+        {
+            log.stage(ctx.now.at, Stage::Error);
+        }
         ctx.out.event(Event::Ended { generation: self.generation, ending });
     }
 
@@ -703,6 +730,7 @@ impl Session {
             return;
         }
         self.server_promotes_when_acknowledged(ctx);
+        self.note_stage(ctx);
         if matches!(self.phase, Phase::Exiting { .. }) {
             self.flush(ctx);
             if self.current.as_ref().is_none_or(Negotiation::all_acknowledged) {
@@ -729,10 +757,11 @@ impl Session {
         let (key_id, session_id) = (n.key_id, self.local_sid);
         while let Some(due) = n.transport.sender.due(ctx.now.at) {
             let (opcode, message_id, payload) = (due.opcode, Some(due.id), due.payload.to_vec());
+            let (id, attempt) = (due.id, due.attempt);
             let acks = n.transport.acks.take_for_control();
             let remote_session_id = self.remote_sid.filter(|_| !acks.is_empty());
             let packet = ControlPacket { opcode, key_id, session_id, acks, remote_session_id, message_id, payload };
-            self.transmit(ctx, &packet);
+            self.transmit(ctx, &packet, || Sent { attempt, names: n.names_of(id) });
         }
         n.rest();
         while n.transport.acks.has_pending() {
@@ -746,15 +775,35 @@ impl Session {
                 message_id: None,
                 payload: Vec::new(),
             };
-            self.transmit(ctx, &packet);
+            self.transmit(ctx, &packet, || Sent { attempt: 1, names: Vec::new() });
         }
     }
 
-    fn transmit(&mut self, ctx: &mut Context<'_>, packet: &ControlPacket) {
+    /// `sent` is asked only if somebody looks on.
+    fn transmit(&mut self, ctx: &mut Context<'_>, packet: &ControlPacket, sent: impl FnOnce() -> Sent) {
         self.reserve_wrap_id(ctx);
         // A packet that we built wrongly is as good as lost.
         if let Ok(bytes) = self.wrapper.seal(ctx.now.unix, packet) {
+            if let Some(log) = ctx.out.trace.as_deref_mut() {
+                log.outgoing(ctx.now.at, packet, bytes.len(), sent());
+            }
             ctx.out.transmit(self.path, bytes);
+        }
+    }
+
+    /// Tells an onlooker where the session stands, if that is somewhere else than before.
+    fn note_stage(&self, ctx: &mut Context<'_>) {
+        let Some(log) = ctx.out.trace.as_deref_mut() else {
+            return;
+        };
+        let stage = match &self.phase {
+            Phase::Negotiating => self.current.as_ref().and_then(Negotiation::standing),
+            Phase::GetConfig(_) | Phase::LoggingIn(_) | Phase::Installing(_) => Some(Stage::Active),
+            Phase::Up | Phase::Exiting { .. } | Phase::Lingering { .. } => Some(Stage::GeneratedKeys),
+            Phase::Ended => None,
+        };
+        if let Some(stage) = stage {
+            log.stage(ctx.now.at, stage);
         }
     }
 }

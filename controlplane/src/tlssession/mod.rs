@@ -4,6 +4,7 @@
 
 mod certificate;
 pub mod provider;
+pub(crate) mod records;
 pub mod verify;
 
 use std::io::{Read, Write};

@@ -11,3 +11,4 @@ mod handshake;
 mod refusals;
 mod renegotiation;
 mod resume;
+mod trace;

@@ -18,16 +18,17 @@
 
 mod attempt;
 mod backoff;
-mod credentials;
-mod endings;
+pub(crate) mod credentials;
+pub(crate) mod endings;
 mod established;
 mod leaving;
 mod losses;
 mod moving;
-mod remotes;
+pub(crate) mod remotes;
 mod run;
 mod start;
 mod transport;
 mod tunnel;
 
+pub(crate) use start::load;
 pub use start::{main, unusable};

@@ -10,7 +10,7 @@ use crate::config::agreed::Remote;
 
 /// The remotes of a profile in the order in which they are tried.
 #[derive(Debug)]
-pub(super) struct Remotes {
+pub(crate) struct Remotes {
     order: Vec<Remote>,
     next: usize,
     rounds: u32,
@@ -20,7 +20,7 @@ pub(super) struct Remotes {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<'a> {
+pub(crate) enum Next<'a> {
     /// Resolve this remote, give its addresses to [`Remotes::resolved`], ask again.
     Resolve(&'a Remote),
     /// Try this address of this remote.
@@ -31,7 +31,7 @@ pub(super) enum Next<'a> {
 
 impl Remotes {
     /// In the profile's order, or shuffled with `remote-random`.
-    pub(super) fn new(mut order: Vec<Remote>, random: bool, rng: &mut dyn Random) -> Remotes {
+    pub(crate) fn new(mut order: Vec<Remote>, random: bool, rng: &mut dyn Random) -> Remotes {
         if random {
             shuffle(&mut order, rng);
         }
@@ -39,7 +39,7 @@ impl Remotes {
     }
 
     /// The next thing to do.
-    pub(super) fn next(&mut self) -> Next<'_> {
+    pub(crate) fn next(&mut self) -> Next<'_> {
         if let Some(address) = self.addresses.pop_front() {
             // `addresses` is filled for the remote that was handed out last, so `next` is at least one.
             let remote = &self.order[self.next.saturating_sub(1)];
@@ -57,24 +57,24 @@ impl Remotes {
     }
 
     /// The addresses of the remote that [`Next::Resolve`] named; empty when it has none.
-    pub(super) fn resolved(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+    pub(crate) fn resolved(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         self.addresses = addresses.into_iter().collect();
     }
 
     /// The remote that carries a connection failed: try this very remote again first, at fresh addresses, because
     /// most often it is the server that was restarted.
-    pub(super) fn again(&mut self) {
+    pub(crate) fn again(&mut self) {
         self.addresses.clear();
         self.next = self.next.saturating_sub(1);
     }
 
     /// A server answered that we shall come again: this round does not count.
-    pub(super) fn excuse(&mut self) {
+    pub(crate) fn excuse(&mut self) {
         self.excused = true;
     }
 
     /// `RESTART` with the wish to go elsewhere: leave the addresses of this remote.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.addresses.clear();
     }
 }

@@ -74,7 +74,11 @@ pub fn unusable(profile: &ClientProfile) -> Vec<String> {
     tls.into_iter().chain(identity.err().map(|error| error.to_string())).collect()
 }
 
-fn load(file: &Path) -> Result<ClientProfile, Fatal> {
+/// The profile, with its warnings logged.
+///
+/// # Errors
+/// [`Exit::Config`] with every problem on a line.
+pub(crate) fn load(file: &Path) -> Result<ClientProfile, Fatal> {
     match config::load(file) {
         Ok((profile, warnings)) => {
             for warning in warnings {

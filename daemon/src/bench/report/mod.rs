@@ -21,7 +21,7 @@ mod sample_run;
 mod stats;
 mod tables;
 mod terminal;
-mod text;
+pub(crate) mod text;
 mod view;
 
 use std::io;
