@@ -173,6 +173,33 @@ fn a_run_that_is_killed_leaves_nothing() {
 }
 
 #[test]
+fn a_gateway_that_dies_in_the_middle_gives_no_figure_and_the_others_go_on() {
+    let temp = Temp::new();
+    let arguments = "--rounds 1 --seconds 5 --only minivpn,veth --engines syscall --aead auto --links offloaded";
+    let mut bench = start(&temp, &format!("{arguments} --tests tcp-up,tcp-down"));
+    let traces = in_full_swing(&mut bench);
+    let serves =
+        |pid: &&i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| contains(&line, b"gateway\0run\0"));
+    let gateway = traces.processes.iter().find(serves).expect("a gateway runs");
+    let pid = rustix::process::Pid::from_raw(*gateway).expect("a process id is not 0");
+    rustix::process::kill_process(pid, Signal::KILL).expect("it can be killed");
+    assert_eq!(bench.wait_exit(Duration::from_secs(60)), Some(0), "{}", bench.log());
+    traces.assert_gone();
+
+    let text = fs::read_to_string(temp.path().join("out/results.json")).expect("results.json was written");
+    let results: serde_json::Value = serde_json::from_str(&text).expect("results.json is JSON");
+    let series = results["series"].as_array().expect("series is a list");
+    assert!(series.len() == 2 && series.iter().all(|one| one["contender"] == "veth"), "{text}");
+    let skipped = results["skipped"].as_array().expect("skipped is a list");
+    let reason = skipped.first().and_then(|one| one["reason"].as_str()).unwrap_or_default();
+    assert!(skipped.len() == 1 && reason.contains("minivpn gateway ended"), "said once: {text}");
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[test]
 fn a_word_that_names_nobody_is_a_mistake_of_the_command_line() {
     let temp = Temp::new();
     for arguments in ["--only openvnp", "--tests udp-65", "--links wifi", "--against /no/such/results.json"] {

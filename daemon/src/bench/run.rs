@@ -303,16 +303,19 @@ impl<'a> Run<'a> {
         progress.step(&what);
         let scene =
             Scene { ground: self.ground, tunnel: running, plan: &self.plan, udp_rate: self.udp_rate, stop: self.stop };
-        match measure(&scene, step.test) {
-            Ok(mut sample) => {
+        let measured = measure(&scene, step.test);
+        let dead = running.dead();
+        match measured {
+            // Of a tunnel that broke in the middle no figure counts.
+            Ok(mut sample) if dead.is_none() => {
                 sample.round = step.round;
                 let series = series_of(results, &lane.name, &lane.offloads, step);
                 series.samples.push(sample);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return false,
-            Err(error) => {
-                let dead = running.dead();
-                let reason = format!("{what}: {}", dead.clone().unwrap_or_else(|| error.to_string()));
+            failed => {
+                let error = failed.err().map(|error| error.to_string()).unwrap_or_default();
+                let reason = format!("{what}: {}", dead.clone().unwrap_or(error));
                 progress.say(&reason);
                 results.skipped.push(Skipped { contender: lane.name.clone(), reason });
                 if dead.is_some() {
