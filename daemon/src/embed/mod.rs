@@ -29,16 +29,21 @@
 //! | `batch.rs`, `pipe.rs` | many packets at once; the socket pair between a program and the worker |
 //! | `room.rs` | the control thread that all tunnels of a process share, and who is on it |
 //! | `supervisor.rs`, `attempt.rs`, `ending.rs` | one tunnel on it: its events and timers, connecting, how it ends |
+//! | `fate.rs`, `fault.rs` | what becomes of it, as its program waits for it; why, before it is known which error that is |
 
+mod attempt;
 mod batch;
+mod ending;
 mod error;
 mod fate;
+mod fault;
 mod halves;
 mod options;
 mod parameters;
 mod pipe;
 mod profile;
 mod room;
+mod supervisor;
 mod tunnel;
 
 pub use batch::Batch;
