@@ -36,6 +36,17 @@ impl Wallet {
         Ok(Wallet { password: obtain(source)?, token: None })
     }
 
+    /// Without asking anybody: those that are given, else the profile's. `None`: the profile leaves something open.
+    pub(crate) fn given(source: &CredentialSource, given: Option<Credentials>) -> Option<Wallet> {
+        let password = match (source, given) {
+            (_, Some(given)) => Some(given),
+            (CredentialSource::None, None) => None,
+            (CredentialSource::Given(known), None) => Some(known.clone()),
+            (CredentialSource::Prompt | CredentialSource::PromptPassword { .. }, None) => return None,
+        };
+        Some(Wallet { password, token: None })
+    }
+
     /// For the next connection: the token when there is one.
     pub(crate) fn credentials(&self) -> Option<Credentials> {
         self.token.as_ref().or(self.password.as_ref()).cloned()
@@ -160,5 +171,18 @@ mod tests {
         }
         assert_eq!(wallet.offers(), Offer::Password);
         assert_eq!(Wallet::default().offers(), Offer::Nothing);
+    }
+
+    #[test]
+    fn a_wallet_that_nobody_is_asked_for_takes_what_is_given_before_what_the_profile_says() {
+        let credentials = |name: &str| Credentials { username: name.into(), password: Secret(b"pw".to_vec()) };
+        let name = |source, given| Wallet::given(&source, given).map(|w| w.credentials().map(|c| c.username));
+        let known = || CredentialSource::Given(credentials("profile"));
+        assert_eq!(name(known(), None), Some(Some("profile".into())));
+        assert_eq!(name(known(), Some(credentials("caller"))), Some(Some("caller".into())));
+        assert_eq!(name(CredentialSource::None, None), Some(None));
+        assert_eq!(name(CredentialSource::Prompt, Some(credentials("caller"))), Some(Some("caller".into())));
+        assert_eq!(name(CredentialSource::Prompt, None), None);
+        assert_eq!(name(CredentialSource::PromptPassword { username: "bob".into() }, None), None);
     }
 }
