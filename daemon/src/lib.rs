@@ -37,6 +37,7 @@ pub mod healthcheck;
 pub mod host;
 pub mod messages;
 pub mod observe;
+pub mod proxy;
 pub mod sandbox;
 mod signals;
 pub mod supervisor;
