@@ -38,7 +38,7 @@ impl Association {
     /// [`Failure::Full`], also when the host has no socket left; [`Failure::TunnelDown`].
     pub(super) async fn open(network: &Arc<Network>, client: IpAddr, here: IpAddr) -> Result<Association, Failure> {
         let inside = Arc::new(Datagrams::open(&network.stack)?);
-        let outside = UdpSocket::bind((here, 0)).await.map_err(|_| Failure::Full)?;
+        let outside = UdpSocket::bind((here.to_canonical(), 0)).await.map_err(|_| Failure::Full)?;
         Ok(Association { network: Arc::clone(network), inside, outside, client: Client::new(client) })
     }
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use smoltcp::socket::tcp::{self, RecvError, Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -67,7 +67,7 @@ impl Connection {
         let key = stack.open(Key::Tcp, receive + send, socket, |socket, context, port| {
             socket.connect(context, remote, (source, port)).map_err(|_| Failure::NotAllowed)
         })?;
-        let Key::Tcp(port) | Key::Udp(port) = key;
+        let (Key::Tcp(port) | Key::Udp(port)) = key;
         let connection = Connection { stack: Arc::clone(stack), key, local: SocketAddr::new(source, port) };
         connection.established().await?;
         Ok(connection)
@@ -247,7 +247,6 @@ fn buffers(used: usize) -> (usize, usize) {
     (receive, (receive / 2).max(SMALLEST_WINDOW))
 }
 
-/// The congestion control of every connection is the crate's default, which its features make CUBIC (RFC 9438).
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,9 +263,10 @@ mod tests {
         assert!(used <= MEMORY + super::super::stack::MOST_SOCKETS * 2 * SMALLEST_WINDOW, "{used}");
     }
 
+    /// By CUBIC (RFC 9438): the crate's default with the features that it is built with.
     #[test]
     fn congestion_is_controlled() {
         let socket = Socket::new(SocketBuffer::new(vec![0; 1]), SocketBuffer::new(vec![0; 1]));
-        assert_eq!(socket.congestion_control(), tcp::CongestionControl::Cubic);
+        assert_eq!(socket.congestion_control(), smoltcp::socket::tcp::CongestionControl::Cubic);
     }
 }

@@ -64,10 +64,11 @@ impl Datagrams {
         let Some(socket) = sockets.slot(self.key).and_then(|slot| slot.socket::<Socket<'static>>()) else {
             return Poll::Pending;
         };
-        let Ok((bytes, from)) = socket.recv() else {
+        if !socket.can_recv() {
             socket.register_recv_waker(cx.waker());
             return Poll::Pending;
-        };
+        }
+        let Ok((bytes, from)) = socket.recv() else { return Poll::Pending };
         let count = bytes.len().min(buffer.len());
         if let (Some(to), Some(bytes)) = (buffer.get_mut(..count), bytes.get(..count)) {
             to.copy_from_slice(bytes);

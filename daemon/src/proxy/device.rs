@@ -3,7 +3,7 @@
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
-use super::batch::Batch;
+use crate::embed::Batch;
 
 /// One packet in, a batch out.
 #[derive(Debug)]

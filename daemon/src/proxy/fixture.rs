@@ -12,13 +12,14 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
 
-use super::batch::Batch;
 use super::device::Device;
 use super::login::Login;
 use super::network::Network;
 use super::packets::{Packets, carry};
+use super::patience::Patience;
 use super::server::{Server, serve};
 use super::stack::{Inner, Stack};
+use crate::embed::Batch;
 
 pub(super) const MTU: usize = 1_400;
 pub(super) const FAR4: &str = "10.8.0.1";
@@ -49,6 +50,8 @@ pub(super) fn pair() -> (Line, Line) {
 }
 
 impl Packets for Line {
+    type End = io::Error;
+
     async fn receive(&self, batch: &mut Batch) -> io::Result<()> {
         let mut from = self.from.lock().await;
         let mut next = Some(from.recv().await.ok_or(io::ErrorKind::BrokenPipe)?);
@@ -59,8 +62,8 @@ impl Packets for Line {
         Ok(())
     }
 
-    async fn send(&self, batch: &mut Batch) -> io::Result<()> {
-        for packet in batch.packets() {
+    async fn send(&self, batch: &Batch) -> io::Result<()> {
+        for packet in batch.iter() {
             let _ = self.to.try_send(packet.to_vec());
         }
         Ok(())
@@ -75,19 +78,19 @@ pub(super) struct Proxy {
 }
 
 /// Starts one; inside a `LocalSet`.
-pub(super) async fn proxy(dns: &[&str], login: Option<Login>) -> Proxy {
+pub(super) async fn proxy(dns: &[&str], login: Option<Login>, patience: Patience) -> Proxy {
     let (near, far) = pair();
     tokio::spawn(Far::new(far, 300).run());
     let inner = Inner { ipv4: Some(([10, 8, 0, 2].into(), 24)), ipv6: Some(("fd08::2".parse().unwrap(), 64)), mtu: MTU };
     let stack = Arc::new(Stack::new(inner));
     let dns: Vec<IpAddr> = dns.iter().map(|text| text.parse().unwrap()).collect();
-    let network = Arc::new(Network::new(Arc::clone(&stack), &dns));
+    let network = Arc::new(Network::new(Arc::clone(&stack), &dns, patience));
     let (sender, receiver) = watch::channel(Some(network));
     let carried = Arc::clone(&stack);
     tokio::spawn(async move { carry(&near, &carried).await });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(serve(listener, Server { network: receiver, login }));
+    tokio::task::spawn_local(serve(listener, Server { network: receiver, login, patience }));
     Proxy { address, stack, network: sender }
 }
 
@@ -114,7 +117,7 @@ struct Served {
 
 impl Far {
     fn new(line: Line, each: usize) -> Far {
-        let mut batch = Batch::new(MTU);
+        let mut batch = Batch::new(64, MTU);
         let mut device = Device { incoming: None, outgoing: &mut batch, mtu: MTU };
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
@@ -127,7 +130,8 @@ impl Far {
         let mut tcp = Vec::new();
         for (port, many) in [(ECHO, each), (SOURCE, 4), (SINK, 4), (BREAKS, 4), (53, 4)] {
             for _ in 0..many {
-                let buffer = || tcp::SocketBuffer::new(vec![0; 128 * 1024]);
+                let bytes = if port == ECHO { 16 * 1024 } else { 128 * 1024 };
+                let buffer = || tcp::SocketBuffer::new(vec![0; bytes]);
                 let handle = sockets.add(tcp::Socket::new(buffer(), buffer()));
                 tcp.push(Served { port, handle, moved: 0, said: false });
             }
@@ -142,7 +146,7 @@ impl Far {
     }
 
     async fn run(mut self) {
-        let (mut incoming, mut outgoing) = (Batch::new(MTU), Batch::new(MTU));
+        let (mut incoming, mut outgoing) = (Batch::new(64, MTU), Batch::new(64, MTU));
         loop {
             incoming.clear();
             let waited = tokio::time::timeout(Duration::from_millis(2), self.line.receive(&mut incoming)).await;
@@ -150,7 +154,7 @@ impl Far {
                 return;
             }
             let now = Instant::from_micros(self.started.elapsed().as_micros() as i64);
-            for packet in incoming.packets() {
+            for packet in incoming.iter() {
                 let mut device = Device { incoming: Some(packet), outgoing: &mut outgoing, mtu: MTU };
                 self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
             }
@@ -163,7 +167,7 @@ impl Far {
                 if outgoing.is_empty() {
                     break;
                 }
-                self.line.send(&mut outgoing).await.unwrap();
+                self.line.send(&outgoing).await.unwrap();
                 outgoing.clear();
             }
         }
@@ -239,7 +243,7 @@ impl Served {
             53 if socket.recv_queue() > 2 => {
                 let mut query = vec![0; 512];
                 let count = socket.recv_slice(&mut query).unwrap();
-                let answer = dns(&query[2..count], true).unwrap();
+                let Some(answer) = dns(&query[2..count], true) else { return };
                 let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
                 framed.extend(answer);
                 socket.send_slice(&framed).unwrap();

@@ -46,8 +46,8 @@ pub(super) enum Refused {
 /// # Errors
 /// The client's socket failed or ended.
 pub(super) async fn request(client: &mut TcpStream, login: Option<&Login>) -> io::Result<Result<Request, Refused>> {
-    // It may hold a password.
-    let mut head = Zeroizing::new(Vec::with_capacity(1_024));
+    // It may hold a password: no copy of it is left where it grew from.
+    let mut head = Zeroizing::new(Vec::with_capacity(LONGEST_HEAD + 1_024));
     loop {
         match parse(&head, login) {
             Ok(Some(request)) => return Ok(Ok(request)),

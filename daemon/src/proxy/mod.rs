@@ -3,8 +3,7 @@
 //!
 //! | file | purpose |
 //! |---|---|
-//! | `options.rs` | the command line, and what follows from it |
-//! | `start.rs` | the command: listener, tunnel, again when it ends, signals |
+//! | `start.rs` | the command (`daemon/src/cli/proxy.rs` has its line): listener, tunnel, again when it ends, signals |
 //! | `server.rs` | clients: how many, which protocol each speaks |
 //! | `socks.rs`, `http.rs`, `login.rs` | the requests of either, and the password |
 //! | `relay.rs` | bytes between a client and a connection |
@@ -13,10 +12,10 @@
 //! | `failure.rs` | why there is none, in SOCKS5, in HTTP and in words |
 //! | `connection.rs`, `datagrams.rs` | a TCP connection and a UDP socket in the tunnel |
 //! | `stack.rs`, `headers.rs`, `device.rs` | all of them over packets: whose a packet is, who has something to send |
-//! | `packets.rs`, `batch.rs` | where packets come from and go to |
+//! | `packets.rs` | where packets come from and go to |
+//! | `patience.rs` | how long who is waited for |
 
 mod associate;
-mod batch;
 mod connection;
 mod datagrams;
 mod device;
@@ -29,9 +28,13 @@ mod login;
 mod names;
 mod network;
 mod packets;
+mod patience;
 mod relay;
 mod server;
 mod socks;
 mod stack;
+mod start;
 #[cfg(test)]
 mod tests;
+
+pub use start::main;

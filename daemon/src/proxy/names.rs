@@ -16,16 +16,11 @@ use hickory_resolver::net::runtime::{DnsUdpSocket, RuntimeProvider, TokioHandle,
 use super::connection::Connection;
 use super::datagrams::Datagrams;
 use super::failure::Failure;
+use super::patience::Patience;
 use super::stack::{Inner, Stack};
-
-/// How long a server has to answer a question.
-const ANSWER: Duration = Duration::from_secs(4);
 
 /// How often a question is asked.
 const ATTEMPTS: usize = 2;
-
-/// How long all of it may take.
-const ALL: Duration = Duration::from_secs(15);
 
 /// Answers that are remembered, as long as they say.
 const REMEMBERED: u64 = 4_096;
@@ -34,22 +29,23 @@ const REMEMBERED: u64 = 4_096;
 #[derive(Debug)]
 pub(super) struct Names {
     resolver: Option<Resolver<Inside>>,
+    patience: Patience,
 }
 
 impl Names {
     /// Names are asked of these servers, in this order. Those of a family that the tunnel has not are left out.
-    pub(super) fn new(stack: &Arc<Stack>, servers: &[IpAddr]) -> Names {
+    pub(super) fn new(stack: &Arc<Stack>, servers: &[IpAddr], patience: Patience) -> Names {
         let inner = *stack.inner();
         let servers: Vec<NameServerConfig> =
             servers.iter().filter(|ip| inner.reaches(**ip)).map(|ip| NameServerConfig::udp_and_tcp(*ip)).collect();
         if servers.is_empty() {
-            return Names { resolver: None };
+            return Names { resolver: None, patience };
         }
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let inside = Inside { stack: Arc::clone(stack), tasks: TokioHandle::default() };
+        let inside = Inside { stack: Arc::clone(stack), tasks: TokioHandle::default(), patience };
         let mut builder = Resolver::builder_with_config(config, inside);
-        set(builder.options_mut(), &inner);
-        Names { resolver: builder.build().ok() }
+        set(builder.options_mut(), &inner, patience);
+        Names { resolver: builder.build().ok(), patience }
     }
 
     /// The addresses of a name that the tunnel can reach, best first.
@@ -58,7 +54,7 @@ impl Names {
     /// [`Failure::NoNameServer`], [`Failure::NoSuchName`], [`Failure::NoAnswer`].
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
         let resolver = self.resolver.as_ref().ok_or(Failure::NoNameServer)?;
-        match tokio::time::timeout(ALL, resolver.lookup_ip(name)).await {
+        match tokio::time::timeout(self.patience.name, resolver.lookup_ip(name)).await {
             Ok(Ok(found)) => {
                 let addresses: Vec<IpAddr> = found.iter().collect();
                 if addresses.is_empty() { Err(Failure::NoSuchName) } else { Ok(addresses) }
@@ -74,8 +70,8 @@ impl Names {
     }
 }
 
-fn set(options: &mut ResolverOpts, inner: &Inner) {
-    options.timeout = ANSWER;
+fn set(options: &mut ResolverOpts, inner: &Inner, patience: Patience) {
+    options.timeout = patience.question;
     options.attempts = ATTEMPTS;
     options.cache_size = REMEMBERED;
     options.use_hosts_file = ResolveHosts::Never;
@@ -93,6 +89,7 @@ fn set(options: &mut ResolverOpts, inner: &Inner) {
 struct Inside {
     stack: Arc<Stack>,
     tasks: TokioHandle,
+    patience: Patience,
 }
 
 impl RuntimeProvider for Inside {
@@ -112,8 +109,9 @@ impl RuntimeProvider for Inside {
         patience: Option<Duration>,
     ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
         let stack = Arc::clone(&self.stack);
+        let patience = patience.unwrap_or(self.patience.question);
         Box::pin(async move {
-            let opened = tokio::time::timeout(patience.unwrap_or(ANSWER), Connection::open(&stack, server)).await;
+            let opened = tokio::time::timeout(patience, Connection::open(&stack, server)).await;
             match opened {
                 Ok(Ok(connection)) => Ok(AsyncIoTokioAsStd(connection)),
                 Ok(Err(failure)) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, failure)),

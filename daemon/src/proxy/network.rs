@@ -3,18 +3,12 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::connection::Connection;
 use super::failure::Failure;
 use super::names::Names;
+use super::patience::Patience;
 use super::stack::Stack;
-
-/// How long one address has to answer.
-const ANSWER: Duration = Duration::from_secs(15);
-
-/// How long a client waits at most, with all addresses of a name.
-const ALL: Duration = Duration::from_secs(60);
 
 /// Addresses of one name that are tried.
 const ADDRESSES: usize = 8;
@@ -55,13 +49,14 @@ pub(super) struct Network {
     /// TCP and UDP.
     pub stack: Arc<Stack>,
     names: Names,
+    patience: Patience,
 }
 
 impl Network {
     /// Over this stack, with these name servers.
-    pub(super) fn new(stack: Arc<Stack>, servers: &[IpAddr]) -> Network {
-        let names = Names::new(&stack, servers);
-        Network { stack, names }
+    pub(super) fn new(stack: Arc<Stack>, servers: &[IpAddr], patience: Patience) -> Network {
+        let names = Names::new(&stack, servers, patience);
+        Network { stack, names, patience }
     }
 
     /// A connection to the first address that answers.
@@ -72,7 +67,7 @@ impl Network {
         let all = async {
             let mut last = Failure::NoSuchName;
             for address in self.resolve(target).await?.into_iter().take(ADDRESSES) {
-                match tokio::time::timeout(ANSWER, Connection::open(&self.stack, address)).await {
+                match tokio::time::timeout(self.patience.address, Connection::open(&self.stack, address)).await {
                     Ok(Ok(connection)) => return Ok(connection),
                     Ok(Err(failure @ (Failure::Full | Failure::TunnelDown))) => return Err(failure),
                     Ok(Err(failure)) => last = failure,
@@ -81,7 +76,7 @@ impl Network {
             }
             Err(last)
         };
-        tokio::time::timeout(ALL, all).await.unwrap_or(Err(Failure::TimedOut))
+        tokio::time::timeout(self.patience.connection, all).await.unwrap_or(Err(Failure::TimedOut))
     }
 
     /// The addresses of a destination, all of which may be used.
@@ -123,7 +118,7 @@ mod tests {
 
     fn network() -> Network {
         let inner = Inner { ipv4: Some(([10, 8, 0, 2].into(), 24)), ipv6: None, mtu: 1_500 };
-        Network::new(Arc::new(Stack::new(inner)), &["fd08::1".parse().unwrap()])
+        Network::new(Arc::new(Stack::new(inner)), &["fd08::1".parse().unwrap()], Patience::default())
     }
 
     #[test]

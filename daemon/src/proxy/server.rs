@@ -17,14 +17,12 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::login::Login;
 use super::network::{Network, Target};
+use super::patience::Patience;
 use super::relay::{Relayed, relay};
 use super::{http, socks};
 
 /// Clients at once. Some more than there may be connections through the tunnel, so that one too many gets an answer.
 pub(super) const MOST_CLIENTS: usize = super::stack::MOST_SOCKETS + 64;
-
-/// How long a client has for its request.
-const REQUEST: Duration = Duration::from_secs(10);
 
 /// After a failure of the host (no descriptor left) so long nobody is accepted.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -39,6 +37,8 @@ pub(super) struct Server {
     pub network: watch::Receiver<Option<Arc<Network>>>,
     /// What clients have to give, if anything.
     pub login: Option<Login>,
+    /// How long clients have for their requests.
+    pub patience: Patience,
 }
 
 /// Serves clients until the future is dropped. To be run inside a `LocalSet`.
@@ -85,7 +85,7 @@ async fn client_of(server: &Server, client: TcpStream) -> io::Result<()> {
     let probe = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(60));
     SockRef::from(&client).set_tcp_keepalive(&probe)?;
     let mut first = [0];
-    match tokio::time::timeout(REQUEST, client.peek(&mut first)).await?? {
+    match tokio::time::timeout(server.patience.request, client.peek(&mut first)).await?? {
         0 => Ok(()),
         _ => match first {
             [5] => with_socks(server, client).await,
@@ -103,7 +103,7 @@ async fn client_of(server: &Server, client: TcpStream) -> io::Result<()> {
 }
 
 async fn with_http(server: &Server, mut client: TcpStream) -> io::Result<()> {
-    let request = match tokio::time::timeout(REQUEST, http::request(&mut client, server.login.as_ref())).await?? {
+    let request = match tokio::time::timeout(server.patience.request, http::request(&mut client, server.login.as_ref())).await?? {
         Ok(request) => request,
         Err(refused) => return Err(io::Error::other(format!("refused: {refused:?}"))),
     };
@@ -119,7 +119,7 @@ async fn with_http(server: &Server, mut client: TcpStream) -> io::Result<()> {
 
 async fn with_socks(server: &Server, client: TcpStream) -> io::Result<()> {
     let (there, here) = (client.peer_addr()?.ip(), client.local_addr()?.ip());
-    match tokio::time::timeout(REQUEST, socks::request(client, server.login.as_ref())).await?? {
+    match tokio::time::timeout(server.patience.request, socks::request(client, server.login.as_ref())).await?? {
         socks::Request::Connect(target, waiting) => match server.connect(&target).await {
             Ok(connection) => {
                 let client = waiting.accept(connection.local()).await?;

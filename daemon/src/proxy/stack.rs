@@ -7,21 +7,22 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use controlplane::{Random, SystemRandom};
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::socket::{AnySocket, tcp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use tokio::sync::Notify;
 
-use super::batch::Batch;
 use super::device::Device;
 use super::failure::Failure;
 use super::headers::{Key, Meant, meant};
+use crate::embed::Batch;
 
 /// Sockets at once, of both kinds, with those that are still closing.
 pub(super) const MOST_SOCKETS: usize = 1_024;
@@ -65,7 +66,6 @@ impl Inner {
 }
 
 /// All sockets of one tunnel.
-#[derive(Debug)]
 pub(super) struct Stack {
     inner: Inner,
     sockets: Mutex<Sockets>,
@@ -102,7 +102,7 @@ impl Stack {
     pub(super) fn take(&self, incoming: &Batch, outgoing: &mut Batch) {
         let mut sockets = self.lock();
         let now = sockets.now();
-        for packet in incoming.packets() {
+        for packet in incoming.iter() {
             sockets.take(&self.inner, now, packet, outgoing);
         }
     }
@@ -158,7 +158,6 @@ impl Stack {
 }
 
 /// What is under the lock of a [`Stack`].
-#[derive(Debug)]
 pub(super) struct Sockets {
     slots: HashMap<Key, Slot>,
     /// Sockets that may have something to send, each once.
@@ -172,11 +171,9 @@ pub(super) struct Sockets {
 }
 
 /// One socket.
-#[derive(Debug)]
 pub(super) struct Slot {
     interface: Interface,
     set: SocketSet<'static>,
-    handle: SocketHandle,
     touched: bool,
     deadline: Option<Instant>,
     bytes: usize,
@@ -184,6 +181,12 @@ pub(super) struct Slot {
     linger: Option<(Instant, usize)>,
     /// Why it failed, where more is known than that it is closed.
     pub failure: Option<Failure>,
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack").field("inner", &self.inner).finish_non_exhaustive()
+    }
 }
 
 impl Slot {
@@ -241,8 +244,7 @@ impl Sockets {
             Meant::Undelivered(port, to, failure) => self.fail(Key::Tcp(port), to, failure),
             Meant::For(_) | Meant::Nobody => {
                 let stray = self.stray.get_or_insert_with(|| interface(inner, now, &mut device));
-                let mut empty = [];
-                stray.poll_ingress_single(now, &mut device, &mut SocketSet::new(&mut empty[..]));
+                stray.poll_ingress_single(now, &mut device, &mut SocketSet::new(Vec::new()));
             }
         }
     }
@@ -273,23 +275,14 @@ impl Sockets {
             return Err(Failure::Full);
         }
         let now = self.now();
-        let mut nothing = Batch::new(0);
+        let mut nothing = Batch::new(1, 1);
         let mut interface =
             interface(inner, now, &mut Device { incoming: None, outgoing: &mut nothing, mtu: inner.mtu });
         let (key, port) = self.free(kind)?;
         make(&mut socket, interface.context(), port)?;
         let mut set = SocketSet::new(Vec::with_capacity(1));
-        let handle = set.add(socket);
-        let slot = Slot {
-            interface,
-            set,
-            handle,
-            touched: false,
-            deadline: None,
-            bytes,
-            linger: None,
-            failure: None,
-        };
+        set.add(socket);
+        let slot = Slot { interface, set, touched: false, deadline: None, bytes, linger: None, failure: None };
         if let Entry::Vacant(vacant) = self.slots.entry(key) {
             vacant.insert(slot);
             self.buffered += bytes;
@@ -376,8 +369,12 @@ impl Sockets {
         }
         let before = std::mem::replace(&mut slot.deadline, wanted);
         if before != wanted {
-            before.map(|at| self.deadlines.remove(&(at, key)));
-            wanted.map(|at| self.deadlines.insert((at, key)));
+            if let Some(at) = before {
+                self.deadlines.remove(&(at, key));
+            }
+            if let Some(at) = wanted {
+                self.deadlines.insert((at, key));
+            }
         }
         if over {
             self.remove(key);

@@ -8,13 +8,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{JoinSet, LocalSet};
 
-use super::fixture::{self, *};
+use super::fixture::*;
 use super::login::Login;
+use super::patience::Patience;
 
 /// Runs a scenario with a proxy whose name server is the far side's.
 async fn with_proxy<F: Future<Output = ()>>(scenario: impl FnOnce(Proxy) -> F) {
+    with_patience(Patience::default(), scenario).await;
+}
+
+async fn with_patience<F: Future<Output = ()>>(patience: Patience, scenario: impl FnOnce(Proxy) -> F) {
     let local = LocalSet::new();
-    local.run_until(async { scenario(proxy(&[FAR4], None).await).await }).await;
+    local.run_until(async { scenario(proxy(&[FAR4], None, patience).await).await }).await;
 }
 
 /// An address as SOCKS5 writes it.
@@ -122,9 +127,11 @@ async fn each_failure_has_its_reply() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn who_does_not_answer_is_given_up_and_the_next_address_tried() {
-    with_proxy(|proxy| async move {
+    let two = Duration::from_secs(2);
+    let patience = Patience { address: two, question: two / 2, name: two, ..Patience::default() };
+    with_patience(patience, |proxy| async move {
         assert_eq!(connect(proxy.address, NOBODY, ECHO).await.unwrap_err(), 6);
         let mut client = connect(proxy.address, "dead.test", ECHO).await.unwrap();
         echoes(&mut client, b"second").await;
@@ -137,7 +144,7 @@ async fn who_does_not_answer_is_given_up_and_the_next_address_tried() {
 async fn without_a_name_server_only_addresses_work() {
     let local = LocalSet::new();
     let scenario = async {
-        let proxy = proxy(&[], None).await;
+        let proxy = proxy(&[], None, Patience::default()).await;
         assert_eq!(connect(proxy.address, "both.test", ECHO).await.unwrap_err(), 4);
         let mut client = TcpStream::connect(proxy.address).await.unwrap();
         client.write_all(b"CONNECT both.test:7 HTTP/1.1\r\n\r\n").await.unwrap();
@@ -294,9 +301,10 @@ async fn bytes_that_are_no_request_end_the_connection_and_nothing_else() {
     .await;
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn who_says_nothing_is_not_waited_for() {
-    with_proxy(|proxy| async move {
+    let patience = Patience { request: Duration::from_millis(200), ..Patience::default() };
+    with_patience(patience, |proxy| async move {
         for begun in [&b""[..], b"\x05\x01", b"CONNECT "] {
             let mut client = TcpStream::connect(proxy.address).await.unwrap();
             client.write_all(begun).await.unwrap();
@@ -310,7 +318,8 @@ async fn who_says_nothing_is_not_waited_for() {
 async fn the_password_is_wanted_where_there_is_one() {
     let local = LocalSet::new();
     let scenario = async {
-        let proxy = proxy(&[FAR4], Some(Login::new("ann".into(), Secret(b"s3cret".to_vec())))).await;
+        let login = Login::new("ann".into(), Secret(b"s3cret".to_vec()));
+        let proxy = proxy(&[FAR4], Some(login), Patience::default()).await;
         let mut without = TcpStream::connect(proxy.address).await.unwrap();
         without.write_all(&[5, 1, 0]).await.unwrap();
         assert_eq!(rest(&mut without).await, [5, 0xff]);
@@ -375,8 +384,6 @@ async fn datagrams_go_by_address_and_by_name_and_come_back() {
 
 #[tokio::test]
 async fn there_is_a_bound_and_whoever_is_beyond_it_is_told() {
-    let (near, _far) = fixture::pair();
-    drop(near);
     let inner = super::stack::Inner { ipv4: Some(([10, 8, 0, 2].into(), 24)), ipv6: None, mtu: MTU };
     let stack = std::sync::Arc::new(super::stack::Stack::new(inner));
     let all: Vec<_> =
