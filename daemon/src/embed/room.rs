@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use controlplane::Instant;
 use dataplane::datachannel::aead::Aead;
+use dataplane::workers::crew::Crew;
 use dataplane::workers::manager::WorkerReport;
 use link::EventBell;
 
@@ -154,7 +155,7 @@ fn enter(mut word: Word) -> Result<Door, ConnectError> {
     }
     let (words, inbox) = channel();
     let door = Door { words, bell: EventBell::new()? };
-    let room = Room { inbox, door: door.clone(), tunnels: BTreeMap::new() };
+    let room = Room { inbox, door: door.clone(), tunnels: BTreeMap::new(), crew: None };
     std::thread::Builder::new().name("minivpn-control".into()).spawn(move || room.run())?;
     // The thread cannot have gone: it ends under the lock.
     let _ = door.say(word);
@@ -167,6 +168,8 @@ struct Room {
     inbox: Receiver<Word>,
     door: Door,
     tunnels: BTreeMap<u64, Supervisor>,
+    /// The worker thread that the tunnels share, once one of them wants it. Goes after them.
+    crew: Option<Crew>,
 }
 
 impl Room {
@@ -190,7 +193,7 @@ impl Room {
         match word {
             Word::Enter(entry) => {
                 let id = entry.id();
-                if let Some(supervisor) = Supervisor::new(*entry, &self.door) {
+                if let Some(supervisor) = Supervisor::new(*entry, &self.door, &mut self.crew) {
                     self.tunnels.insert(id, supervisor);
                 }
             }

@@ -13,10 +13,10 @@ use controlplane::{Established, Event, Instant, SystemRandom};
 use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerReport, PipelineConfig};
-use dataplane::sys::IoChoice;
 use dataplane::sys::tundev::TunQueue;
 use dataplane::tun::coalesce::TunOffload;
 use dataplane::tun::too_big::AnswersFrom;
+use dataplane::workers::crew::Crew;
 use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport};
 use link::EventBell;
 
@@ -227,10 +227,10 @@ pub(super) enum Next {
 
 impl Supervisor {
     /// Begins to connect. `None`: that failed, and the program has been told.
-    pub(super) fn new(entry: Entry, door: &Door) -> Option<Supervisor> {
+    pub(super) fn new(entry: Entry, door: &Door, crew: &mut Option<Crew>) -> Option<Supervisor> {
         let Entry { id, profile, options, wallet, aead, told } = entry;
         let waiting = Arc::<AtomicUsize>::default();
-        let made = Parts::make(id, door, &options, aead, &waiting);
+        let made = Parts::make(id, door, &options, aead, &waiting, crew);
         let Parts { plane, end, worker, pair } = match made {
             Ok(parts) => parts,
             Err(error) => {
@@ -546,25 +546,46 @@ struct Parts {
 }
 
 impl Parts {
-    fn make(id: u64, door: &Door, options: &Options, aead: Aead, waiting: &Arc<AtomicUsize>) -> io::Result<Parts> {
+    fn make(
+        id: u64,
+        door: &Door,
+        options: &Options,
+        aead: Aead,
+        waiting: &Arc<AtomicUsize>,
+        crew: &mut Option<Crew>,
+    ) -> io::Result<Parts> {
         let pair = pipe::pair()?;
-        let (control, end, worker) = link::create_within(door.bell(), &EventBell::new()?)?;
-        let (door, waiting) = (door.clone(), Arc::clone(waiting));
         let config = WorkerConfig {
             index: 0,
             cpu: None,
             split: None,
             tuning: Tuning::default(),
-            io: if options.own_worker { options.engine } else { IoChoice::Syscall },
+            io: options.engine,
             offload: OffloadChoice { tun: false, ..OffloadChoice::default() },
             config: PipelineConfig { routes: RouteTable::all_to(PEER), aead },
         };
-        let worker = manager::spawn(config, worker, move |report| {
-            if waiting.fetch_add(1, Ordering::Relaxed) < REPORTS && door.say(Word::Said(id, report)).is_ok() {
-                return;
+        let (control, waiting) = (door.bell(), Arc::clone(waiting));
+        let report = {
+            let door = door.clone();
+            move |report| {
+                if waiting.fetch_add(1, Ordering::Relaxed) < REPORTS && door.say(Word::Said(id, report)).is_ok() {
+                    return;
+                }
+                waiting.fetch_sub(1, Ordering::Relaxed);
             }
-            waiting.fetch_sub(1, Ordering::Relaxed);
-        })?;
-        Ok(Parts { plane: ControlPlane::new(control), end, worker, pair })
+        };
+        let (plane, end, worker) = if options.own_worker {
+            let (plane, end, link) = link::create_within(control, &EventBell::new()?)?;
+            (plane, end, manager::spawn(config, link, report)?)
+        } else {
+            let there = match crew.take() {
+                Some(there) => there,
+                None => Crew::start("minivpn-worker")?,
+            };
+            let crew = crew.insert(there);
+            let (plane, end, link) = link::create_within(control, crew.link_bell())?;
+            (plane, end, crew.add(config, link, report)?)
+        };
+        Ok(Parts { plane: ControlPlane::new(plane), end, worker, pair })
     }
 }

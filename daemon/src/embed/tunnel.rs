@@ -336,3 +336,24 @@ fn check(packet: &[u8]) -> Result<(), TunnelError> {
         length => Err(TunnelError::Packet { length }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_and_their_halves_go_between_threads_and_so_do_their_futures() {
+        fn both<T: Send + Sync>() {}
+        fn sent<T: Send>(_: &T) {}
+        both::<Tunnel>();
+        both::<Reader>();
+        both::<Writer>();
+        sent(&Tunnel::connect(crate::embed::parse_profile("").unwrap_or_else(|_| fixture()), Options::default()));
+    }
+
+    /// A profile that reaches nobody.
+    fn fixture() -> ClientProfile {
+        let text = "client\nremote 127.0.0.1 9\n<ca>\n-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n</ca>\nauth-user-pass\n";
+        crate::embed::parse_profile(text).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
