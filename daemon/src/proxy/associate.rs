@@ -85,7 +85,8 @@ impl Association {
             }
             Target::Name(..) if asked.len() >= NAMES => {}
             target @ Target::Name(..) => {
-                let (network, inside, payload) = (Arc::clone(&self.network), Arc::clone(&self.inside), payload.to_vec());
+                let (network, inside, payload) =
+                    (Arc::clone(&self.network), Arc::clone(&self.inside), payload.to_vec());
                 asked.spawn(async move {
                     match network.resolve(&target).await.map(|found| found.first().copied()) {
                         Ok(Some(to)) => drop(inside.send(&payload, to)),

@@ -31,9 +31,8 @@ impl Datagrams {
     pub(super) fn open(stack: &Arc<Stack>) -> Result<Datagrams, Failure> {
         let buffer = || PacketBuffer::new(vec![PacketMetadata::EMPTY; DATAGRAMS], vec![0; BYTES]);
         let socket = Socket::new(buffer(), buffer());
-        let key = stack.open(Key::Udp, 2 * BYTES, socket, |socket, _, port| {
-            socket.bind(port).map_err(|_| Failure::NotAllowed)
-        })?;
+        let key = stack
+            .open(Key::Udp, 2 * BYTES, socket, |socket, _, port| socket.bind(port).map_err(|_| Failure::NotAllowed))?;
         Ok(Datagrams { stack: Arc::clone(stack), key })
     }
 

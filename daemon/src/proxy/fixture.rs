@@ -81,7 +81,8 @@ pub(super) struct Proxy {
 pub(super) async fn proxy(dns: &[&str], login: Option<Login>, patience: Patience) -> Proxy {
     let (near, far) = pair();
     tokio::spawn(Far::new(far, 300).run());
-    let inner = Inner { ipv4: Some(([10, 8, 0, 2].into(), 24)), ipv6: Some(("fd08::2".parse().unwrap(), 64)), mtu: MTU };
+    let inner =
+        Inner { ipv4: Some(([10, 8, 0, 2].into(), 24)), ipv6: Some(("fd08::2".parse().unwrap(), 64)), mtu: MTU };
     let stack = Arc::new(Stack::new(inner));
     let dns: Vec<IpAddr> = dns.iter().map(|text| text.parse().unwrap()).collect();
     let network = Arc::new(Network::new(Arc::clone(&stack), &dns, patience));

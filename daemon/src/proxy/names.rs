@@ -62,7 +62,8 @@ impl Names {
             Ok(Err(error)) => {
                 tracing::debug!("{name}: {error}");
                 // What is no name at all has no address either.
-                let answered = error.is_no_records_found() || matches!(error, hickory_resolver::net::NetError::Proto(_));
+                let answered =
+                    error.is_no_records_found() || matches!(error, hickory_resolver::net::NetError::Proto(_));
                 Err(if answered { Failure::NoSuchName } else { Failure::NoAnswer })
             }
             Err(_) => Err(Failure::NoAnswer),
@@ -120,11 +121,7 @@ impl RuntimeProvider for Inside {
         })
     }
 
-    fn bind_udp(
-        &self,
-        _: SocketAddr,
-        _: SocketAddr,
-    ) -> Pin<Box<dyn Send + Future<Output = io::Result<Question>>>> {
+    fn bind_udp(&self, _: SocketAddr, _: SocketAddr) -> Pin<Box<dyn Send + Future<Output = io::Result<Question>>>> {
         let opened = Datagrams::open(&self.stack).map(Question);
         Box::pin(async move { opened.map_err(io::Error::other) })
     }

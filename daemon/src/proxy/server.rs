@@ -103,7 +103,9 @@ async fn client_of(server: &Server, client: TcpStream) -> io::Result<()> {
 }
 
 async fn with_http(server: &Server, mut client: TcpStream) -> io::Result<()> {
-    let request = match tokio::time::timeout(server.patience.request, http::request(&mut client, server.login.as_ref())).await?? {
+    let request = match tokio::time::timeout(server.patience.request, http::request(&mut client, server.login.as_ref()))
+        .await??
+    {
         Ok(request) => request,
         Err(refused) => return Err(io::Error::other(format!("refused: {refused:?}"))),
     };

@@ -92,7 +92,8 @@ impl Running<'_> {
             () = stop(&mut signals) => return Ok(()),
         });
         // Only now, so that nobody is answered by a proxy that never gets a tunnel.
-        let served = tokio::task::spawn_local(serve(listener, Server { network: seen, login, patience: Patience::default() }));
+        let served =
+            tokio::task::spawn_local(serve(listener, Server { network: seen, login, patience: Patience::default() }));
         if !self.quiet {
             outln!("SOCKS5 and HTTP proxy on {address}");
         }
