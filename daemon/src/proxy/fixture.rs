@@ -148,6 +148,8 @@ impl Far {
 
     async fn run(mut self) {
         let (mut incoming, mut outgoing) = (Batch::new(64, MTU), Batch::new(64, MTU));
+        // Whoever comes first finds somebody who listens.
+        self.serve();
         loop {
             incoming.clear();
             let waited = tokio::time::timeout(Duration::from_millis(2), self.line.receive(&mut incoming)).await;
