@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod proxy;
 pub mod trace;
 
 use std::path::PathBuf;
@@ -43,6 +44,8 @@ the command line wins";
 pub enum Command {
     /// Connect to an OpenVPN server and carry traffic until interrupted
     Connect(Connect),
+    /// SOCKS5 and HTTP proxy through a tunnel of its own: no root, nothing of the host changed
+    Proxy(proxy::Proxy),
     /// What a gateway on this host is doing: its clients, its workers, what it drops
     Status(StatusOptions),
     /// Serve OpenVPN clients

@@ -9,6 +9,7 @@
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
 //! | `gateway` | the server's side: its certificates, its clients, its supervisor |
+//! | `proxy` | `minivpn proxy`: SOCKS5 and HTTP CONNECT over a stack in user space |
 //! | `supervisor` | its runtime |
 //! | `embed` | the embeddable tunnel, whose names are also at the crate's root: [`Tunnel`] |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
@@ -41,12 +42,13 @@ mod heartbeat;
 pub mod host;
 pub mod messages;
 pub mod observe;
+pub mod proxy;
 pub mod sandbox;
 mod signals;
 pub mod supervisor;
-pub mod trace;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod trace;
 
 pub use embed::{
     AeadChoice, Batch, ConnectError, Credentials, Inner4, Inner6, InnerRoute, IoChoice, Options, Parameters, Reader,

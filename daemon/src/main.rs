@@ -9,7 +9,9 @@ use minivpn::exit::Exit;
 use minivpn::gateway::requests;
 use minivpn::host::privileges;
 use minivpn::outln;
-use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox, trace};
+use minivpn::{
+    bench, client, config, control_process, environment, gateway, healthcheck, observe, proxy, sandbox, trace,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
     privileges::raise_permitted();
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
+        Command::Proxy(options) => proxy::main(&options, cli.quiet),
         Command::Status(options) => requests::status(&options),
         Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
         Command::Client { command } => gateway::client_main(&command),

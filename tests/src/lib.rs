@@ -7,6 +7,7 @@
 //! Set `MINIVPN_TEST_CLIENT=stock` to run the scenarios with OpenVPN itself as the client: what fails then is
 //! the harness or the peer, not minivpn. Set `MINIVPN_TEST_LONG=1` for the complete form of each scenario.
 
+pub mod behind;
 pub mod cells;
 pub mod checker;
 pub mod crowd;

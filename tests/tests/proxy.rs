@@ -1,0 +1,175 @@
+//! `minivpn proxy` against a stock server, as a user without any privilege: names, both protocols, datagrams, how it ends, and that
+//! nothing of the host changes.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tests::behind::{Behind, ECHO, WEB};
+use tests::netns::{INNER4, INNER6, Net};
+use tests::ours::executable;
+use tests::process::Process;
+use tests::setup::Setup;
+use tests::stock::Server;
+use tests::temp::Temp;
+
+/// Nobody, in no group, with no capability and no way to one.
+const UNPRIVILEGED: [&str; 8] = [
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--ambient-caps=-all",
+    "--bounding-set=-all",
+    "--no-new-privs",
+];
+
+/// A running proxy.
+struct Proxy {
+    process: Process,
+    address: SocketAddr,
+}
+
+fn start(net: &Net, temp: &Temp, profile: &str, options: &[&str]) -> Process {
+    let file = temp.write("proxy.ovpn", profile);
+    let mut command = net.client.command(UNPRIVILEGED[0]);
+    command.args(&UNPRIVILEGED[1..]).arg(executable()).arg("proxy").arg(file).args(options).env("NO_COLOR", "1");
+    Process::start("the proxy", command, &temp.path().join("proxy.log"))
+}
+
+fn up(net: &Net, temp: &Temp, setup: &Setup, options: &[&str]) -> Proxy {
+    let options = [&["--listen", "127.0.0.1:0"], options].concat();
+    let mut process = start(net, temp, &setup.profile(), &options);
+    const READY: &str = "SOCKS5 and HTTP proxy on ";
+    process.expect_log(&[READY], Duration::from_secs(30));
+    let log = process.log();
+    let line = log.lines().find_map(|line| line.strip_prefix(READY)).expect("the line has just been seen");
+    Proxy { process, address: line.trim().parse().expect("an address") }
+}
+
+/// A server that pushes a name server, and everything behind it.
+fn scene(setup: Setup) -> (Net, Temp, Setup, Server, Behind) {
+    let setup = setup.server(&format!("push \"dhcp-option DNS {INNER4}\""));
+    let (net, temp) = (Net::new(), Temp::new());
+    let server = Server::start(&net, &temp, &setup);
+    let names = [("web.test", INNER4.into()), ("six.test", INNER6.into())];
+    let behind = Behind::start(&net.server, &names);
+    (net, temp, setup, server, behind)
+}
+
+/// curl's exit code, and what `--write-out` gave.
+fn curl(net: &Net, proxy: &str, more: &[&str], format: &str) -> (i32, String) {
+    let mut command = net.client.command("curl");
+    command.args(["--silent", "--max-time", "120", "--output", "/dev/null", "--proxy", proxy, "--write-out", format]);
+    let output = command.args(more).output().expect("curl is installed");
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+const GOT: &str = "%{http_code} %{size_download}";
+
+#[test]
+fn a_user_without_privileges_reaches_what_is_behind_the_tunnel() {
+    let (net, temp, setup, mut server, _behind) = scene(Setup::new());
+    let before = net.client.snapshot();
+    let mut proxy = up(&net, &temp, &setup, &[]);
+    let (socks, http) = (format!("socks5h://{}", proxy.address), format!("http://{}", proxy.address));
+    for host in ["web.test", "six.test", "10.8.0.1", "[fd08::1]"] {
+        let url = format!("http://{host}:{WEB}/1000000");
+        assert_eq!(curl(&net, &socks, &[&url], GOT), (0, "200 1000000".into()), "{url} by SOCKS5");
+        let tunnel = ["--proxytunnel", &url];
+        assert_eq!(curl(&net, &http, &tunnel, GOT), (0, "200 1000000".into()), "{url} by HTTP CONNECT");
+    }
+    // What goes up arrives, too.
+    let file = temp.path().join("upload");
+    std::fs::write(&file, vec![b'u'; 5_000_000]).expect("the scratch directory is writable");
+    let data = format!("@{}", file.display());
+    let url = format!("http://web.test:{WEB}/");
+    let sent = ["--header", "Expect:", "--data-binary", &data, &url];
+    assert_eq!(curl(&net, &socks, &sent, "%{http_code} %{size_upload}"), (0, "200 5000000".into()));
+    // 97: the proxy said no; it knows why.
+    assert_eq!(curl(&net, &socks, &["http://nothing.test/"], GOT).0, 97);
+    assert_eq!(curl(&net, &socks, &["http://10.8.0.1:9/"], GOT).0, 97);
+    let refused = curl(&net, &http, &["--proxytunnel", "http://10.8.0.1:9/"], "%{http_connect}");
+    assert_eq!(refused.1, "502");
+
+    assert_eq!(net.client.snapshot(), before, "the host is as it was");
+    assert_eq!(proxy.process.stop(Duration::from_secs(10)), Some(0));
+    assert!(server.saw_exit(Duration::from_secs(5)), "the server was told");
+}
+
+#[test]
+fn datagrams_go_through_the_tunnel() {
+    let (net, temp, setup, _server, _behind) = scene(Setup::new());
+    let proxy = up(&net, &temp, &setup, &[]);
+    net.client.inside(|| {
+        let mut control = TcpStream::connect(proxy.address).expect("the proxy listens");
+        control.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit can be set");
+        control.write_all(&[5, 1, 0]).expect("the proxy reads");
+        control.read_exact(&mut [0; 2]).expect("the proxy answers");
+        control.write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).expect("the proxy reads");
+        let mut reply = [0; 10];
+        control.read_exact(&mut reply).expect("the proxy answers");
+        assert_eq!(reply[..4], [5, 0, 0, 1]);
+        let ip = Ipv4Addr::new(reply[4], reply[5], reply[6], reply[7]);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit can be set");
+        socket.connect((ip, u16::from_be_bytes([reply[8], reply[9]]))).expect("an address");
+        let from = [&[0, 0, 0, 1][..], &INNER4.octets(), &ECHO.to_be_bytes()].concat();
+        let by_name = [&[0, 0, 0, 3, 8][..], b"web.test", &ECHO.to_be_bytes()].concat();
+        for header in [from.clone(), by_name] {
+            let payload = vec![b'd'; 1_200];
+            socket.send(&[&header[..], &payload].concat()).expect("the proxy reads");
+            let mut buffer = [0; 2_000];
+            let count = socket.recv(&mut buffer).expect("the echo answers");
+            assert_eq!(buffer[..count], [&from[..], &payload].concat());
+        }
+    });
+}
+
+#[test]
+fn what_is_wrong_is_said_by_the_exit_code() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let setup = Setup::new();
+    let code = |profile: &str, options: &[&str]| {
+        let mut process = start(&net, &temp, profile, options);
+        process.wait_exit(Duration::from_secs(30))
+    };
+    assert_eq!(code("client\nremote\n", &[]), Some(2), "a profile that cannot be run");
+    assert_eq!(code(&setup.profile(), &["--connect-timeout", "2"]), Some(4), "no server");
+    let taken = net.client.inside(|| std::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
+    let listen = taken.local_addr().expect("a bound socket has an address").to_string();
+    assert_eq!(code(&setup.profile(), &["--listen", &listen]), Some(1), "the port is taken");
+    let mut refused = Setup::new();
+    refused.login = Some(("ann".into(), "wrong".into()));
+    refused.accepts = Some(("ann".into(), "right".into()));
+    let _server = Server::start(&net, &temp, &refused);
+    assert_eq!(code(&refused.profile(), &["--listen", "127.0.0.1:0"]), Some(3), "the server refuses the password");
+}
+
+/// The complete form fetches 1 GB and says how fast; the short one 50 MB.
+#[test]
+fn a_large_file_comes_whole() {
+    let size: u64 = if tests::long() { 1_000_000_000 } else { 50_000_000 };
+    let (net, temp, setup, _server, _behind) = scene(Setup::new());
+    let proxy = up(&net, &temp, &setup, &[]);
+    let url = format!("http://web.test:{WEB}/{size}");
+    let begun = Instant::now();
+    let got = curl(&net, &format!("socks5h://{}", proxy.address), &[&url], GOT);
+    let taken = begun.elapsed();
+    assert_eq!(got, (0, format!("200 {size}")));
+    let cpu = cpu_seconds(proxy.process.pid());
+    println!(
+        "{size} bytes in {:.2} s: {:.2} Gb/s; the proxy used {cpu:.2} s of CPU",
+        taken.as_secs_f64(),
+        size as f64 * 8e-9 / taken.as_secs_f64()
+    );
+}
+
+/// User and system time of a process, in seconds.
+fn cpu_seconds(pid: i32) -> f64 {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap_or_default();
+    let words = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    words.skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
