@@ -15,9 +15,18 @@ const DATAGRAMS_PER_TURN: usize = 64;
 /// At most this many messages of the supervisor, and events of one worker, are taken in one turn.
 const MESSAGES_PER_TURN: usize = 256;
 /// The longest sleep while something waits for room in a ring; who makes room wakes us.
-const ROOM: Duration = Duration::from_millis(5);
+pub(crate) const ROOM: Duration = Duration::from_millis(5);
 /// Counters of dropped datagrams are told at most this often.
 const DROPPED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a control plane has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Until somebody reads what it said, [`ROOM`] at most.
+    Room,
+    /// Until something comes, or until then.
+    Until(Option<Instant>),
+}
 
 /// A control plane.
 pub struct ControlPlane {
@@ -36,13 +45,34 @@ impl ControlPlane {
     /// Runs until the link breaks, which is the end of this control plane.
     pub fn run(mut self) -> LinkError {
         loop {
-            if let Err(error) = self.turn() {
+            let slept = self.turn().and_then(|rest| match rest {
+                Rest::Room => self.end.wait_for_room(ROOM),
+                Rest::Until(wake) => self.end.wait(wake.map(|at| at.since(clock::now().at))),
+            });
+            if let Err(error) = slept {
                 return error;
             }
         }
     }
 
-    fn turn(&mut self) -> Result<(), LinkError> {
+    /// For a thread that runs several: announces sleep and looks once more. False: there is something to do.
+    ///
+    /// # Errors
+    /// The link broke.
+    pub(crate) fn prepare_sleep(&mut self) -> Result<bool, LinkError> {
+        self.end.prepare_sleep()
+    }
+
+    /// After [`prepare_sleep`](Self::prepare_sleep): it does not sleep any more.
+    pub(crate) fn awake(&self) {
+        self.end.awake();
+    }
+
+    /// Everything that is to be done now.
+    ///
+    /// # Errors
+    /// The link broke, which is the end of this control plane.
+    pub(crate) fn turn(&mut self) -> Result<Rest, LinkError> {
         self.take_commands()?;
         for worker in 0..self.end.workers() {
             self.take_events(worker)?;
@@ -51,7 +81,7 @@ impl ControlPlane {
         // Those who are behind with reading are not told more: what follows from a flood would otherwise fill the queues in front of
         // their rings, and a queue that overflows ends this process.
         if !self.end.flush()? {
-            return self.end.wait_for_room(ROOM);
+            return Ok(Rest::Room);
         }
         let now = clock::now();
         if let Some(endpoint) = &mut self.endpoint {
@@ -59,7 +89,7 @@ impl ControlPlane {
         }
         let wake = self.carry_out()?;
         self.tell_dropped(now)?;
-        self.end.wait(wake.map(|at| at.since(clock::now().at)))
+        Ok(Rest::Until(wake))
     }
 
     fn take_commands(&mut self) -> Result<(), LinkError> {

@@ -10,6 +10,7 @@
 //! | `client` | the supervisor of `minivpn connect` |
 //! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `supervisor` | its runtime |
+//! | `embed` | the embeddable tunnel, whose names are also at the crate's root: [`Tunnel`] |
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
 //! | `control_child` | the same process as its supervisor sees it |
 //! | `data_path` | flags of the workers, for whoever starts some |
@@ -30,6 +31,7 @@ mod control_child;
 pub mod control_plane;
 pub mod control_process;
 mod data_path;
+pub mod embed;
 pub mod environment;
 pub mod exit;
 pub mod gateway;
@@ -42,3 +44,8 @@ mod signals;
 pub mod supervisor;
 #[allow(unsafe_code)]
 pub mod sys;
+
+pub use embed::{
+    AeadChoice, Batch, ConnectError, Credentials, Inner4, Inner6, InnerRoute, IoChoice, Options, Parameters, Reader,
+    Secret, Stage, Tunnel, TunnelError, Writer, load_profile, parse_profile,
+};

@@ -7,6 +7,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::thread::UnshareFlags;
@@ -76,6 +77,18 @@ pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor as long as it lives, and the `AsyncFd` owns it and gives it
     // back only by value, after it has left the runtime's poll set.
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Watches a descriptor of several owners for both directions.
+///
+/// # Errors
+/// What epoll_ctl(2) answers.
+///
+/// # Panics
+/// Outside a tokio runtime with I/O.
+pub fn both_ways(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above; none of the other owners of an `Arc` can take the descriptor out of it while the `AsyncFd` holds its share.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 
 /// Leaves namespaces (unshare(2)) with the calling thread. `FILES` is refused: descriptors stay shared.

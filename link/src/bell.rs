@@ -104,6 +104,27 @@ pub enum Bell {
     Futex(FutexBell),
 }
 
+impl Bell {
+    /// What [`FutexBell::value`] says; an eventfd needs no such value, because it stays readable.
+    pub(crate) fn value(&self) -> u32 {
+        match self {
+            Bell::Event(_) => 0,
+            Bell::Futex(bell) => bell.value(),
+        }
+    }
+
+    /// Sleeps until it has rung since [`Bell::value`] returned `seen`, or the time is over. May return early.
+    pub(crate) fn wait(&self, seen: u32, timeout: Option<Duration>) {
+        match self {
+            Bell::Event(bell) => {
+                bell.wait(timeout);
+                bell.drain();
+            }
+            Bell::Futex(bell) => bell.wait(seen, timeout),
+        }
+    }
+}
+
 /// The thread at the other end: its NEED_WAKE word and its bell.
 #[derive(Clone, Debug)]
 pub(crate) struct Remote {

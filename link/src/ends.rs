@@ -53,10 +53,37 @@ pub fn create<To: Serialize, From: DeserializeOwned>(
     let mapping = Arc::new(mapping);
     let supervisor_bell = EventBell::new()?;
     let worker_bells = (0..workers).map(|_| EventBell::new()).collect::<io::Result<Vec<_>>>()?;
-    let supervisor = SupervisorEnd::new(&mapping, supervisor_bell.clone());
-    let ends =
-        worker_bells.iter().enumerate().map(|(index, bell)| WorkerEnd::new(&mapping, index, bell.clone())).collect();
+    let control = control_remote(&mapping);
+    let supervisor = SupervisorEnd::new(&mapping, supervisor_bell.clone(), &control);
+    let ends = worker_bells
+        .iter()
+        .enumerate()
+        .map(|(index, bell)| WorkerEnd::new(&mapping, index, bell.clone(), &control))
+        .collect();
     Ok((Shared { mapping, memfd, supervisor_bell, worker_bells }, supervisor, ends))
+}
+
+/// Makes a link of one worker whose ends are all in this process and sleep on the bells of their threads: one thread can be the control
+/// plane of many links, and so can one worker thread. `control` is also the supervisor's bell, who is on the control plane's thread.
+///
+/// # Errors
+/// What memfd_create(2) or mmap(2) said.
+#[allow(clippy::type_complexity)]
+pub fn create_within<To, From>(
+    control: &EventBell,
+    worker: &EventBell,
+) -> io::Result<(ControlEnd<To, From>, SupervisorEnd<To, From>, WorkerEnd)>
+where
+    To: Serialize + DeserializeOwned,
+    From: Serialize + DeserializeOwned,
+{
+    let (mapping, _) = Mapping::create(layout::total_bytes(1))?;
+    let mapping = Arc::new(mapping);
+    let remote = Remote::new(Sleeper::new(&mapping, CONTROL_SLEEPER), Bell::Event(control.clone()));
+    let supervisor = SupervisorEnd::new(&mapping, control.clone(), &remote);
+    let end = WorkerEnd::new(&mapping, 0, worker.clone(), &remote);
+    let bell = Bell::Event(control.clone());
+    Ok((ControlEnd::new(&mapping, vec![worker.clone()], control.clone(), bell), supervisor, end))
 }
 
 fn check_workers(workers: usize) -> io::Result<()> {
@@ -84,7 +111,8 @@ impl Shared {
 
     /// The control end in this process, for a control plane on a thread. Takes `self`, because there is only one.
     pub fn into_control_end<To: DeserializeOwned, From: Serialize>(self) -> ControlEnd<To, From> {
-        ControlEnd::new(&self.mapping, self.worker_bells, self.supervisor_bell)
+        let bell = futex_bell(&self.mapping);
+        ControlEnd::new(&self.mapping, self.worker_bells, self.supervisor_bell, bell)
     }
 }
 
@@ -99,8 +127,7 @@ pub struct SupervisorEnd<To, From> {
 }
 
 impl<To: Serialize, From: DeserializeOwned> SupervisorEnd<To, From> {
-    fn new(mapping: &Arc<Mapping>, bell: EventBell) -> Self {
-        let control = control_remote(mapping);
+    fn new(mapping: &Arc<Mapping>, bell: EventBell, control: &Remote) -> Self {
         SupervisorEnd {
             to_control: CommandSender::new(
                 Region::new(mapping, TO_CONTROL_AT, TO_CONTROL),
@@ -113,7 +140,7 @@ impl<To: Serialize, From: DeserializeOwned> SupervisorEnd<To, From> {
                 FROM_CONTROL,
                 control.clone(),
             ),
-            control,
+            control: control.clone(),
             sleeper: Sleeper::new(mapping, SUPERVISOR_SLEEPER),
             bell,
             failed: None,
@@ -202,9 +229,8 @@ pub struct WorkerEnd {
 }
 
 impl WorkerEnd {
-    fn new(mapping: &Arc<Mapping>, index: usize, bell: EventBell) -> Self {
+    fn new(mapping: &Arc<Mapping>, index: usize, bell: EventBell, control: &Remote) -> Self {
         let at = layout::worker(index);
-        let control = control_remote(mapping);
         let region = |offset, spec| Region::new(mapping, offset, spec);
         WorkerEnd {
             index,
@@ -212,7 +238,11 @@ impl WorkerEnd {
             up_unknown: DatagramSender::new(region(at.up_unknown, UP_UNKNOWN), UP_UNKNOWN, control.clone()),
             up_events: CommandSender::new(region(at.up_events, UP_EVENTS), UP_EVENTS, control.clone(), EVENT_QUEUE),
             down_datagrams: DatagramReceiver::new(region(at.down_datagrams, DOWN_DATAGRAMS), DOWN_DATAGRAMS),
-            down_commands: CommandReceiver::new(region(at.down_commands, DOWN_COMMANDS), DOWN_COMMANDS, control),
+            down_commands: CommandReceiver::new(
+                region(at.down_commands, DOWN_COMMANDS),
+                DOWN_COMMANDS,
+                control.clone(),
+            ),
             sleeper: Sleeper::new(mapping, at.sleeper),
             bell,
             failed: None,
@@ -322,7 +352,8 @@ pub struct ControlEnd<To, From> {
     from_supervisor: CommandReceiver<To>,
     workers: Vec<ControlWorker>,
     sleeper: Sleeper,
-    bell: FutexBell,
+    /// A futex word, or the event bell of a thread that has several links.
+    bell: Bell,
     failed: Option<LinkError>,
 }
 
@@ -345,10 +376,16 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
         check_workers(worker_bells.len())?;
         let mapping = Arc::new(Mapping::from_fd(&memfd, layout::total_bytes(worker_bells.len()))?);
         let worker_bells = worker_bells.into_iter().map(EventBell::from_fd).collect();
-        Ok(ControlEnd::new(&mapping, worker_bells, EventBell::from_fd(supervisor_bell)))
+        let bell = futex_bell(&mapping);
+        Ok(ControlEnd::new(&mapping, worker_bells, EventBell::from_fd(supervisor_bell), bell))
     }
 
-    fn new(mapping: &Arc<Mapping>, worker_bells: Vec<EventBell>, supervisor_bell: EventBell) -> ControlEnd<To, From> {
+    fn new(
+        mapping: &Arc<Mapping>,
+        worker_bells: Vec<EventBell>,
+        supervisor_bell: EventBell,
+        bell: Bell,
+    ) -> ControlEnd<To, From> {
         let supervisor = Remote::new(Sleeper::new(mapping, SUPERVISOR_SLEEPER), Bell::Event(supervisor_bell));
         let sleeper = Sleeper::new(mapping, CONTROL_SLEEPER);
         ControlEnd {
@@ -368,7 +405,7 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
                 .enumerate()
                 .map(|(index, bell)| ControlWorker::new(mapping, index, bell))
                 .collect(),
-            bell: FutexBell::new(sleeper.clone()),
+            bell,
             sleeper,
             failed: None,
         }
@@ -459,7 +496,7 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
         let seen = self.bell.value();
         if self.prepare_sleep()? {
             self.bell.wait(seen, timeout);
-            sleep::cancel(self.sleeper.need_wake());
+            self.awake();
         }
         Ok(())
     }
@@ -485,14 +522,24 @@ impl<To: DeserializeOwned, From: Serialize> ControlEnd<To, From> {
         self.workers.get(worker).map_or(0, |worker| worker.down_datagrams.dropped())
     }
 
-    fn prepare_sleep(&mut self) -> Result<bool, LinkError> {
+    /// For a thread that has several links ([`create_within`]): announces sleep and looks once more. True: wait for the thread's bell,
+    /// then call [`ControlEnd::awake`]. False: there is something to receive.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn prepare_sleep(&mut self) -> Result<bool, LinkError> {
         sleep::announce(self.sleeper.need_wake());
         let flushed = self.failed.map_or(Ok(()), Err).and_then(|()| self.flush());
         if flushed.is_err() || self.is_ready() {
-            sleep::cancel(self.sleeper.need_wake());
+            self.awake();
             return flushed.map(|_| false);
         }
         Ok(true)
+    }
+
+    /// Says that the thread does not sleep any more.
+    pub fn awake(&self) {
+        sleep::cancel(self.sleeper.need_wake());
     }
 
     fn is_ready(&self) -> bool {
@@ -530,6 +577,9 @@ impl ControlWorker {
 
 /// The control process, as the others wake it.
 fn control_remote(mapping: &Arc<Mapping>) -> Remote {
-    let sleeper = Sleeper::new(mapping, CONTROL_SLEEPER);
-    Remote::new(sleeper.clone(), Bell::Futex(FutexBell::new(sleeper)))
+    Remote::new(Sleeper::new(mapping, CONTROL_SLEEPER), futex_bell(mapping))
+}
+
+fn futex_bell(mapping: &Arc<Mapping>) -> Bell {
+    Bell::Futex(FutexBell::new(Sleeper::new(mapping, CONTROL_SLEEPER)))
 }

@@ -44,7 +44,7 @@ pub use bell::{Bell, EventBell, FutexBell};
 #[cfg(not(loom))]
 pub use channel::{CommandReceiver, CommandSender, DatagramReceiver, DatagramSender, LinkError, QueueBound};
 #[cfg(not(loom))]
-pub use ends::{ControlEnd, Shared, SupervisorEnd, WorkerEnd, create};
+pub use ends::{ControlEnd, Shared, SupervisorEnd, WorkerEnd, create, create_within};
 #[cfg(not(loom))]
 pub use layout::MAX_WORKERS;
 #[cfg(not(loom))]

@@ -21,6 +21,7 @@ pub mod paced;
 pub mod pairwise;
 pub mod pki;
 pub mod process;
+pub mod reflect;
 pub mod relay;
 pub mod setup;
 pub mod steady;

@@ -8,20 +8,20 @@ use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::endings::{self, Failure, Place, Verdict};
-use super::remotes::{Next, Remotes};
+use super::remotes::Next;
 use super::run::{Client, Phase, Session};
 use super::{established, transport};
 use crate::clock;
-use crate::config::agreed::{Family, Remote};
+use crate::config::agreed::Remote;
 use crate::exit::{Exit, Fatal};
-use crate::host::resolve::{self, FamilyHint};
+use crate::host::resolve;
 use crate::messages::ToControl;
 use crate::observe::console::State;
 
 /// Between two rounds over remotes of which none answered: unanswered resets are at most 2 s apart.
-const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
+pub(crate) const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
 /// A name that is not resolved by then is passed over in this round.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
 /// How long a fixed local port may stay taken by the session before.
 const PORT_FREE_WITHIN: Duration = Duration::from_millis(100);
 /// Addresses named in the sentence of exit code 4.
@@ -76,12 +76,7 @@ impl Client {
     async fn resolve(&mut self, remote: &Remote) {
         let name = format!("{}:{}", remote.host, remote.port);
         self.console.state(State::Resolve, &name);
-        let family = match remote.family {
-            Family::Any => FamilyHint::Any,
-            Family::V4 => FamilyHint::V4,
-            Family::V6 => FamilyHint::V6,
-        };
-        match resolve::resolve(&remote.host, remote.port, family, RESOLVE_WITHIN).await {
+        match resolve::resolve(&remote.host, remote.port, remote.family.into(), RESOLVE_WITHIN).await {
             Ok(addresses) => {
                 self.known.insert(name, addresses.clone());
                 self.remotes.resolved(addresses);
@@ -170,7 +165,7 @@ impl Client {
 
     fn again(&mut self, why: &str, at_least: Duration, place: Place, lived: Option<Duration>) {
         self.last_failure = Some(Failure::Answered(why.to_owned()));
-        steer(&mut self.remotes, place, self.had_success);
+        self.remotes.steer(place, self.had_success);
         let pause = self.pause_after(lived);
         self.retry(why, pause.max(at_least));
     }
@@ -225,70 +220,5 @@ impl Client {
         if self.tried.len() < TRIED_SHOWN && !self.tried.contains(&address) {
             self.tried.push(address);
         }
-    }
-}
-
-/// Says where the next attempt goes.
-fn steer(remotes: &mut Remotes, place: Place, had_success: bool) {
-    match place {
-        Place::NextRemote => {
-            remotes.excuse();
-            remotes.leave();
-        }
-        Place::Same => remotes.again(),
-        Place::Usual if had_success => remotes.again(),
-        Place::Usual => {}
-        // What stands next in the queue.
-        Place::NextAddress => remotes.excuse(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use controlplane::SystemRandom;
-
-    use super::*;
-    use crate::config::agreed::Bind;
-
-    fn remote(host: &str) -> Remote {
-        Remote {
-            host: host.to_owned(),
-            port: 1194,
-            family: Family::Any,
-            bind: Bind::default(),
-            connect_timeout: 120,
-            explicit_exit_notify: None,
-            mssfix: None,
-            mtu_disc: None,
-        }
-    }
-
-    /// What follows an attempt at the first of two addresses of `a`, before `b`.
-    fn after(place: Place, had_success: bool) -> String {
-        let mut remotes = Remotes::new(vec![remote("a"), remote("b")], false, &mut SystemRandom);
-        assert!(matches!(remotes.next(), Next::Resolve(_)));
-        remotes.resolved([1, 2].map(|last| ([192, 0, 2, last], 1194).into()));
-        assert!(matches!(remotes.next(), Next::Try(..)));
-        steer(&mut remotes, place, had_success);
-        match remotes.next() {
-            Next::Resolve(remote) => format!("resolve {}", remote.host),
-            Next::Try(remote, address) => format!("try {} {}", remote.host, address.ip()),
-            Next::RoundOver(_) => "round over".into(),
-        }
-    }
-
-    #[test]
-    fn the_next_attempt_goes_where_the_server_says() {
-        for had_success in [false, true] {
-            assert_eq!(after(Place::Same, had_success), "resolve a");
-            assert_eq!(after(Place::NextAddress, had_success), "try a 192.0.2.2");
-            assert_eq!(after(Place::NextRemote, had_success), "resolve b");
-        }
-    }
-
-    #[test]
-    fn without_a_word_only_a_server_that_served_us_is_met_again() {
-        assert_eq!(after(Place::Usual, true), "resolve a");
-        assert_eq!(after(Place::Usual, false), "try a 192.0.2.2");
     }
 }

@@ -14,25 +14,25 @@ const SETTLED: Duration = Duration::from_secs(60);
 
 /// The pauses of one client.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The pause before the next attempt: the doubled one, and up to a quarter of it less.
-    pub(super) fn next(&mut self, rng: &mut dyn Random) -> Duration {
+    pub(crate) fn next(&mut self, rng: &mut dyn Random) -> Duration {
         let whole = FIRST.saturating_mul(1 << self.failures.min(4)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         whole - whole.mul_f64(f64::from(random_byte(rng)) / 255.0 / 4.0)
     }
 
     /// True until the first pause, and again once a connection has settled.
-    pub(super) fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.failures == 0
     }
 
     /// A connection ended after living this long.
-    pub(super) fn connection_lived(&mut self, lived: Duration) {
+    pub(crate) fn connection_lived(&mut self, lived: Duration) {
         if lived >= SETTLED {
             self.failures = 0;
         }

@@ -11,7 +11,7 @@ use crate::observe::prompt;
 
 /// What a login is made with, besides a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offer {
+pub(crate) enum Offer {
     /// The profile asks for no password.
     Nothing,
     /// A user name and a password.
@@ -22,7 +22,7 @@ pub(super) enum Offer {
 
 /// What the next connection authenticates with.
 #[derive(Debug, Default)]
-pub(super) struct Wallet {
+pub(crate) struct Wallet {
     password: Option<Credentials>,
     token: Option<Credentials>,
 }
@@ -32,17 +32,28 @@ impl Wallet {
     ///
     /// # Errors
     /// [`Exit::Config`] when somebody has to be asked and there is no terminal.
-    pub(super) fn open(source: &CredentialSource) -> Result<Wallet, Fatal> {
+    pub(crate) fn open(source: &CredentialSource) -> Result<Wallet, Fatal> {
         Ok(Wallet { password: obtain(source)?, token: None })
     }
 
+    /// Without asking anybody: those that are given, else the profile's. `None`: the profile leaves something open.
+    pub(crate) fn given(source: &CredentialSource, given: Option<Credentials>) -> Option<Wallet> {
+        let password = match (source, given) {
+            (_, Some(given)) => Some(given),
+            (CredentialSource::None, None) => None,
+            (CredentialSource::Given(known), None) => Some(known.clone()),
+            (CredentialSource::Prompt | CredentialSource::PromptPassword { .. }, None) => return None,
+        };
+        Some(Wallet { password, token: None })
+    }
+
     /// For the next connection: the token when there is one.
-    pub(super) fn credentials(&self) -> Option<Credentials> {
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
         self.token.as_ref().or(self.password.as_ref()).cloned()
     }
 
     /// What logins are made with. A token that came within a session is used from its next renegotiation on.
-    pub(super) fn offers(&self) -> Offer {
+    pub(crate) fn offers(&self) -> Offer {
         match (&self.token, &self.password) {
             (Some(_), _) => Offer::Token,
             (None, Some(_)) => Offer::Password,
@@ -51,14 +62,14 @@ impl Wallet {
     }
 
     /// The server gave a token: it stands in for the password from now on.
-    pub(super) fn take_token(&mut self, token: Secret, username: Option<String>) {
+    pub(crate) fn take_token(&mut self, token: Secret, username: Option<String>) {
         let known = self.password.as_ref().map(|c| c.username.clone());
         let username = username.or(known).unwrap_or_default();
         self.token = Some(Credentials { username, password: token });
     }
 
     /// The server refused the token (or the session it belonged to). True when there was one: the password is next.
-    pub(super) fn drop_token(&mut self) -> bool {
+    pub(crate) fn drop_token(&mut self) -> bool {
         self.token.take().is_some()
     }
 
@@ -66,7 +77,7 @@ impl Wallet {
     ///
     /// # Errors
     /// As [`Wallet::open`].
-    pub(super) fn ask_again(&mut self, source: &CredentialSource) -> Result<(), Fatal> {
+    pub(crate) fn ask_again(&mut self, source: &CredentialSource) -> Result<(), Fatal> {
         let source = match source {
             CredentialSource::Given(known) => CredentialSource::PromptPassword { username: known.username.clone() },
             other => other.clone(),
@@ -160,5 +171,18 @@ mod tests {
         }
         assert_eq!(wallet.offers(), Offer::Password);
         assert_eq!(Wallet::default().offers(), Offer::Nothing);
+    }
+
+    #[test]
+    fn a_wallet_that_nobody_is_asked_for_takes_what_is_given_before_what_the_profile_says() {
+        let credentials = |name: &str| Credentials { username: name.into(), password: Secret(b"pw".to_vec()) };
+        let name = |source, given| Wallet::given(&source, given).map(|w| w.credentials().map(|c| c.username));
+        let known = || CredentialSource::Given(credentials("profile"));
+        assert_eq!(name(known(), None), Some(Some("profile".into())));
+        assert_eq!(name(known(), Some(credentials("caller"))), Some(Some("caller".into())));
+        assert_eq!(name(CredentialSource::None, None), Some(None));
+        assert_eq!(name(CredentialSource::Prompt, Some(credentials("caller"))), Some(Some("caller".into())));
+        assert_eq!(name(CredentialSource::Prompt, None), None);
+        assert_eq!(name(CredentialSource::PromptPassword { username: "bob".into() }, None), None);
     }
 }

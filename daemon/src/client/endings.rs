@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3_600);
 
 /// What follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// The process ends.
     Fatal(Fatal),
     /// Nobody answered: the next address, at once.
@@ -43,7 +43,7 @@ pub(super) enum Verdict {
 
 /// Where the next attempt goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// Nobody says: a server that served us is met again, any other is passed over for now.
     Usual,
     /// The same remote, at fresh addresses.
@@ -65,7 +65,7 @@ impl From<Advance> for Place {
 }
 
 /// Judges an ending. `offer` is what the session logs in with; `was_up` says whether it carried traffic.
-pub(super) fn judge(ending: Ending, auth_retry: AuthRetry, offer: Offer, was_up: bool) -> Verdict {
+pub(crate) fn judge(ending: Ending, auth_retry: AuthRetry, offer: Offer, was_up: bool) -> Verdict {
     let again = |why: String| Verdict::Again { why, at_least: Duration::ZERO, place: Place::Usual };
     match ending {
         // A server that is busy has not looked at the token: it stays good.
@@ -129,7 +129,7 @@ fn refused(reason: &str, auth_retry: AuthRetry, offer: Offer) -> Verdict {
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// ICMP: nothing listens on the port.
     Refused(SocketAddr),
     /// No packet can be sent there.
@@ -155,7 +155,7 @@ impl fmt::Display for Failure {
 
 /// The sentence of exit code 4: nobody let us in. A server drops what it cannot verify without an answer, so silence has
 /// several causes, and then all are named.
-pub(super) fn unreachable(tried: &[String], last: Option<&Failure>, wrap: &Wrap) -> Fatal {
+pub(crate) fn unreachable(tried: &[String], last: Option<&Failure>, wrap: &Wrap) -> Fatal {
     let advice = match last {
         Some(Failure::Refused(_)) => "check the port, and whether the server runs and speaks UDP".to_owned(),
         Some(Failure::NoWay(..)) => "check the address and this host's routes".to_owned(),

@@ -8,10 +8,10 @@ use dataplane::pipeline::{PeerSetup, SourceRule};
 use dataplane::tun::too_big::AnswersFrom;
 use dataplane::workers::manager::WorkerOrder;
 
-use super::run::{Client, PEER, Phase, Session};
+use super::run::{Client, PEER, Phase};
 use super::tunnel::{self, Tunnel};
 use crate::clock;
-use crate::config::agreed::{ClientProfile, MssFix};
+use crate::config::agreed::{ClientProfile, MssFix, Remote};
 use crate::config::pushed;
 use crate::config::tunnel::{Ipv4Setup, Silence, TunnelSettings};
 use crate::exit::Fatal;
@@ -21,7 +21,7 @@ use crate::observe::console::State;
 const QUEUE: u32 = 1_000;
 
 /// A peer that has no keys yet: nothing is expected of it, the control plane has its own timers.
-pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> PeerSetup {
+pub(crate) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> PeerSetup {
     PeerSetup {
         peer: PEER,
         path,
@@ -34,6 +34,26 @@ pub(super) fn unestablished_peer(profile: &ClientProfile, path: link::Path) -> P
         float: false,
         source: SourceRule::Any,
         counters: Default::default(),
+    }
+}
+
+/// A peer whose keys are there, as the server's settings want it.
+pub(crate) fn established_peer(
+    profile: &ClientProfile,
+    remote: &Remote,
+    path: link::Path,
+    settings: &TunnelSettings,
+    established: &Established,
+) -> PeerSetup {
+    PeerSetup {
+        wire_peer_id: established.peer_id,
+        mssfix: mss_limits(remote, path.remote.is_ipv6(), settings.tun_mtu, established),
+        ping_s: settings.ping.unwrap_or(0),
+        ping_restart_s: match settings.silence {
+            Some(Silence::Restart(seconds) | Silence::Exit(seconds)) => seconds,
+            None => 0,
+        },
+        ..unestablished_peer(profile, path)
     }
 }
 
@@ -107,16 +127,7 @@ impl Client {
         let totals = self.totals();
         let Some(session) = &mut self.session else { return };
         session.phase = Phase::Up(now);
-        let setup = PeerSetup {
-            wire_peer_id: established.peer_id,
-            mssfix: mss_limits(session, settings.tun_mtu, established),
-            ping_s: settings.ping.unwrap_or(0),
-            ping_restart_s: match settings.silence {
-                Some(Silence::Restart(seconds) | Silence::Exit(seconds)) => seconds,
-                None => 0,
-            },
-            ..unestablished_peer(&self.profile, session.path)
-        };
+        let setup = established_peer(&self.profile, &session.remote, session.path, settings, established);
         let seconds = |n: u32| now + std::time::Duration::from_secs(u64::from(n));
         self.timers.answer = None;
         self.timers.session_end = settings.session_timeout.map(seconds);
@@ -139,15 +150,15 @@ impl Client {
 }
 
 /// What a SYN may announce so that its answers fit (`mssfix`), by the transport's family and the cipher.
-fn mss_limits(session: &Session, tun_mtu: u16, established: &Established) -> Option<MssLimits> {
-    let fix = match session.remote.mssfix(tun_mtu) {
+fn mss_limits(remote: &Remote, v6: bool, tun_mtu: u16, established: &Established) -> Option<MssLimits> {
+    let fix = match remote.mssfix(tun_mtu) {
         MssFix::Off => return None,
         MssFix::Mtu(size) => mssfix::MssFix::Mtu(size),
         MssFix::Payload(size) => mssfix::MssFix::Payload(size),
         MssFix::Fixed(size) => mssfix::MssFix::Fixed(size),
     };
     let data_overhead = if established.peer_id.is_some() { OVERHEAD_V2 } else { OVERHEAD_V1 };
-    let transport = mssfix::Transport { v6: session.address.is_ipv6(), stream: false, data_overhead };
+    let transport = mssfix::Transport { v6, stream: false, data_overhead };
     Some(mssfix::mss_limits(fix, transport))
 }
 

@@ -12,9 +12,9 @@ use crate::messages::ToControl;
 use crate::observe::console::State;
 
 /// The goodbye over the control channel is waited for so long.
-const GOODBYE: Duration = Duration::from_secs(2);
+pub(crate) const GOODBYE: Duration = Duration::from_secs(2);
 /// More than so many lose nothing but time.
-const MOST_GOODBYES: u32 = 5;
+pub(crate) const MOST_GOODBYES: u32 = 5;
 /// The worker sends what it was ordered within this time.
 const WORKER_SENDS: Duration = Duration::from_millis(50);
 

@@ -15,19 +15,22 @@
 //! | `credentials.rs` | user name and password: from the profile or a person, replaced by a session token |
 //! | `endings.rs` | what each way a session can end means: try again, when, or which exit code |
 //! | `remotes.rs`, `backoff.rs` | who is tried next, and after which pause |
+//!
+//! What judges and touches no host (`backoff`, `credentials`, `endings`, `remotes`, `transport`, and what a worker is told of a peer in
+//! `established`) is the embedded tunnel's as well.
 
-mod attempt;
-mod backoff;
-mod credentials;
-mod endings;
-mod established;
-mod leaving;
+pub(crate) mod attempt;
+pub(crate) mod backoff;
+pub(crate) mod credentials;
+pub(crate) mod endings;
+pub(crate) mod established;
+pub(crate) mod leaving;
 mod losses;
 mod moving;
-mod remotes;
-mod run;
+pub(crate) mod remotes;
+pub(crate) mod run;
 mod start;
-mod transport;
+pub(crate) mod transport;
 mod tunnel;
 
 pub use start::{main, unusable};

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 
 use controlplane::Random;
 
+use super::endings::Place;
 use crate::config::agreed::Remote;
 
 /// The remotes of a profile in the order in which they are tried.
 #[derive(Debug)]
-pub(super) struct Remotes {
+pub(crate) struct Remotes {
     order: Vec<Remote>,
     next: usize,
     rounds: u32,
@@ -20,7 +21,7 @@ pub(super) struct Remotes {
 
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<'a> {
+pub(crate) enum Next<'a> {
     /// Resolve this remote, give its addresses to [`Remotes::resolved`], ask again.
     Resolve(&'a Remote),
     /// Try this address of this remote.
@@ -31,7 +32,7 @@ pub(super) enum Next<'a> {
 
 impl Remotes {
     /// In the profile's order, or shuffled with `remote-random`.
-    pub(super) fn new(mut order: Vec<Remote>, random: bool, rng: &mut dyn Random) -> Remotes {
+    pub(crate) fn new(mut order: Vec<Remote>, random: bool, rng: &mut dyn Random) -> Remotes {
         if random {
             shuffle(&mut order, rng);
         }
@@ -39,7 +40,7 @@ impl Remotes {
     }
 
     /// The next thing to do.
-    pub(super) fn next(&mut self) -> Next<'_> {
+    pub(crate) fn next(&mut self) -> Next<'_> {
         if let Some(address) = self.addresses.pop_front() {
             // `addresses` is filled for the remote that was handed out last, so `next` is at least one.
             let remote = &self.order[self.next.saturating_sub(1)];
@@ -57,25 +58,45 @@ impl Remotes {
     }
 
     /// The addresses of the remote that [`Next::Resolve`] named; empty when it has none.
-    pub(super) fn resolved(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
+    pub(crate) fn resolved(&mut self, addresses: impl IntoIterator<Item = SocketAddr>) {
         self.addresses = addresses.into_iter().collect();
     }
 
     /// The remote that carries a connection failed: try this very remote again first, at fresh addresses, because
     /// most often it is the server that was restarted.
-    pub(super) fn again(&mut self) {
+    pub(crate) fn again(&mut self) {
         self.addresses.clear();
         self.next = self.next.saturating_sub(1);
     }
 
     /// A server answered that we shall come again: this round does not count.
-    pub(super) fn excuse(&mut self) {
+    pub(crate) fn excuse(&mut self) {
         self.excused = true;
     }
 
     /// `RESTART` with the wish to go elsewhere: leave the addresses of this remote.
-    pub(super) fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.addresses.clear();
+    }
+
+    /// Says where the next attempt goes, after one that was answered and failed.
+    pub(crate) fn steer(&mut self, place: Place, had_success: bool) {
+        match place {
+            Place::NextRemote => {
+                self.excuse();
+                self.leave();
+            }
+            Place::Same => self.again(),
+            Place::Usual if had_success => self.again(),
+            Place::Usual => {}
+            // What stands next in the queue.
+            Place::NextAddress => self.excuse(),
+        }
+    }
+
+    /// How many more there are to try in this round, as far as is known: addresses of this remote, and remotes behind it.
+    pub(crate) fn ahead(&self) -> usize {
+        self.addresses.len() + self.order.len().saturating_sub(self.next)
     }
 }
 
@@ -177,5 +198,42 @@ mod tests {
         assert_ne!(seen, ["resolve a", "resolve b", "resolve c"]);
         seen.sort();
         assert_eq!(seen, ["resolve a", "resolve b", "resolve c"]);
+    }
+
+    /// What follows an attempt at the first of two addresses of `a`, before `b`.
+    fn after(place: Place, had_success: bool) -> String {
+        let mut remotes = remotes(&["a", "b"], false);
+        next(&mut remotes);
+        remotes.resolved([address(1), address(2)]);
+        next(&mut remotes);
+        remotes.steer(place, had_success);
+        next(&mut remotes)
+    }
+
+    #[test]
+    fn the_next_attempt_goes_where_the_server_says() {
+        for had_success in [false, true] {
+            assert_eq!(after(Place::Same, had_success), "resolve a");
+            assert_eq!(after(Place::NextAddress, had_success), "try a 192.0.2.2");
+            assert_eq!(after(Place::NextRemote, had_success), "resolve b");
+        }
+    }
+
+    #[test]
+    fn without_a_word_only_a_server_that_served_us_is_met_again() {
+        assert_eq!(after(Place::Usual, true), "resolve a");
+        assert_eq!(after(Place::Usual, false), "try a 192.0.2.2");
+    }
+
+    #[test]
+    fn what_is_still_ahead_shrinks_with_every_attempt() {
+        let mut remotes = remotes(&["a", "b"], false);
+        assert_eq!(remotes.ahead(), 2);
+        next(&mut remotes);
+        remotes.resolved([address(1), address(2)]);
+        assert_eq!(remotes.ahead(), 3);
+        next(&mut remotes);
+        next(&mut remotes);
+        assert_eq!(remotes.ahead(), 1);
     }
 }

@@ -30,7 +30,7 @@ use crate::observe::statistics::{self, Figures, Reading};
 use crate::signals::{Signal, Signals};
 
 /// A client has one peer on its worker.
-pub(super) const PEER: u32 = 0;
+pub(crate) const PEER: u32 = 0;
 /// The live line, the clock that notices a suspend.
 const TICK: Duration = Duration::from_secs(1);
 /// A suspend that is shorter than this is not worth a new path.

@@ -12,7 +12,7 @@ const WORKER: u16 = 0;
 
 /// Where packets go and which socket takes them there.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(crate) struct Transport {
     /// Connected to the remote: the kernel tells us of ICMP errors, and strangers cannot reach it.
     pub socket: WireSocket,
     /// Its path.
@@ -26,7 +26,7 @@ pub(super) struct Transport {
 ///
 /// # Errors
 /// What the kernel says: ENETUNREACH when there is no route.
-pub(super) fn open(
+pub(crate) fn open(
     profile: &ClientProfile,
     remote: &Remote,
     address: SocketAddr,

@@ -1,8 +1,10 @@
 //! Names to addresses: a remote's host and port to the socket addresses to try, in the resolver's order.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
+
+use crate::config::agreed::Family;
 
 /// The most addresses of one name that are tried. Names with more exist (large pools); trying them all would take longer
 /// than anybody waits.
@@ -18,6 +20,16 @@ pub enum FamilyHint {
     V4,
     /// IPv6 only.
     V6,
+}
+
+impl From<Family> for FamilyHint {
+    fn from(family: Family) -> FamilyHint {
+        match family {
+            Family::Any => FamilyHint::Any,
+            Family::V4 => FamilyHint::V4,
+            Family::V6 => FamilyHint::V6,
+        }
+    }
 }
 
 impl FamilyHint {
@@ -81,15 +93,37 @@ pub async fn resolve(
     family: FamilyHint,
     within: Duration,
 ) -> Result<Vec<SocketAddr>, ResolveError> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    if let Ok(literal) = bare.parse::<IpAddr>() {
-        return wanted(host, family, [SocketAddr::new(literal, port)].into_iter());
+    if let Some(literal) = literal(host, port, family) {
+        return literal;
     }
+    let bare = bare(host);
     match tokio::time::timeout(within, tokio::net::lookup_host((bare, port))).await {
         Ok(Ok(found)) => wanted(host, family, found),
         Ok(Err(source)) => Err(ResolveError::Failed { host: host.to_owned(), source }),
         Err(_) => Err(ResolveError::TimedOut { host: host.to_owned(), within }),
     }
+}
+
+/// [`resolve`] of a literal address; `None`: it is a name.
+pub fn literal(host: &str, port: u16, family: FamilyHint) -> Option<Result<Vec<SocketAddr>, ResolveError>> {
+    let literal = bare(host).parse::<IpAddr>().ok()?;
+    Some(wanted(host, family, [SocketAddr::new(literal, port)].into_iter()))
+}
+
+/// [`resolve`] on the calling thread, for as long as the system's resolver takes.
+///
+/// # Errors
+/// [`ResolveError`]
+pub fn resolve_blocking(host: &str, port: u16, family: FamilyHint) -> Result<Vec<SocketAddr>, ResolveError> {
+    match (bare(host), port).to_socket_addrs() {
+        Ok(found) => wanted(host, family, found),
+        Err(source) => Err(ResolveError::Failed { host: host.to_owned(), source }),
+    }
+}
+
+/// Without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host)
 }
 
 fn wanted(

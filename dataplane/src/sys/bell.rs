@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 /// An eventfd (eventfd(2)). Ringing twice before the worker looks is the same as ringing once.
 #[derive(Debug)]
 pub struct Bell {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// Rung and not yet answered, for a thread that is awake and has no descriptor to look at.
     rung: Arc<AtomicBool>,
 }
@@ -22,15 +22,21 @@ impl Bell {
     /// No descriptor left.
     pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { fd, rung: Arc::default() })
+        Ok(Self { fd: Arc::new(fd), rung: Arc::default() })
     }
 
-    /// The same bell under another descriptor.
+    /// The same bell, for another owner.
     ///
     /// # Errors
-    /// No descriptor left.
+    /// None; a bell that is given away need not know that.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { fd: self.fd.try_clone()?, rung: Arc::clone(&self.rung) })
+        Ok(Self { fd: Arc::clone(&self.fd), rung: Arc::clone(&self.rung) })
+    }
+
+    /// A bell that wakes whoever sleeps on this one, and keeps for itself whether it rang: for one of several workers of a thread.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { fd: Arc::clone(&self.fd), rung: Arc::default() }
     }
 
     /// An eventfd that somebody else owns, to be slept on; [`rang`](Self::rang) knows only of ringing through this value.
@@ -38,7 +44,7 @@ impl Bell {
     /// # Errors
     /// No descriptor left.
     pub fn same_as(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self { fd: fd.try_clone_to_owned()?, rung: Arc::default() })
+        Ok(Self { fd: Arc::new(fd.try_clone_to_owned()?), rung: Arc::default() })
     }
 
     /// Rings it. Cannot fail in a way that matters: a full counter is a bell that rings already.
@@ -50,6 +56,11 @@ impl Bell {
     /// True once after it rang. Everything done before [`ring`](Self::ring) is seen. Costs one load when it did not.
     pub fn rang(&self) -> bool {
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether [`rang`](Self::rang) would say so.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
     }
 
     /// Silences the descriptor; true when it had rung. Only for an eventfd that is known to be readable, or non-blocking.
@@ -86,5 +97,15 @@ mod tests {
         assert!(!bell.take());
         assert!(bell.rang());
         assert!(!bell.rang() && !other.rang());
+    }
+
+    #[test]
+    fn a_bell_beside_another_wakes_the_same_sleeper_and_is_answered_alone() {
+        let bell = Bell::new().unwrap();
+        let (one, other) = (bell.beside(), bell.beside());
+        one.ring();
+        assert!(bell.take(), "the thread wakes");
+        assert!(one.is_rung() && !other.is_rung() && !bell.is_rung());
+        assert!(one.rang() && !one.rang());
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use link::message::Path;
 
@@ -21,6 +22,7 @@ pub mod arena;
 pub mod bell;
 pub mod clock;
 pub mod cmsg;
+pub mod crowd;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod ipsec_mb;
@@ -156,6 +158,23 @@ pub trait Engine {
     /// Waits until something may be there to do, at the latest until this CLOCK_BOOTTIME instant (nanoseconds).
     /// May return early; never misses what arrived before the call.
     fn sleep(&mut self, until_ns: u64);
+
+    /// What [`sleep`](Self::sleep) would wait for besides the bells, for whoever sleeps for several engines at once. An engine that can only
+    /// sleep by itself names nothing.
+    fn awaits(&self) -> Awaits<'_> {
+        Awaits::default()
+    }
+}
+
+/// What makes another turn worth it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Awaits<'a> {
+    /// Something was received that is not handed out yet: now.
+    pub more: bool,
+    /// Datagrams.
+    pub socket: Option<BorrowedFd<'a>>,
+    /// Packets of the TUN.
+    pub tun: Option<BorrowedFd<'a>>,
 }
 
 /// Sets up the engine that was asked for. `orders` wakes it when an order was queued.

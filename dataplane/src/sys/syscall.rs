@@ -16,7 +16,7 @@ use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
 use crate::sys::tundev::TunQueue;
 use crate::sys::wire::{Receiver, Sender, TunPort, Why};
-use crate::sys::{Engine, EngineInfo, Observer, Step, clock};
+use crate::sys::{Awaits, Engine, EngineInfo, Observer, Step, clock};
 use crate::tun::coalesce::TunBatch;
 
 /// See the module's text.
@@ -26,7 +26,8 @@ pub struct SyscallEngine {
     tun: Option<TunQueue>,
     orders: Bell,
     link: Option<Bell>,
-    timer: Timer,
+    /// `None`: somebody else sleeps for it.
+    timer: Option<Timer>,
     sender: Sender,
     receiver: Receiver,
     port: TunPort,
@@ -40,42 +41,47 @@ impl SyscallEngine {
     /// # Errors
     /// No descriptor left for the timer.
     pub fn new(orders: Bell, why: String) -> io::Result<Self> {
-        Ok(Self {
+        Ok(Self { timer: Some(Timer::new()?), ..Self::sleepless(orders, why) })
+    }
+
+    /// An engine that never sleeps by itself: several of them are one thread's ([`Crowd`](crate::sys::crowd::Crowd)).
+    pub fn sleepless(orders: Bell, why: String) -> Self {
+        Self {
             info: EngineInfo { name: "syscall", why },
             socket: None,
             tun: None,
             orders,
             link: None,
-            timer: Timer::new()?,
+            timer: None,
             sender: Sender::new(),
             receiver: Receiver::new(),
             port: TunPort::new(),
             listens: (true, true),
-        })
+        }
     }
 
     fn wait(&mut self) {
         let mut ready = [false; 5];
         let fds = [
-            Some(self.timer.fd.as_fd()),
+            self.timer.as_ref().map(|timer| timer.fd.as_fd()),
             Some(self.orders.as_fd()),
             self.link.as_ref().map(AsFd::as_fd),
             self.tun.as_ref().filter(|_| self.listens.1).map(AsFd::as_fd),
             self.socket.as_ref().filter(|_| self.listens.0).map(|(socket, _)| socket.as_fd()),
         ];
         // What is not attached is polled for nothing on a descriptor that is there.
-        let timer = self.timer.fd.as_fd();
+        let orders = self.orders.as_fd();
         let mut polled = fds.map(|fd| {
             let events = if fd.is_some() { PollFlags::IN } else { PollFlags::empty() };
-            PollFd::from_borrowed_fd(fd.unwrap_or(timer), events)
+            PollFd::from_borrowed_fd(fd.unwrap_or(orders), events)
         });
         // A signal is a reason to look.
         if poll(&mut polled, None).is_ok() {
             ready = polled.map(|fd| fd.revents().contains(PollFlags::IN));
         }
         let [timer, orders, link, ..] = ready;
-        if timer {
-            self.timer.fired();
+        if let (true, Some(timer)) = (timer, &mut self.timer) {
+            timer.fired();
         }
         if orders {
             self.orders.take();
@@ -159,28 +165,36 @@ impl Engine for SyscallEngine {
     }
 
     fn sleep(&mut self, until_ns: u64) {
-        if self.receiver.has_more() || self.port.has_kept() {
+        let Some(timer) = self.timer.as_mut().filter(|_| !self.receiver.has_more() && !self.port.has_kept()) else {
             return;
-        }
-        self.timer.arm(until_ns);
+        };
+        timer.arm(until_ns);
         self.wait();
+    }
+
+    fn awaits(&self) -> Awaits<'_> {
+        Awaits {
+            more: self.receiver.has_more() || self.port.has_kept(),
+            socket: self.socket.as_ref().filter(|_| self.listens.0).map(|(socket, _)| socket.as_fd()),
+            tun: self.tun.as_ref().filter(|_| self.listens.1).map(AsFd::as_fd),
+        }
     }
 }
 
 /// A timer on CLOCK_BOOTTIME that is set only when it would fire too late: deadlines mostly move away, and to set one
 /// costs a system call. It may fire early, which is harmless.
-struct Timer {
-    fd: OwnedFd,
+pub(super) struct Timer {
+    pub(super) fd: OwnedFd,
     armed_ns: u64,
 }
 
 impl Timer {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let fd = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self { fd, armed_ns: u64::MAX })
     }
 
-    fn arm(&mut self, until_ns: u64) {
+    pub(super) fn arm(&mut self, until_ns: u64) {
         if until_ns >= self.armed_ns {
             return;
         }
@@ -192,7 +206,7 @@ impl Timer {
         }
     }
 
-    fn fired(&mut self) {
+    pub(super) fn fired(&mut self) {
         let _ = rustix::io::read(&self.fd, &mut [0u8; 8]);
         self.armed_ns = u64::MAX;
     }

@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::atomic::AtomicI32;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,7 +31,7 @@ use crate::workers::stats::{OffloadsInUse, StatsReader, WorkerStats};
 use crate::workers::worker::{Seat, Worker};
 
 /// Orders that may wait for one worker; a sender of one more waits until the worker took one (microseconds).
-const ORDERS: usize = 64;
+pub(super) const ORDERS: usize = 64;
 
 /// Which offloads may be used; each is probed all the same, and dropped when the kernel refuses it at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +205,16 @@ pub struct WorkerHandle {
     stats: StatsReader,
     engine: EngineInfo,
     aead: AeadInfo,
-    thread: Option<JoinHandle<()>>,
+    end: Option<End>,
+}
+
+/// How to wait for a worker's end.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It has a thread of its own, or two.
+    Thread(JoinHandle<()>),
+    /// It is one of several on a thread ([`crew`](crate::workers::crew)): the sender goes with it.
+    Member(Receiver<()>),
 }
 
 impl WorkerHandle {
@@ -230,18 +240,34 @@ impl WorkerHandle {
         &self.aead
     }
 
-    /// Ends the thread and waits for it. Its sockets and its TUN queue are closed, its keys are wiped.
+    /// One of several workers of a thread.
+    pub(super) fn member(
+        orders: SyncSender<Task>,
+        bell: Bell,
+        stats: Arc<WorkerStats>,
+        engine: EngineInfo,
+        aead: AeadInfo,
+        gone: Receiver<()>,
+    ) -> Self {
+        let stats = StatsReader::new(stats, None);
+        Self { orders, bell, stats, engine, aead, end: Some(End::Member(gone)) }
+    }
+
+    /// Ends the worker and waits for it. Its sockets and its TUN queue are closed, its keys are wiped.
     pub fn stop(mut self) {
         self.end();
     }
 
     fn end(&mut self) {
-        let Some(thread) = self.thread.take() else {
+        let Some(end) = self.end.take() else {
             return;
         };
         // A worker that is gone already needs no order.
         let _ = self.send(WorkerOrder::Stop);
-        let _ = thread.join();
+        match end {
+            End::Thread(thread) => _ = thread.join(),
+            End::Member(gone) => _ = gone.recv(),
+        }
     }
 }
 
@@ -300,7 +326,7 @@ fn start(
     }
     let (thread, engine) = spawn_thread(start)?;
     let stats = StatsReader::new(stats, sealing_stats);
-    Ok(WorkerHandle { orders, bell, stats, engine, aead, thread: Some(thread) })
+    Ok(WorkerHandle { orders, bell, stats, engine, aead, end: Some(End::Thread(thread)) })
 }
 
 /// Starts workers that hand over to each other what is another's: peer `p` is that of worker `p % n`
@@ -392,12 +418,15 @@ struct Start {
 fn run(start: Start, started: &SyncSender<io::Result<EngineInfo>>) {
     let Start { name, config, role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = start;
     let guard = AbortOnUnwind;
+    let report = Rc::new(report);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         if let Some(line) = settle(&name, &config) {
             report(WorkerReport::Pinned(line));
         }
         let speaks = !matches!(role, Role::Seals);
-        let seat = Seat { role, link, back, inbox, bell, stats, socket_error, report: &report, mates, incoming };
+        let report = Rc::clone(&report);
+        let seat =
+            Seat { role, link, back, inbox, bell, stats, socket_error, report: Rc::clone(&report), mates, incoming };
         let mut worker = match Worker::new(&config, seat) {
             Ok(worker) => worker,
             Err(error) => {
@@ -441,7 +470,7 @@ impl Drop for AbortOnUnwind {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

@@ -1,5 +1,6 @@
 //! The threads that run the pipeline, and what they count.
 
+pub mod crew;
 mod halves;
 pub mod handover;
 pub mod manager;

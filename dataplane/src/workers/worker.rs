@@ -16,6 +16,7 @@
 //! A full ring, a full socket and a full TUN drop and count: nothing here waits for anybody.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -29,7 +30,8 @@ use crate::networkio::gso::WireBatch;
 use crate::pipeline::{BatchFull, PeerReport, PeerSetup, Pipeline, Up};
 use crate::sys::bell::Bell;
 use crate::sys::socket::WireSocket;
-use crate::sys::{self, Engine, EngineInfo, Observer, Step, Trouble, clock};
+use crate::sys::syscall::SyscallEngine;
+use crate::sys::{self, Awaits, Engine, EngineInfo, Observer, Step, Trouble, clock};
 use crate::tun::coalesce::{TunBatch, TunOffload};
 use crate::tun::ip;
 use crate::workers::halves::{OpeningThread, Role, Said, SealingThread, Task};
@@ -55,14 +57,14 @@ const LAST_WORDS: usize = 64;
 const NS_PER_US: u64 = 1_000;
 
 /// A worker, on its own thread.
-pub(crate) struct Worker<'r> {
+pub(crate) struct Worker {
     engine: Box<dyn Engine>,
     pipeline: Pipeline,
     wire: WireBatch,
     tun: TunBatch,
     incoming: Incoming,
-    up: Upward<'r>,
-    notes: Notes<'r>,
+    up: Upward,
+    notes: Notes,
     role: Role,
     inbox: Receiver<Task>,
     bell: Bell,
@@ -81,7 +83,7 @@ pub(crate) struct Worker<'r> {
 }
 
 /// Where a thread sits: what it does, and how the others reach it and it reaches them.
-pub(crate) struct Seat<'r> {
+pub(crate) struct Seat {
     pub(crate) role: Role,
     /// To the control process; a thread that seals has none.
     pub(crate) link: Option<WorkerEnd>,
@@ -93,7 +95,7 @@ pub(crate) struct Seat<'r> {
     pub(crate) stats: Arc<WorkerStats>,
     /// The socket's error that was said last, of both threads; see [`Notes`].
     pub(crate) socket_error: Arc<AtomicI32>,
-    pub(crate) report: &'r Report,
+    pub(crate) report: Rc<Report>,
     /// What goes to the other workers, and what comes from them.
     pub(crate) mates: Mates,
     pub(crate) incoming: Incoming,
@@ -101,25 +103,35 @@ pub(crate) struct Seat<'r> {
 
 /// What a turn came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub(crate) enum Turn {
     Busy,
     Idle,
     Stop,
 }
 
-impl<'r> Worker<'r> {
+impl Worker {
     /// Sets up the engine; to be called on the worker's thread.
-    pub(crate) fn new(config: &WorkerConfig, seat: Seat<'r>) -> io::Result<Self> {
-        let Seat { role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = seat;
-        let mut engine = sys::engine(config.io, bell.try_clone()?)?;
-        engine.listen_to(!matches!(role, Role::Seals), !matches!(role, Role::Opens(_)));
-        if let Some(link) = &link {
+    pub(crate) fn new(config: &WorkerConfig, seat: Seat) -> io::Result<Self> {
+        let mut engine = sys::engine(config.io, seat.bell.try_clone()?)?;
+        if let Some(link) = &seat.link {
             engine.watch_link(Some(Bell::same_as(link.bell_fd())?))?;
         }
+        Ok(Self::with(engine, config, seat))
+    }
+
+    /// One of several workers of a thread, which takes turns and never sleeps by itself. The bell of its link wakes the thread.
+    pub(crate) fn one_of_crew(config: &WorkerConfig, seat: Seat) -> io::Result<Self> {
+        let engine = SyscallEngine::sleepless(seat.bell.try_clone()?, "one thread has several workers".into());
+        Ok(Self::with(Box::new(engine), config, seat))
+    }
+
+    fn with(mut engine: Box<dyn Engine>, config: &WorkerConfig, seat: Seat) -> Self {
+        let Seat { role, link, back, inbox, bell, stats, socket_error, report, mates, incoming } = seat;
+        engine.listen_to(!matches!(role, Role::Seals), !matches!(role, Role::Opens(_)));
         engine.set_gso(config.offload.udp_gso);
         let mut pipeline = Pipeline::new(Arc::clone(&stats), config.config.clone());
         pipeline.set_mates(mates);
-        Ok(Self {
+        Self {
             engine,
             pipeline,
             incoming,
@@ -132,7 +144,7 @@ impl<'r> Worker<'r> {
                 moved: Vec::new(),
                 proven: false,
                 stats: Arc::clone(&stats),
-                report,
+                report: Rc::clone(&report),
             },
             notes: Notes::new(stats, report, socket_error, !matches!(role, Role::Seals)),
             role,
@@ -146,7 +158,7 @@ impl<'r> Worker<'r> {
             forbids_fragments: false,
             now_ns: clock::boottime_ns(),
             next_tick_ns: 0,
-        })
+        }
     }
 
     pub(crate) fn engine_info(&self) -> &EngineInfo {
@@ -163,6 +175,34 @@ impl<'r> Worker<'r> {
                 Turn::Idle => self.sleep(),
                 Turn::Stop => return,
             }
+        }
+    }
+
+    /// One turn, for a thread that has several workers.
+    pub(crate) fn take_turn(&mut self) -> Turn {
+        self.now_ns = clock::boottime_ns();
+        self.turn()
+    }
+
+    /// What another turn waits for, besides orders and the link.
+    pub(crate) fn awaits(&self) -> Awaits<'_> {
+        self.engine.awaits()
+    }
+
+    /// When another turn is due by the clock.
+    pub(crate) fn due_ns(&self) -> u64 {
+        self.next_tick_ns
+    }
+
+    /// Announces that the thread will sleep and looks once more. False: another turn is due. Orders ring a bell that stays rung.
+    pub(crate) fn prepare_sleep(&mut self) -> bool {
+        !self.bell.is_rung() && self.up.link.as_mut().is_none_or(WorkerEnd::prepare_sleep)
+    }
+
+    /// The thread does not sleep any more.
+    pub(crate) fn awake(&self) {
+        if let Some(link) = &self.up.link {
+            link.awake();
         }
     }
 
@@ -656,23 +696,19 @@ impl<'r> Worker<'r> {
     }
 
     fn sleep(&mut self) {
-        if let Some(link) = self.up.link.as_mut()
-            && !link.prepare_sleep()
-        {
+        if self.up.link.as_mut().is_some_and(|link| !link.prepare_sleep()) {
             return;
         }
         if self.incoming.prepare_sleep() {
             self.engine.sleep(self.next_tick_ns);
             self.incoming.awake();
         }
-        if let Some(link) = self.up.link.as_ref() {
-            link.awake();
-        }
+        self.awake();
     }
 }
 
 /// What the pipeline wants to tell, on its way to the rings and to the supervisor.
-struct Upward<'r> {
+struct Upward {
     link: Option<WorkerEnd>,
     /// What a thread that seals has instead of a link.
     back: Option<OpeningThread>,
@@ -682,10 +718,10 @@ struct Upward<'r> {
     /// A peer proved a newer key, for the thread that seals.
     proven: bool,
     stats: Arc<WorkerStats>,
-    report: &'r Report,
+    report: Rc<Report>,
 }
 
-impl Up for Upward<'_> {
+impl Up for Upward {
     fn control(&mut self, path: Path, bytes: &[u8], known: bool) {
         if bytes.len() > MAX_DATAGRAM {
             return self.stats.drop_many(DropReason::ControlTooLong, 1);
@@ -720,7 +756,7 @@ impl Up for Upward<'_> {
     }
 }
 
-impl Upward<'_> {
+impl Upward {
     /// On a thread that seals.
     fn say(&self, said: Said) {
         if let Some(back) = &self.back {
@@ -744,9 +780,9 @@ fn add_peer(now_ns: u64, setup: &PeerSetup, pipeline: &mut Pipeline, seal: &mut 
 }
 
 /// Counts what the engine tells, and reports an error once until something went well again.
-struct Notes<'r> {
+struct Notes {
     stats: Arc<WorkerStats>,
-    report: &'r Report,
+    report: Rc<Report>,
     /// The socket's error that was said last, by either thread; 0 is none, or something came since.
     socket: Arc<AtomicI32>,
     tun: Option<i32>,
@@ -763,8 +799,8 @@ struct Notes<'r> {
     says_offloads: bool,
 }
 
-impl<'r> Notes<'r> {
-    fn new(stats: Arc<WorkerStats>, report: &'r Report, socket: Arc<AtomicI32>, says_offloads: bool) -> Self {
+impl Notes {
+    fn new(stats: Arc<WorkerStats>, report: Rc<Report>, socket: Arc<AtomicI32>, says_offloads: bool) -> Self {
         Notes {
             stats,
             report,
@@ -807,7 +843,7 @@ impl<'r> Notes<'r> {
     }
 }
 
-impl Observer for Notes<'_> {
+impl Observer for Notes {
     fn dropped(&mut self, reason: DropReason, packets: u64) {
         self.stats.drop_many(reason, packets);
     }
