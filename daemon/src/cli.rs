@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod ping;
 
 use std::path::PathBuf;
 
@@ -42,6 +43,8 @@ the command line wins";
 pub enum Command {
     /// Connect to an OpenVPN server and carry traffic until interrupted
     Connect(Connect),
+    /// Ping hosts through a tunnel of one's own: no root, no TUN device, nothing of the host changed
+    Ping(ping::Ping),
     /// What a gateway on this host is doing: its clients, its workers, what it drops
     Status(StatusOptions),
     /// Serve OpenVPN clients

@@ -8,6 +8,7 @@
 //! | `healthcheck` | `minivpn healthcheck` |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
+//! | `ping` | `minivpn ping`: echo round trips through a tunnel without TUN device |
 //! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `supervisor` | its runtime |
 //! | `embed` | the embeddable tunnel, whose names are also at the crate's root: [`Tunnel`] |
@@ -39,6 +40,7 @@ pub mod healthcheck;
 pub mod host;
 pub mod messages;
 pub mod observe;
+pub mod ping;
 pub mod sandbox;
 mod signals;
 pub mod supervisor;

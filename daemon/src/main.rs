@@ -9,7 +9,7 @@ use minivpn::exit::Exit;
 use minivpn::gateway::requests;
 use minivpn::host::privileges;
 use minivpn::outln;
-use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, sandbox};
+use minivpn::{bench, client, config, control_process, environment, gateway, healthcheck, observe, ping, sandbox};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
     privileges::raise_permitted();
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
+        Command::Ping(options) => ping::main(&options, cli.quiet),
         Command::Status(options) => requests::status(&options),
         Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
         Command::Client { command } => gateway::client_main(&command),
