@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test may panic
 
+use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tests::netns::{INNER4, Net};
 use tests::ours::tun_names;
 use tests::pki::Authority;
-use tests::process::Process;
+use tests::process::{Process, until};
 use tests::setup::{Family, Setup, Wrap};
 use tests::stock::Server;
 use tests::temp::Temp;
@@ -150,6 +151,25 @@ fn a_deadline_and_an_interrupt_end_what_has_no_count() {
     assert_eq!(process.count("rtt min/avg/max/stddev"), 1);
     let told = server.process.wait_count(&["exit message received by peer", "remote-exit"], 2, Duration::from_secs(10));
     assert!(told, "both times:\n{}", server.process.log());
+}
+
+#[test]
+fn it_ends_when_nobody_reads_it_any_more() {
+    let (net, temp, setup) = (Net::new(), Temp::new(), Setup::new());
+    let _server = Server::start(&net, &temp, &setup);
+    let file = temp.write("ping.ovpn", &setup.profile()).display().to_string();
+    let mut command = unprivileged::command(&net.client, &temp, &["ping", "-i", "0.1", &file, "10.8.0.1"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.by_ref().map_while(Result::ok).any(|line| line.contains("icmp_seq=2 ")));
+    drop(lines);
+    let mut code = None;
+    until(LIMIT, || {
+        code = child.try_wait().unwrap();
+        code.is_some()
+    });
+    let _ = child.kill();
+    assert_eq!(code.and_then(|code| code.code()), Some(0), "as `head` ends it");
 }
 
 #[test]

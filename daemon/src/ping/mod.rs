@@ -23,12 +23,14 @@ mod session;
 mod tests;
 mod wire;
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use crate::cli::ping::Ping;
 use crate::client::credentials::Wallet;
 use crate::config::agreed::ClientProfile;
 use crate::exit::{Exit, Fatal};
+use crate::observe::output;
 use crate::outln;
 use crate::signals::Signals;
 use crate::{Credentials, Options, Tunnel};
@@ -81,8 +83,14 @@ async fn connect_and_ping(
         () = stopped(&mut signals) => return Err(Fatal::new(Exit::Other, "interrupted before the tunnel was up")),
     };
     let report = Report { json: options.json, quiet, size: options.size, timeout: options.timeout };
-    let mut session = Session { options, report, tunnel: tunnel.parameters(), say: &mut |line: &str| outln!("{line}") };
-    let mut wire = TunnelWire { tunnel: &tunnel, signals: &mut signals, since: Instant::now() };
+    let unheard = Cell::new(false);
+    let mut say = |line: &str| {
+        if !output::line(line) {
+            unheard.set(true);
+        }
+    };
+    let mut session = Session { options, report, tunnel: tunnel.parameters(), say: &mut say };
+    let mut wire = TunnelWire { tunnel: &tunnel, signals: &mut signals, since: Instant::now(), unheard: &unheard };
     let exit = session.run(&mut wire).await;
     // The server is told; what it makes of that is no matter.
     let _ = tunnel.close().await;

@@ -1,5 +1,6 @@
 //! What a ping goes over, and the loop that does it: the tunnel, or in tests a responder with a clock of its own.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use super::host::News;
@@ -72,6 +73,8 @@ pub(super) struct TunnelWire<'a> {
     pub(super) tunnel: &'a Tunnel,
     pub(super) signals: &'a mut Signals,
     pub(super) since: Instant,
+    /// Nobody reads what is said any more, so it is over.
+    pub(super) unheard: &'a Cell<bool>,
 }
 
 impl Wire for TunnelWire<'_> {
@@ -84,6 +87,9 @@ impl Wire for TunnelWire<'_> {
     }
 
     async fn receive(&mut self, packet: &mut [u8], until: Duration) -> Result<Came, Fatal> {
+        if self.unheard.get() {
+            return Ok(Came::Interrupt);
+        }
         tokio::select! {
             came = self.tunnel.recv(packet) => match came {
                 Ok(length) => Ok(Came::Packet(length)),
@@ -96,7 +102,7 @@ impl Wire for TunnelWire<'_> {
     }
 }
 
-/// Waits for SIGINT or SIGTERM; the other signals mean nothing here.
+/// Waits for a signal that ends a program: SIGINT, SIGTERM, and SIGHUP of a terminal that is gone.
 pub(super) async fn stopped(signals: &mut Signals) {
-    while signals.next().await != Signal::Stop {}
+    while signals.next().await == Signal::Statistics {}
 }
