@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod gateway;
+pub mod ping;
 pub mod proxy;
 pub mod trace;
 
@@ -46,6 +47,8 @@ pub enum Command {
     Connect(Connect),
     /// SOCKS5 and HTTP proxy through a tunnel of its own: no root, nothing of the host changed
     Proxy(proxy::Proxy),
+    /// Ping hosts through a tunnel of one's own: no root, no TUN device, nothing of the host changed
+    Ping(ping::Ping),
     /// What a gateway on this host is doing: its clients, its workers, what it drops
     Status(StatusOptions),
     /// Serve OpenVPN clients

@@ -8,6 +8,7 @@
 //! | `healthcheck` | `minivpn healthcheck` |
 //! | `config` | profiles: lexing, one table of directives, what was written and what we agreed to run |
 //! | `client` | the supervisor of `minivpn connect` |
+//! | `ping` | `minivpn ping`: echo round trips through a tunnel without TUN device |
 //! | `gateway` | the server's side: its certificates, its clients, its supervisor |
 //! | `proxy` | `minivpn proxy`: SOCKS5 and HTTP CONNECT over a stack in user space |
 //! | `supervisor` | its runtime |
@@ -42,6 +43,7 @@ mod heartbeat;
 pub mod host;
 pub mod messages;
 pub mod observe;
+pub mod ping;
 pub mod proxy;
 pub mod sandbox;
 mod signals;

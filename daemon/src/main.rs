@@ -10,7 +10,7 @@ use minivpn::gateway::requests;
 use minivpn::host::privileges;
 use minivpn::outln;
 use minivpn::{
-    bench, client, config, control_process, environment, gateway, healthcheck, observe, proxy, sandbox, trace,
+    bench, client, config, control_process, environment, gateway, healthcheck, observe, ping, proxy, sandbox, trace,
 };
 
 #[global_allocator]
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Connect(connect) => client::main(connect, cli.log_format, cli.quiet),
         Command::Proxy(options) => proxy::main(&options, cli.quiet),
+        Command::Ping(options) => ping::main(&options, cli.quiet),
         Command::Status(options) => requests::status(&options),
         Command::Gateway { command } => gateway::main(&command, cli.log_format, cli.quiet),
         Command::Client { command } => gateway::client_main(&command),

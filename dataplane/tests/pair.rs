@@ -315,6 +315,49 @@ fn a_stopped_worker_has_closed_its_socket_and_its_packets() {
 }
 
 #[test]
+fn a_worker_stops_although_nobody_takes_its_packets() {
+    for (near, far) in ENGINES {
+        let (near, far) = pair(near, far);
+        let stats = far.stats();
+        // Until the far worker can get rid of no more: nobody reads what it opens.
+        let mut number = 0;
+        while stats.snapshot().dropped_total() == 0 {
+            near.send(&inner(number, 1_200));
+            number += 1;
+        }
+        near.worker.stop();
+        far.worker.stop();
+    }
+}
+
+#[test]
+fn an_unknown_opcode_stops_no_worker() {
+    for io in [IoChoice::Syscall, IoChoice::Uring] {
+        let (mut end, far) = worker_and_socket(io);
+        assert_eq!(end.install(name(0)), WorkerEvent::KeyInstalled(name(0)));
+        let stats = end.stats();
+        let unknown = (0..32u8).filter(|opcode| !(3..=11).contains(opcode));
+        let mut sent = 0;
+        for first in unknown.flat_map(|opcode| (0..8).map(move |key_id| opcode << 3 | key_id)) {
+            far.send(&[first; 60]).unwrap();
+            sent += 1;
+            // One at a time, so that the kernel drops none of them.
+            while stats.snapshot().dropped_total() < sent {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(stats.dropped(DropReason::UnknownOpcode), sent);
+        end.send(&inner(7, 100));
+        let mut bytes = [0; 200];
+        assert_eq!(far.recv(&mut bytes).unwrap(), 128 + 24, "data goes on");
+        far.send(&[0x40, 1]).unwrap();
+        while end.control.recv_datagram(0).unwrap().is_none() {
+            end.control.wait(None).unwrap();
+        }
+    }
+}
+
+#[test]
 fn the_engine_that_was_asked_for_runs_and_the_thread_is_pinned() {
     for (io, expected) in [(IoChoice::Syscall, "syscall"), (IoChoice::Uring, "io_uring"), (IoChoice::Auto, "io_uring")]
     {

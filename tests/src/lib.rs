@@ -29,6 +29,7 @@ pub mod steady;
 pub mod stock;
 pub mod temp;
 pub mod traffic;
+pub mod unprivileged;
 pub mod usage;
 
 /// Whether the complete form of the scenarios was asked for (`MINIVPN_TEST_LONG=1`).

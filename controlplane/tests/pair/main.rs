@@ -8,6 +8,7 @@ mod util;
 mod certificates;
 mod gateway;
 mod handshake;
+mod mistakes;
 mod refusals;
 mod renegotiation;
 mod resume;

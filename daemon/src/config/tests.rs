@@ -525,6 +525,50 @@ fn compression_is_refused_unless_it_does_nothing() {
     }
 }
 
+#[test]
+fn a_bare_comp_lzo_is_a_sentence_with_its_line() {
+    for line in ["comp-lzo", "\tcomp-lzo\t", "comp-lzo # the rest is a comment"] {
+        let found = problems(line);
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(found[0].starts_with("p.ovpn:7: error: comp-lzo: "), "{found:#?}");
+        assert!(found[0].contains("remove the line"), "{found:#?}");
+    }
+}
+
+#[test]
+fn a_profile_without_cipher_offers_the_usual_ones_and_announces_none() {
+    let without = profile("");
+    assert_eq!(without.data_ciphers, [Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305]);
+    assert_eq!((without.fallback_cipher, without.client_setup().options_cipher.as_str()), (None, ""));
+    let with = profile("cipher AES-128-GCM\n");
+    assert_eq!(with.data_ciphers, without.data_ciphers);
+    assert_eq!(with.client_setup().options_cipher, "AES-128-GCM", "and with one it is announced");
+}
+
+#[test]
+fn a_remote_has_one_two_or_three_arguments_between_tabs_and_quotes() {
+    for (line, expected) in [
+        ("remote a", ("a", 1_194, Family::Any)),
+        ("remote a 443", ("a", 443, Family::Any)),
+        ("remote a 443 udp", ("a", 443, Family::Any)),
+        ("remote a 443 udp4", ("a", 443, Family::V4)),
+        ("remote\ta\t443\tudp6", ("a", 443, Family::V6)),
+        (" \tremote  \"a\" '443'\t\"udp4\" \t", ("a", 443, Family::V4)),
+        ("\"remote\" a 443 udp4 # and so on", ("a", 443, Family::V4)),
+    ] {
+        let text = START.replace("remote vpn.example.com", line);
+        let (profile, warnings) = load_text(&text).unwrap_or_else(|problems| panic!("{line}: {problems:#?}"));
+        let remote = &profile.remotes[0];
+        assert_eq!((remote.host.as_str(), remote.port, remote.family), expected, "{line}");
+        assert_eq!((profile.remotes.len(), warnings.len()), (1, 0), "{line}");
+    }
+    let text = START.replace("remote vpn.example.com", "remote a 443 udp4 more");
+    let found = load_text(&text).unwrap_err();
+    assert!(found.iter().any(|line| line.starts_with("p.ovpn:3: error: remote takes 1 to 3 arguments")), "{found:#?}");
+    let quoted = profile("auth-user-pass\t\"pass.txt\"\n");
+    assert!(matches!(&quoted.credentials, CredentialSource::Given(given) if given.username == "me"));
+}
+
 /// The shapes in which providers and scripts hand out profiles.
 mod shapes {
     use super::*;

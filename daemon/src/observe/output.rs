@@ -10,6 +10,12 @@ pub fn write(text: fmt::Arguments<'_>) {
     let _ = out.write_fmt(text).and_then(|()| out.flush());
 }
 
+/// Writes a line to standard output; false when nobody reads it any more, for commands that would go on without an end.
+pub fn line(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
 /// `println!` that outlives its reader.
 #[macro_export]
 macro_rules! outln {

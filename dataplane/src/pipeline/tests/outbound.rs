@@ -68,3 +68,23 @@ fn what_is_taken_over_for_a_peer_that_is_gone_has_no_route() {
     assert_eq!(end.pipeline.take_frame(1, 0, &mut [0; 20], &mut end.out), Ok(()));
     assert_eq!((end.stats.dropped(DropReason::NotIp), end.stats.snapshot().dropped_total()), (1, 11));
 }
+
+#[test]
+fn a_packet_of_every_length_is_sealed_without_padding() {
+    let ciphers = [Cipher::Aes128Gcm, Cipher::Aes192Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
+    for cipher in ciphers.into_iter().filter(|&cipher| crate::datachannel::aead::supports(cipher)) {
+        let mut ends = [0, 1].map(|_| End::without_key(setup(), RouteTable::all_to(0)));
+        for end in &mut ends {
+            end.install(with_cipher(cipher, Some(5)));
+        }
+        // Every remainder of a block, several times over, and both sides of a full packet.
+        for payload in (0..=80).chain(1_300..=1_400) {
+            let packet = Packet::with_payload(payload).bytes();
+            let wire = ends[0].send(&Packet::with_payload(payload).frame());
+            assert_eq!((wire.len(), wire[0].len()), (1, packet.len() + 24), "{cipher:?}, {payload}");
+            ends[1].receive(&wire[0]);
+            assert_eq!(ends[1].packets(), [packet], "{cipher:?}, {payload}");
+        }
+        assert_eq!(ends[1].stats.snapshot().dropped_total(), 0);
+    }
+}
