@@ -278,8 +278,8 @@ mod tests {
 
     #[test]
     fn a_datagram_that_is_not_understood_says_what_can_be_seen() {
-        let cases: [(&[u8], Option<u8>, Option<Opcode>, bool); 5] = [
-            (&[], None, None, false),
+        let cases = [
+            (&[][..], None, None, false),
             (&[0xff; 20], Some(31), None, false),
             (&[0x40; 9], Some(8), Some(Opcode::HardResetServerV2), true),
             (&[0x40; 8], Some(8), Some(Opcode::HardResetServerV2), false),

@@ -380,10 +380,8 @@ impl World {
                 self.keys.push_back(key.name);
                 self.keys.truncate(64);
             }
-            Event::DropKeys { peer, generation } => {
-                if self.keyed.get(&peer) == Some(&generation) {
-                    self.keyed.remove(&peer);
-                }
+            Event::DropKeys { peer, generation } if self.keyed.get(&peer) == Some(&generation) => {
+                self.keyed.remove(&peer);
             }
             Event::Established(established) => {
                 let known = self.known.get(&established.generation);

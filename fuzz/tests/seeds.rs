@@ -304,12 +304,12 @@ fn servers() -> Vec<Seed> {
         ("three_clients_tls_crypt", format!("03 {three}")),
         ("forged", format!("03 {three} 0838 05c8 0500 00000000 0828 05c8 0d01 00000000 0909090909090909")),
         ("floats", format!("00 {three} 0d0003 0d0102 0d0001 0d0705")),
-        ("judged", format!("02 0300 0011 0b0100 0301 0011 0b0000 0011 0b0207")),
+        ("judged", "02 0300 0011 0b0100 0301 0011 0b0000 0011 0b0207".to_owned()),
         ("renegotiated", format!("00 {three} 0c0000 001f 0c0300 001f")),
         ("dismissed", format!("00 {three} 0c0100 0c0201 090a00 001f 0300 001f")),
         ("reloaded", format!("00 {three} 0c0401 0300 001f")),
         ("resumed", format!("00 {three} 0e0f00 00 001f 0e0710 01 001f")),
-        ("keys", format!("00 0300 0008 0a0000 00 0a8105 01 000f")),
+        ("keys", "00 0300 0008 0a0000 00 0a8105 01 000f".to_owned()),
     ]
     .into_iter()
     .map(|(name, text)| ("server", name, hex(&text)))

@@ -170,7 +170,7 @@ fn a_spoofed_server_reset_changes_nothing_at_any_stage() {
                 .filter(|event| !matches!(event, Event::PeerAlive { .. } | Event::Record(_)))
                 .collect();
             assert!(news.is_empty(), "stage {number}: {news:?}");
-            let dropped: u64 = pair.client.take_dropped().iter().map(|(_, count)| u64::from(*count)).sum();
+            let dropped: u64 = pair.client.take_dropped().iter().map(|(_, count)| *count).sum();
             assert!(dropped >= 150, "stage {number}: {dropped}");
             assert!(pair.run_until(30, |p| p.established().is_some()), "stage {number}: {}", pair.story());
             pair.client.renegotiate(pair.now, &mut pair.rng, 1);

@@ -128,9 +128,9 @@ pub(super) enum News {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// As it should be.
-    InOrder,
+    AsSent,
     /// After the reply to a later request.
-    OutOfOrder,
+    Overtaken,
     /// There was a reply to the same request before.
     Duplicate,
     /// Its request had been given up.
@@ -215,10 +215,10 @@ impl Host {
         match order {
             Order::Duplicate => self.counts.duplicates += 1,
             Order::Late => self.counts.late += 1,
-            Order::OutOfOrder => self.counts.out_of_order += 1,
-            Order::InOrder => {}
+            Order::Overtaken => self.counts.out_of_order += 1,
+            Order::AsSent => {}
         }
-        if matches!(order, Order::InOrder | Order::OutOfOrder) {
+        if matches!(order, Order::AsSent | Order::Overtaken) {
             self.counts.received += 1;
             self.highest_answered = self.highest_answered.max(number);
             self.round_trips.add(round_trip);
@@ -230,8 +230,8 @@ impl Host {
         match fate {
             Fate::Answered => Order::Duplicate,
             Fate::Lost | Fate::Failed => Order::Late,
-            Fate::Waiting if number < self.highest_answered => Order::OutOfOrder,
-            Fate::Waiting => Order::InOrder,
+            Fate::Waiting if number < self.highest_answered => Order::Overtaken,
+            Fate::Waiting => Order::AsSent,
         }
     }
 
@@ -326,9 +326,9 @@ mod tests {
     fn replies_in_another_order_are_receipts_all_the_same() {
         let mut host = host();
         let replies: Vec<_> = (0..3).map(|n| send(&mut host, ms(n))).collect();
-        assert_eq!(order(take(&mut host, ms(10), &replies[1])), (2, Order::InOrder));
-        assert_eq!(order(take(&mut host, ms(11), &replies[0])), (1, Order::OutOfOrder));
-        assert_eq!(order(take(&mut host, ms(12), &replies[2])), (3, Order::InOrder));
+        assert_eq!(order(take(&mut host, ms(10), &replies[1])), (2, Order::AsSent));
+        assert_eq!(order(take(&mut host, ms(11), &replies[0])), (1, Order::Overtaken));
+        assert_eq!(order(take(&mut host, ms(12), &replies[2])), (3, Order::AsSent));
         assert_eq!(host.counts, Counts { sent: 3, received: 3, out_of_order: 1, ..Counts::default() });
     }
 
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(host.next_loss(PATIENCE), Some(ms(2_500)));
         assert_eq!(order(take(&mut host, ms(2_001), &first)), (1, Order::Late));
         assert_eq!(order(take(&mut host, ms(2_002), &first)), (1, Order::Duplicate));
-        assert_eq!(order(take(&mut host, ms(2_003), &second)), (2, Order::InOrder));
+        assert_eq!(order(take(&mut host, ms(2_003), &second)), (2, Order::AsSent));
         assert_eq!(host.next_loss(PATIENCE), None);
         assert_eq!(host.counts, Counts { sent: 2, received: 1, late: 1, duplicates: 1, ..Counts::default() });
         assert_eq!(host.counts.loss_percent(), 50.0);
@@ -374,7 +374,7 @@ mod tests {
         damaged[40] ^= 1;
         assert!(matches!(take(&mut host, ms(4), &damaged), Some(News::Spoiled { what: "bad checksum", .. })));
         assert_eq!(host.counts, Counts { sent: 2, truncated: 3, corrupt: 3, ..Counts::default() });
-        assert_eq!(order(take(&mut host, ms(5), &good)), (1, Order::InOrder), "the right one still counts");
+        assert_eq!(order(take(&mut host, ms(5), &good)), (1, Order::AsSent), "the right one still counts");
     }
 
     #[test]
@@ -430,9 +430,9 @@ mod tests {
         for (number, reply) in kept {
             let news = take(&mut host, ms(70_002), &reply);
             if number > 70_001 - REMEMBERED as u64 {
-                assert_eq!(order(news), (number, Order::OutOfOrder));
+                assert_eq!(order(news), (number, Order::Overtaken));
             } else {
-                assert!(!matches!(news, Some(News::Reply { order: Order::InOrder, .. })), "{number}: {news:?}");
+                assert!(!matches!(news, Some(News::Reply { order: Order::AsSent, .. })), "{number}: {news:?}");
             }
         }
         assert_eq!(host.counts.sent, 70_001);

@@ -85,8 +85,8 @@ impl Report {
         match news {
             News::Reply { from, number, bytes, hop_limit, round_trip, order } => {
                 let note = match order {
-                    Order::InOrder => "",
-                    Order::OutOfOrder => " (out of order)",
+                    Order::AsSent => "",
+                    Order::Overtaken => " (out of order)",
                     Order::Duplicate => " (DUP!)",
                     Order::Late => " (too late)",
                 };
@@ -109,7 +109,7 @@ impl Report {
             News::Reply { from, number, bytes, hop_limit, round_trip, order } => json!({
                 "event": "reply", "from": from.to_string(), "seq": number, "bytes": bytes, "ttl": hop_limit,
                 "rtt_ms": micro(milliseconds(*round_trip)), "duplicate": *order == Order::Duplicate,
-                "out_of_order": *order == Order::OutOfOrder, "late": *order == Order::Late,
+                "out_of_order": *order == Order::Overtaken, "late": *order == Order::Late,
             }),
             News::Spoiled { from, number, bytes, what } => {
                 json!({ "event": "spoiled", "from": from.to_string(), "seq": number, "bytes": bytes, "what": what })
@@ -231,9 +231,9 @@ mod tests {
     #[test]
     fn lines_are_those_of_ping() {
         let table = [
-            (reply(Order::InOrder), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms"),
+            (reply(Order::AsSent), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms"),
             (reply(Order::Duplicate), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (DUP!)"),
-            (reply(Order::OutOfOrder), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (out of order)"),
+            (reply(Order::Overtaken), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (out of order)"),
             (reply(Order::Late), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (too late)"),
             (News::Lost { number: 4 }, "no answer from 10.8.0.1: icmp_seq=4 within 2.00 ms"),
             (
@@ -254,14 +254,14 @@ mod tests {
             assert_eq!(said(&report, "10.8.0.1", &news), line);
             assert_eq!(Report { quiet: true, ..report }.news(Duration::ZERO, &host("h"), &news), None);
         }
-        assert!(said(&TEXT, "gate", &reply(Order::InOrder)).starts_with("64 bytes from gate (10.8.0.1): "));
+        assert!(said(&TEXT, "gate", &reply(Order::AsSent)).starts_with("64 bytes from gate (10.8.0.1): "));
         assert_eq!(TEXT.host(&host("gate")), "PING gate (10.8.0.1): 56 (84) bytes of data");
     }
 
     #[test]
     fn every_event_is_an_object_with_its_fields() {
         let line = |news: &News| serde_json::from_str::<Value>(&said(&JSON, "gate", news)).unwrap();
-        let found = line(&reply(Order::OutOfOrder));
+        let found = line(&reply(Order::Overtaken));
         let expected = json!({
             "event": "reply", "t": 1.5, "host": "gate", "from": "10.8.0.1", "seq": 3, "bytes": 64, "ttl": 63, "rtt_ms": 12.345,
             "duplicate": false, "out_of_order": true, "late": false,

@@ -90,10 +90,12 @@ fn packet(from: IpAddr, to: IpAddr, body: &[u8]) -> Vec<u8> {
 /// What comes back for a packet, and how long after it.
 pub(super) type Answers = Vec<(Duration, Vec<u8>)>;
 
+type Answerer = Box<dyn FnMut(&[u8]) -> Answers>;
+
 /// The other end of a wire.
 pub(super) struct Responder {
     now: Duration,
-    answer: Box<dyn FnMut(&[u8]) -> Answers>,
+    answer: Answerer,
     coming: BTreeMap<(Duration, usize), Vec<u8>>,
     /// What was sent, and when.
     pub sent: Vec<(Duration, Vec<u8>)>,
