@@ -95,7 +95,7 @@ pub(super) enum News {
         /// From request to reply.
         round_trip: Duration,
         /// How it stands to other replies.
-        order: Order,
+        order: Arrival,
     },
     /// A reply that does not count.
     Spoiled {
@@ -126,11 +126,11 @@ pub(super) enum News {
 
 /// How a reply stands to other replies and to its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum Arrival {
     /// As it should be.
-    AsSent,
+    InOrder,
     /// After the reply to a later request.
-    Overtaken,
+    OutOfOrder,
     /// There was a reply to the same request before.
     Duplicate,
     /// Its request had been given up.
@@ -213,12 +213,12 @@ impl Host {
         let round_trip = now.saturating_sub(at);
         let order = self.order(number, fate);
         match order {
-            Order::Duplicate => self.counts.duplicates += 1,
-            Order::Late => self.counts.late += 1,
-            Order::Overtaken => self.counts.out_of_order += 1,
-            Order::AsSent => {}
+            Arrival::Duplicate => self.counts.duplicates += 1,
+            Arrival::Late => self.counts.late += 1,
+            Arrival::OutOfOrder => self.counts.out_of_order += 1,
+            Arrival::InOrder => {}
         }
-        if matches!(order, Order::AsSent | Order::Overtaken) {
+        if matches!(order, Arrival::InOrder | Arrival::OutOfOrder) {
             self.counts.received += 1;
             self.highest_answered = self.highest_answered.max(number);
             self.round_trips.add(round_trip);
@@ -226,12 +226,12 @@ impl Host {
         Some(News::Reply { from, number, bytes, hop_limit: reply.hop_limit, round_trip, order })
     }
 
-    fn order(&self, number: u64, fate: Fate) -> Order {
+    fn order(&self, number: u64, fate: Fate) -> Arrival {
         match fate {
-            Fate::Answered => Order::Duplicate,
-            Fate::Lost | Fate::Failed => Order::Late,
-            Fate::Waiting if number < self.highest_answered => Order::Overtaken,
-            Fate::Waiting => Order::AsSent,
+            Fate::Answered => Arrival::Duplicate,
+            Fate::Lost | Fate::Failed => Arrival::Late,
+            Fate::Waiting if number < self.highest_answered => Arrival::OutOfOrder,
+            Fate::Waiting => Arrival::InOrder,
         }
     }
 
@@ -303,7 +303,7 @@ mod tests {
         }
     }
 
-    fn order(news: Option<News>) -> (u64, Order) {
+    fn order(news: Option<News>) -> (u64, Arrival) {
         match news {
             Some(News::Reply { number, order, .. }) => (number, order),
             other => panic!("{other:?}"),
@@ -317,7 +317,7 @@ mod tests {
         let news = take(&mut host, ms(112), &reply);
         let Some(News::Reply { round_trip, bytes, number, .. }) = news else { panic!("{news:?}") };
         assert_eq!((round_trip, bytes, number), (ms(12), 64, 1));
-        assert_eq!(order(take(&mut host, ms(113), &reply)), (1, Order::Duplicate));
+        assert_eq!(order(take(&mut host, ms(113), &reply)), (1, Arrival::Duplicate));
         assert_eq!(host.counts, Counts { sent: 1, received: 1, duplicates: 1, ..Counts::default() });
         assert_eq!(host.round_trips().unwrap().max, 12.0, "a duplicate is no round trip");
     }
@@ -326,9 +326,9 @@ mod tests {
     fn replies_in_another_order_are_receipts_all_the_same() {
         let mut host = host();
         let replies: Vec<_> = (0..3).map(|n| send(&mut host, ms(n))).collect();
-        assert_eq!(order(take(&mut host, ms(10), &replies[1])), (2, Order::AsSent));
-        assert_eq!(order(take(&mut host, ms(11), &replies[0])), (1, Order::Overtaken));
-        assert_eq!(order(take(&mut host, ms(12), &replies[2])), (3, Order::AsSent));
+        assert_eq!(order(take(&mut host, ms(10), &replies[1])), (2, Arrival::InOrder));
+        assert_eq!(order(take(&mut host, ms(11), &replies[0])), (1, Arrival::OutOfOrder));
+        assert_eq!(order(take(&mut host, ms(12), &replies[2])), (3, Arrival::InOrder));
         assert_eq!(host.counts, Counts { sent: 3, received: 3, out_of_order: 1, ..Counts::default() });
     }
 
@@ -341,9 +341,9 @@ mod tests {
         assert_eq!(host.expire(ms(1_999), PATIENCE), None);
         assert_eq!(host.expire(ms(2_000), PATIENCE), Some(News::Lost { number: 1 }));
         assert_eq!(host.next_loss(PATIENCE), Some(ms(2_500)));
-        assert_eq!(order(take(&mut host, ms(2_001), &first)), (1, Order::Late));
-        assert_eq!(order(take(&mut host, ms(2_002), &first)), (1, Order::Duplicate));
-        assert_eq!(order(take(&mut host, ms(2_003), &second)), (2, Order::AsSent));
+        assert_eq!(order(take(&mut host, ms(2_001), &first)), (1, Arrival::Late));
+        assert_eq!(order(take(&mut host, ms(2_002), &first)), (1, Arrival::Duplicate));
+        assert_eq!(order(take(&mut host, ms(2_003), &second)), (2, Arrival::InOrder));
         assert_eq!(host.next_loss(PATIENCE), None);
         assert_eq!(host.counts, Counts { sent: 2, received: 1, late: 1, duplicates: 1, ..Counts::default() });
         assert_eq!(host.counts.loss_percent(), 50.0);
@@ -374,7 +374,7 @@ mod tests {
         damaged[40] ^= 1;
         assert!(matches!(take(&mut host, ms(4), &damaged), Some(News::Spoiled { what: "bad checksum", .. })));
         assert_eq!(host.counts, Counts { sent: 2, truncated: 3, corrupt: 3, ..Counts::default() });
-        assert_eq!(order(take(&mut host, ms(5), &good)), (1, Order::AsSent), "the right one still counts");
+        assert_eq!(order(take(&mut host, ms(5), &good)), (1, Arrival::InOrder), "the right one still counts");
     }
 
     #[test]
@@ -386,12 +386,12 @@ mod tests {
         assert!(matches!(&news, Some(News::Error { number: 1, what, .. }) if what == "destination host unreachable"));
         assert_eq!(host.next_loss(PATIENCE), None, "nothing to wait for");
         let reply = responder::reply(&request).unwrap();
-        assert_eq!(order(take(&mut host, ms(4), &reply)), (1, Order::Late));
+        assert_eq!(order(take(&mut host, ms(4), &reply)), (1, Arrival::Late));
         assert_eq!(host.counts, Counts { sent: 1, errors: 1, late: 1, ..Counts::default() });
         take(&mut host, ms(5), &error);
         assert_eq!(
             order(take(&mut host, ms(6), &reply)),
-            (1, Order::Duplicate),
+            (1, Arrival::Duplicate),
             "an error after an answer changes nothing"
         );
     }
@@ -430,9 +430,9 @@ mod tests {
         for (number, reply) in kept {
             let news = take(&mut host, ms(70_002), &reply);
             if number > 70_001 - REMEMBERED as u64 {
-                assert_eq!(order(news), (number, Order::Overtaken));
+                assert_eq!(order(news), (number, Arrival::OutOfOrder));
             } else {
-                assert!(!matches!(news, Some(News::Reply { order: Order::AsSent, .. })), "{number}: {news:?}");
+                assert!(!matches!(news, Some(News::Reply { order: Arrival::InOrder, .. })), "{number}: {news:?}");
             }
         }
         assert_eq!(host.counts.sent, 70_001);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::echo;
-use super::host::{Counts, Host, News, Order};
+use super::host::{Arrival, Counts, Host, News};
 use super::round_trips::{Summary, milliseconds};
 use crate::Parameters;
 
@@ -85,10 +85,10 @@ impl Report {
         match news {
             News::Reply { from, number, bytes, hop_limit, round_trip, order } => {
                 let note = match order {
-                    Order::AsSent => "",
-                    Order::Overtaken => " (out of order)",
-                    Order::Duplicate => " (DUP!)",
-                    Order::Late => " (too late)",
+                    Arrival::InOrder => "",
+                    Arrival::OutOfOrder => " (out of order)",
+                    Arrival::Duplicate => " (DUP!)",
+                    Arrival::Late => " (too late)",
                 };
                 let (peer, time) = (peer(from), short(milliseconds(*round_trip)));
                 format!("{bytes} bytes from {peer}: icmp_seq={number} ttl={hop_limit} time={time} ms{note}")
@@ -108,8 +108,8 @@ impl Report {
         let mut line = match news {
             News::Reply { from, number, bytes, hop_limit, round_trip, order } => json!({
                 "event": "reply", "from": from.to_string(), "seq": number, "bytes": bytes, "ttl": hop_limit,
-                "rtt_ms": micro(milliseconds(*round_trip)), "duplicate": *order == Order::Duplicate,
-                "out_of_order": *order == Order::Overtaken, "late": *order == Order::Late,
+                "rtt_ms": micro(milliseconds(*round_trip)), "duplicate": *order == Arrival::Duplicate,
+                "out_of_order": *order == Arrival::OutOfOrder, "late": *order == Arrival::Late,
             }),
             News::Spoiled { from, number, bytes, what } => {
                 json!({ "event": "spoiled", "from": from.to_string(), "seq": number, "bytes": bytes, "what": what })
@@ -219,7 +219,7 @@ mod tests {
         Host::new(name.into(), "10.8.0.2".parse().unwrap(), "10.8.0.1".parse().unwrap(), 7)
     }
 
-    fn reply(order: Order) -> News {
+    fn reply(order: Arrival) -> News {
         let from = "10.8.0.1".parse().unwrap();
         News::Reply { from, number: 3, bytes: 64, hop_limit: 63, round_trip: Duration::from_micros(12_345), order }
     }
@@ -231,10 +231,10 @@ mod tests {
     #[test]
     fn lines_are_those_of_ping() {
         let table = [
-            (reply(Order::AsSent), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms"),
-            (reply(Order::Duplicate), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (DUP!)"),
-            (reply(Order::Overtaken), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (out of order)"),
-            (reply(Order::Late), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (too late)"),
+            (reply(Arrival::InOrder), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms"),
+            (reply(Arrival::Duplicate), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (DUP!)"),
+            (reply(Arrival::OutOfOrder), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (out of order)"),
+            (reply(Arrival::Late), "64 bytes from 10.8.0.1: icmp_seq=3 ttl=63 time=12.3 ms (too late)"),
             (News::Lost { number: 4 }, "no answer from 10.8.0.1: icmp_seq=4 within 2.00 ms"),
             (
                 News::Error {
@@ -254,21 +254,21 @@ mod tests {
             assert_eq!(said(&report, "10.8.0.1", &news), line);
             assert_eq!(Report { quiet: true, ..report }.news(Duration::ZERO, &host("h"), &news), None);
         }
-        assert!(said(&TEXT, "gate", &reply(Order::AsSent)).starts_with("64 bytes from gate (10.8.0.1): "));
+        assert!(said(&TEXT, "gate", &reply(Arrival::InOrder)).starts_with("64 bytes from gate (10.8.0.1): "));
         assert_eq!(TEXT.host(&host("gate")), "PING gate (10.8.0.1): 56 (84) bytes of data");
     }
 
     #[test]
     fn every_event_is_an_object_with_its_fields() {
         let line = |news: &News| serde_json::from_str::<Value>(&said(&JSON, "gate", news)).unwrap();
-        let found = line(&reply(Order::Overtaken));
+        let found = line(&reply(Arrival::OutOfOrder));
         let expected = json!({
             "event": "reply", "t": 1.5, "host": "gate", "from": "10.8.0.1", "seq": 3, "bytes": 64, "ttl": 63, "rtt_ms": 12.345,
             "duplicate": false, "out_of_order": true, "late": false,
         });
         assert_eq!(found, expected);
-        assert_eq!(line(&reply(Order::Duplicate))["duplicate"], true);
-        assert_eq!(line(&reply(Order::Late))["late"], true);
+        assert_eq!(line(&reply(Arrival::Duplicate))["duplicate"], true);
+        assert_eq!(line(&reply(Arrival::Late))["late"], true);
         assert_eq!(line(&News::Lost { number: 4 }), json!({ "event": "lost", "t": 1.5, "host": "gate", "seq": 4 }));
         let error = News::Error { from: "10.9.9.9".parse().unwrap(), number: 5, what: "x".into() };
         let expected = json!({ "event": "error", "t": 1.5, "host": "gate", "from": "10.9.9.9", "seq": 5, "what": "x" });
