@@ -117,4 +117,4 @@ macro_rules! smoke {
     };
 }
 
-smoke!(client coalesce control_packet inbound key_method link_mapping outbound profile push split wrap);
+smoke!(client coalesce control_packet inbound key_method link_mapping outbound profile push server split wrap);
