@@ -311,9 +311,11 @@ mod tests {
 
     #[test]
     fn nothing_overflows_behind_the_longest_piece() {
-        let most = if cfg!(miri) { 1 } else { 5 };
-        for fill in [0xff, 0x80, 0x00] {
-            for len in [PIECE - 1, PIECE, PIECE + 1, most * PIECE + 77] {
+        // Miri takes a minute for each.
+        let (fills, lens) = ([0xff, 0x80, 0x00], [PIECE + 1, PIECE - 1, PIECE, 5 * PIECE + 77]);
+        let (fills, lens) = if cfg!(miri) { (&fills[..1], &lens[..1]) } else { (&fills[..], &lens[..]) };
+        for &fill in fills {
+            for &len in lens {
                 let bytes = vec![fill; len];
                 let expected = folded(plain(&bytes));
                 for level in Level::available() {
