@@ -301,4 +301,4 @@ fn order_server(server: &mut Server, command: ToControl, now: Now, rng: &mut dyn
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

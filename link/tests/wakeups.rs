@@ -178,3 +178,59 @@ fn a_link_has_at_least_one_worker_and_at_most_the_maximum() {
     assert!(create::<ToControl, FromControl>(MAX_WORKERS + 1).is_err());
     assert_eq!(create::<ToControl, FromControl>(MAX_WORKERS).unwrap().2.len(), MAX_WORKERS);
 }
+
+#[test]
+fn one_thread_is_the_control_plane_of_many_links_and_another_their_workers() {
+    const LINKS: usize = 4;
+    let (control_bell, worker_bell) = (EventBell::new().unwrap(), EventBell::new().unwrap());
+    let (mut controls, mut workers, mut supervisors) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..LINKS {
+        let (control, supervisor, worker) =
+            create_within::<ToControl, FromControl>(&control_bell, &worker_bell).unwrap();
+        controls.push(control);
+        supervisors.push(supervisor);
+        workers.push(worker);
+    }
+    let thread = std::thread::spawn(move || {
+        let mut answered = 0;
+        while answered < LINKS as u32 * ROUNDS {
+            let mut sleepy = true;
+            for worker in &mut workers {
+                while let Some(WorkerCommand::SendWith(name)) = worker.recv_command().unwrap() {
+                    worker.send_event(&WorkerEvent::KeySending(name)).unwrap();
+                    answered += 1;
+                }
+                sleepy &= worker.prepare_sleep();
+            }
+            if sleepy && answered < LINKS as u32 * ROUNDS {
+                worker_bell.wait(None);
+            }
+            worker_bell.drain();
+            workers.iter().for_each(WorkerEnd::awake);
+        }
+    });
+    let mut asked = [0; LINKS];
+    for control in &mut controls {
+        control.send_command(0, &WorkerCommand::SendWith(key(0))).unwrap();
+    }
+    while asked.iter().any(|rounds| *rounds < ROUNDS) {
+        let mut sleepy = true;
+        for (control, rounds) in controls.iter_mut().zip(&mut asked) {
+            while let Some(event) = control.recv_event(0).unwrap() {
+                assert_eq!(event, WorkerEvent::KeySending(key(*rounds)));
+                *rounds += 1;
+                if *rounds < ROUNDS {
+                    control.send_command(0, &WorkerCommand::SendWith(key(*rounds))).unwrap();
+                }
+            }
+            sleepy &= control.prepare_sleep().unwrap();
+        }
+        if sleepy && asked.iter().any(|rounds| *rounds < ROUNDS) {
+            control_bell.wait(None);
+        }
+        control_bell.drain();
+        controls.iter().for_each(Control::awake);
+    }
+    thread.join().unwrap();
+    drop(supervisors);
+}

@@ -71,6 +71,8 @@ fn inner4(tunnel: &Tunnel) -> Ipv4Addr {
 /// A scenario: a network, a server on it, and the closure on a thread in the client's namespace.
 fn scene(setup: &Setup, scenario: impl FnOnce(&Net, &mut Server) + Send) {
     let _alone = alone();
+    // tokio keeps two descriptors for signals from its first runtime on.
+    on_tokio(async {});
     let (net, temp) = (Net::new(), Temp::new());
     let mut server = Server::start(&net, &temp, setup);
     net.client.inside(|| scenario(&net, &mut server));
@@ -144,6 +146,36 @@ fn a_worker_of_its_own_carries_the_same() {
 }
 
 #[test]
+fn no_capability_is_needed() {
+    let setup = Setup::new();
+    scene(&setup, |net, _| {
+        let _reflector = Reflector::start(&net.server);
+        // Capabilities are a thread's; those that it starts have no more.
+        let none = rustix::thread::CapabilitySet::empty();
+        let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
+        rustix::thread::set_capabilities(None, sets).expect("capabilities can be given up");
+        let tunnel = up(&setup);
+        echo(&tunnel, 100);
+        tunnel.close_blocking().expect("closed");
+    });
+}
+
+#[test]
+fn renegotiations_lose_no_packet() {
+    let setup = Setup::new().client("reneg-sec 3");
+    scene(&setup, |net, server| {
+        let _reflector = Reflector::start(&net.server);
+        let tunnel = up(&setup);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) {
+            echo(&tunnel, 500);
+        }
+        assert!(server.negotiations() >= 3, "{} negotiations", server.negotiations());
+        tunnel.close_blocking().expect("closed");
+    });
+}
+
+#[test]
 fn batches_carry_what_single_packets_carry_also_asynchronously() {
     let setup = Setup::new();
     scene(&setup, |net, _| {
@@ -171,7 +203,7 @@ fn batches_carry_what_single_packets_carry_also_asynchronously() {
 
 #[test]
 fn a_hundred_tunnels_live_in_one_process() {
-    let setup = Setup::new().server("duplicate-cn").server("max-clients 200");
+    let setup = Setup::new().server("duplicate-cn").server("connect-freq-initial 1000 10").server("max-clients 200");
     scene(&setup, |net, _| {
         let before = Holds::now();
         let reflector = Reflector::start(&net.server);
@@ -204,7 +236,7 @@ fn a_hundred_tunnels_live_in_one_process() {
 
 #[test]
 fn connecting_that_is_given_up_at_any_moment_leaves_nothing() {
-    let setup = Setup::new().server("duplicate-cn");
+    let setup = Setup::new().server("duplicate-cn").server("connect-freq-initial 1000 10");
     scene(&setup, |_, _| {
         let before = Holds::now();
         let profile = parse_profile(&setup.profile()).expect("a profile");
@@ -229,7 +261,7 @@ fn connecting_that_is_given_up_at_any_moment_leaves_nothing() {
 
 #[test]
 fn tunnels_that_come_and_go_do_not_fill_the_memory() {
-    let setup = Setup::new().server("duplicate-cn");
+    let setup = Setup::new().server("duplicate-cn").server("connect-freq-initial 1000 10");
     scene(&setup, |_, _| {
         let before = Holds::now();
         (0..10).for_each(|_| drop(up(&setup)));
@@ -338,7 +370,9 @@ fn the_callers_socket_carries_the_tunnel() {
 
 #[test]
 fn a_tunnel_that_may_reconnect_outlives_its_server() {
-    let setup = Setup::new();
+    let mut setup = Setup::new();
+    // The new server says nothing to the packets of a session that it does not know: their sender has to notice the silence.
+    setup.keepalive = (1, 5);
     let _alone = alone();
     let (net, temp) = (Net::new(), Temp::new());
     let mut server = Server::start(&net, &temp, &setup);

@@ -26,13 +26,13 @@ const TIMERS: Timers = Timers {
 /// Long enough for the slowest machine; what is waited for is a handshake on this one.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Certificates {
+pub(crate) struct Certificates {
     ca: String,
     authority: Authority,
 }
 
 impl Certificates {
-    fn new() -> Certificates {
+    pub(crate) fn new() -> Certificates {
         let now = clock::now().unix;
         let key = pki::new_key().unwrap();
         let ca = pki::new_authority("test", &key, now, &mut SystemRandom).unwrap();
@@ -40,7 +40,7 @@ impl Certificates {
         Certificates { ca, authority }
     }
 
-    fn tls(&self, name: &str, purpose: Purpose, peer: PeerUsage) -> TlsSetup {
+    pub(crate) fn tls(&self, name: &str, purpose: Purpose, peer: PeerUsage) -> TlsSetup {
         let identity = self.authority.issue(name, &purpose, 30, clock::now().unix, &mut SystemRandom).unwrap();
         TlsSetup {
             ca_pem: self.ca.clone(),
@@ -55,7 +55,7 @@ impl Certificates {
         }
     }
 
-    fn gateway(&self, workers: u16, first_generation: u32) -> ServerSetup {
+    pub(crate) fn gateway(&self, workers: u16, first_generation: u32) -> ServerSetup {
         let purpose = Purpose::Server("vpn.example.com".parse().unwrap());
         ServerSetup {
             wrap: Wrap::None,

@@ -56,3 +56,6 @@ pub use options::Options;
 pub use parameters::{Inner4, Inner6, InnerRoute, Parameters};
 pub use profile::{load_profile, parse_profile};
 pub use tunnel::Tunnel;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! Tunnels to a peer in this process: a gateway's control plane and worker on a UDP socket of the loopback interface, which sends every
+//! packet back with its addresses exchanged. No privilege is needed.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use controlplane::{Admission, Event, PeerUsage, ReplyLimit};
+use dataplane::datachannel::aead::Aead;
+use dataplane::peers::routes::RouteTable;
+use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
+use dataplane::sys::socket::{SocketOptions, WireSocket};
+use dataplane::sys::tundev::TunQueue;
+use dataplane::tun::coalesce::TunOffload;
+use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder};
+use link::EventBell;
+
+use super::pipe::{self, Pipe};
+use super::*;
+use crate::config::agreed::ClientProfile;
+use crate::control_plane::ControlPlane;
+use crate::control_plane::tests::Certificates;
+use crate::gateway::pki::Purpose;
+use crate::messages::{FromControl, SupervisorEnd, ToControl, path_out};
+
+/// Long enough for the slowest machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const OURS: Ipv4Addr = Ipv4Addr::new(10, 8, 0, 2);
+
+/// The threads are the process's, so these tests take turns.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The threads of the library that run.
+fn threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.retain(|name| name.starts_with("minivpn-c") || name.starts_with("minivpn-w"));
+    names.sort();
+    names
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what} does not come; threads: {:?}", threads());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What the peer counts.
+#[derive(Default)]
+struct Seen {
+    stop: AtomicBool,
+    logins: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+/// A running gateway.
+struct Peer {
+    address: SocketAddr,
+    certificates: Certificates,
+    seen: Arc<Seen>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Peer {
+    /// One that admits everybody, or nobody.
+    fn start(admits: bool) -> Peer {
+        let certificates = Certificates::new();
+        let mut setup = certificates.gateway(1, 1);
+        setup.max_clients = 1_000;
+        setup.replies = ReplyLimit { count: 100_000, seconds: 1 };
+        let bind = Some("127.0.0.1:0".parse().unwrap());
+        let socket = WireSocket::open(&SocketOptions { bind, ..SocketOptions::default() }).unwrap();
+        let (address, seen) = (socket.local_addr().unwrap(), Arc::<Seen>::default());
+        let counted = Arc::clone(&seen);
+        let thread = std::thread::spawn(move || {
+            let mut ground = Ground::new(socket, admits, counted);
+            ground.end.send(&ToControl::ConfigureGateway(Box::new(setup))).unwrap();
+            ground.run();
+        });
+        Peer { address, certificates, seen, thread: Some(thread) }
+    }
+
+    fn profile(&self) -> ClientProfile {
+        profile(&self.certificates, self.address)
+    }
+
+    fn connect(&self) -> Tunnel {
+        Tunnel::connect_blocking(self.profile(), Options::default()).unwrap()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.seen.stop.store(true, SeqCst);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn profile(certificates: &Certificates, address: SocketAddr) -> ClientProfile {
+    let tls = certificates.tls("client", Purpose::Client, PeerUsage::Server);
+    let key = String::from_utf8(tls.key_pem.0.clone()).unwrap();
+    let text = format!(
+        "client\ndev tun\nremote {} {}\nremote-cert-tls server\n<ca>\n{}</ca>\n<cert>\n{}</cert>\n<key>\n{key}</key>\n",
+        address.ip(),
+        address.port(),
+        tls.ca_pem,
+        tls.cert_pem,
+    );
+    parse_profile(&text).unwrap()
+}
+
+/// Everything of the gateway, on one thread and its worker's.
+struct Ground {
+    plane: ControlPlane,
+    end: SupervisorEnd,
+    worker: WorkerHandle,
+    inside: Pipe,
+    admits: bool,
+    seen: Arc<Seen>,
+}
+
+impl Ground {
+    fn new(socket: WireSocket, admits: bool, seen: Arc<Seen>) -> Ground {
+        let (control, worker) = (EventBell::new().unwrap(), EventBell::new().unwrap());
+        let (plane, end, link) = link::create_within(&control, &worker).unwrap();
+        let config = WorkerConfig {
+            index: 9,
+            cpu: None,
+            split: None,
+            tuning: Tuning::default(),
+            io: IoChoice::Syscall,
+            offload: OffloadChoice { tun: false, ..OffloadChoice::default() },
+            config: PipelineConfig { routes: RouteTable::default(), aead: Aead::default() },
+        };
+        let worker = manager::spawn(config, link, |_| {}).unwrap();
+        let (inside, queue) = pipe::pair().unwrap();
+        let path =
+            link::Path { worker: 0, local: None, ifindex: 0, remote: "127.0.0.1:9".parse().unwrap(), stream: None };
+        worker.send(WorkerOrder::AttachSocket { socket, path }).unwrap();
+        let queue = TunQueue::from_packets(queue, TunOffload::default()).unwrap();
+        worker.send(WorkerOrder::AttachTun(queue)).unwrap();
+        Ground { plane: ControlPlane::new(plane), end, worker, inside, admits, seen }
+    }
+
+    fn run(&mut self) {
+        while !self.seen.stop.load(SeqCst) {
+            self.plane.turn().unwrap();
+            while let Some(said) = self.end.recv().unwrap() {
+                self.hear(said);
+            }
+            let mut packet = [0; 2_048];
+            let mut idle = true;
+            while let Ok(length @ 20..) = self.inside.try_recv(&mut packet) {
+                idle = false;
+                exchange_addresses(&mut packet[..length]);
+                let _ = self.inside.try_send(&packet[..length]);
+            }
+            if idle {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    fn hear(&mut self, said: FromControl) {
+        match said {
+            FromControl::Event(Event::Login(login)) => {
+                self.seen.logins.fetch_add(1, SeqCst);
+                let (generation, negotiation) = (login.generation, login.negotiation);
+                if !self.admits {
+                    let (text, reason) = ("AUTH_FAILED,not today".into(), "not today".into());
+                    return self.end.send(&ToControl::Refuse { generation, negotiation, text, reason }).unwrap();
+                }
+                let peer = PeerSetup {
+                    peer: login.peer,
+                    path: path_out(&login.path),
+                    wire_peer_id: login.wire_peer_id,
+                    replay_window: 8_192,
+                    replay_time_s: 15,
+                    mssfix: None,
+                    ping_s: 0,
+                    ping_restart_s: 0,
+                    float: false,
+                    source: SourceRule::Any,
+                    counters: Arc::default(),
+                };
+                self.worker.send(WorkerOrder::AddPeer(Box::new(peer))).unwrap();
+                // Who came last gets the packets.
+                let routes = Arc::new(RouteTable::all_to(login.peer));
+                self.worker.send(WorkerOrder::SetRoutes(routes)).unwrap();
+                let push =
+                    ["topology subnet", "ifconfig 10.8.0.2 255.255.255.0", "route-gateway 10.8.0.1", "tun-mtu 1400"];
+                let push = push.map(str::to_owned).to_vec();
+                let admission = Box::new(Admission { push, token: None });
+                self.end.send(&ToControl::Admit { generation, negotiation, admission }).unwrap();
+            }
+            FromControl::Event(Event::Ended { .. }) => _ = self.seen.ended.fetch_add(1, SeqCst),
+            _ => {}
+        }
+    }
+}
+
+fn exchange_addresses(packet: &mut [u8]) {
+    let (first, second) = packet[12..20].split_at_mut(4);
+    first.swap_with_slice(second);
+}
+
+/// An IPv4 packet of that length, from and to which bytes follow from its number.
+fn packet(number: u16, length: u16) -> Vec<u8> {
+    let mut packet = vec![number as u8; usize::from(length)];
+    packet[..20].fill(0);
+    packet[0] = 0x45;
+    packet[2..4].copy_from_slice(&length.to_be_bytes());
+    packet[4..6].copy_from_slice(&number.to_be_bytes());
+    (packet[8], packet[9]) = (64, 253);
+    packet[12..16].copy_from_slice(&OURS.octets());
+    packet[16..20].copy_from_slice(&[10, 8, 0, 1]);
+    packet
+}
+
+fn echo(tunnel: &Tunnel, count: u16) {
+    let mut came = [0; 2_048];
+    for number in 1..=count {
+        let sent = packet(number, 20 + number % 1_300);
+        tunnel.send_blocking(&sent).unwrap();
+        let length = tunnel.recv_timeout(&mut came, PATIENCE).unwrap().expect("an answer");
+        exchange_addresses(&mut came[..length]);
+        assert_eq!(came[..length], sent, "packet {number}");
+    }
+}
+
+#[test]
+fn a_tunnel_carries_packets_and_says_what_was_settled() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let tunnel = peer.connect();
+    let parameters = tunnel.parameters().clone();
+    let inner = Inner4 { address: OURS, prefix: 24, gateway: Some(Ipv4Addr::new(10, 8, 0, 1)) };
+    assert_eq!((parameters.ipv4, parameters.mtu, parameters.remote), (Some(inner), 1_400, peer.address));
+    assert_eq!((parameters.cipher, parameters.ipv6), ("AES-256-GCM", None));
+    echo(&tunnel, 500);
+    assert_eq!(threads(), ["minivpn-control", "minivpn-worker"]);
+    assert!(matches!(tunnel.send_blocking(&[]), Err(TunnelError::Packet { length: 0 })));
+    assert_eq!(tunnel.try_recv(&mut [0; 64]).unwrap(), None);
+    tunnel.close_blocking().unwrap();
+    until("the server's word of the end", || peer.seen.ended.load(SeqCst) == 1);
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn both_kinds_of_worker_and_all_forms_of_waiting_carry_the_same() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let options = Options { own_worker: true, ..Options::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (reader, writer) = Tunnel::connect(peer.profile(), options).await.unwrap().split();
+        let (mut out, mut into) = (Batch::new(8, 1_400), Batch::new(8, 1_400));
+        for number in 1..=8 {
+            assert!(out.push(&packet(number, 100)).unwrap());
+        }
+        writer.send_batch(&out).await.unwrap();
+        let mut numbers = Vec::new();
+        while numbers.len() < 8 {
+            reader.recv_batch(&mut into).await.unwrap();
+            numbers.extend(into.iter().map(|packet| packet[5]));
+        }
+        assert_eq!(numbers, (1..=8).collect::<Vec<u8>>());
+        let waits = tokio::spawn(async move { reader.recv(&mut [0; 64]).await });
+        tokio::task::yield_now().await;
+        writer.shutdown();
+        assert!(matches!(waits.await.unwrap(), Err(TunnelError::Closed)));
+    });
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn a_refusal_is_an_error_of_its_own() {
+    let _alone = alone();
+    let peer = Peer::start(false);
+    match Tunnel::connect_blocking(peer.profile(), Options::default()) {
+        Err(ConnectError::AuthFailed { reason, .. }) => assert!(reason.contains("not today"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn connecting_that_is_dropped_at_any_moment_leaves_no_thread() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (profile, mut established) = (peer.profile(), 0);
+    for step in 0..60u64 {
+        let pause = Duration::from_micros(step * step * 40);
+        let connecting = Tunnel::connect(profile.clone(), Options::default());
+        established += usize::from(runtime.block_on(async { tokio::time::timeout(pause, connecting).await }).is_ok());
+    }
+    println!("{established} of 60 were established");
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn silence_and_a_closed_port_are_two_errors() {
+    let _alone = alone();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let profile = profile(&Certificates::new(), silent.local_addr().unwrap());
+    let options = || Options { connect_timeout: Duration::from_millis(300), ..Options::default() };
+    let error = Tunnel::connect_blocking(profile.clone(), options()).unwrap_err();
+    assert!(matches!(error, ConnectError::Timeout { stage: Stage::Wait, .. }), "{error:?}");
+    drop(silent);
+    let error = Tunnel::connect_blocking(profile, Options::default()).unwrap_err();
+    assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_told() {
+    let _alone = alone();
+    let mut profile = profile(&Certificates::new(), "127.0.0.1:9".parse().unwrap());
+    profile.remotes[0].host = "no such name".into();
+    let error = Tunnel::connect_blocking(profile, Options::default()).unwrap_err();
+    assert!(matches!(&error, ConnectError::Unreachable(why) if why.contains("no such name")), "{error:?}");
+}
+
+#[test]
+fn a_certificate_that_is_none_is_found_before_anything_is_sent() {
+    let _alone = alone();
+    let mut profile = profile(&Certificates::new(), "127.0.0.1:9".parse().unwrap());
+    profile.tls.cert_pem = "nonsense".into();
+    let error = Tunnel::connect_blocking(profile, Options::default()).unwrap_err();
+    assert!(matches!(error, ConnectError::Tls(_)), "{error:?}");
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn two_tunnels_share_the_threads_and_the_last_one_ends_them() {
+    let _alone = alone();
+    let (one, other) = (Peer::start(true), Peer::start(true));
+    let (first, second) = (one.connect(), other.connect());
+    echo(&first, 50);
+    echo(&second, 50);
+    assert_eq!(threads(), ["minivpn-control", "minivpn-worker"]);
+    first.close_blocking().unwrap();
+    echo(&second, 50);
+    assert_eq!(threads(), ["minivpn-control", "minivpn-worker"]);
+    drop(second);
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn the_callers_socket_is_used_and_its_peer_is_the_server() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(peer.address).unwrap();
+    let local = socket.local_addr().unwrap();
+    let mut profile = peer.profile();
+    profile.remotes[0].host = "somewhere else".into();
+    let tunnel = Tunnel::connect_blocking(profile, Options { socket: Some(socket), ..Options::default() }).unwrap();
+    assert_eq!((tunnel.parameters().local, tunnel.parameters().remote), (local, peer.address));
+    echo(&tunnel, 20);
+}
