@@ -1,7 +1,6 @@
 //! The socket pair between a program and the worker: a SOCK_SEQPACKET, on which a packet lies behind a virtio header (10 bytes,
 //! linux/virtio_net.h) as it would on a TUN queue. The header is added and taken off here and is always zero: no offload is used.
 
-use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -131,26 +130,20 @@ impl Pipe {
     }
 
     /// Tries until it does not say `WouldBlock`.
-    pub(super) fn ready<'a, T>(
-        &'a self,
-        way: Way,
-        mut attempt: impl FnMut() -> io::Result<T> + Send + 'a,
-    ) -> impl Future<Output = io::Result<T>> + Send + 'a {
-        async move {
-            // A packet that is there needs no runtime.
-            match attempt() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
-            }
-            let reactor = self.reactor()?;
-            loop {
-                let mut guard = match way {
-                    Way::In => reactor.readable().await?,
-                    Way::Out => reactor.writable().await?,
-                };
-                if let Ok(done) = guard.try_io(|_| attempt()) {
-                    return done;
-                }
+    pub(super) async fn ready<T>(&self, way: Way, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        // A packet that is there needs no runtime.
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        let reactor = self.reactor()?;
+        loop {
+            let mut guard = match way {
+                Way::In => reactor.readable().await?,
+                Way::Out => reactor.writable().await?,
+            };
+            if let Ok(done) = guard.try_io(|_| attempt()) {
+                return done;
             }
         }
     }
