@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn a_datagram_that_is_not_understood_says_what_can_be_seen() {
-        let cases: [(&[u8], Option<u8>, Option<Opcode>, bool); 5] = [
+        type Case = (&'static [u8], Option<u8>, Option<Opcode>, bool);
+        let cases: [Case; 5] = [
             (&[], None, None, false),
             (&[0xff; 20], Some(31), None, false),
             (&[0x40; 9], Some(8), Some(Opcode::HardResetServerV2), true),
