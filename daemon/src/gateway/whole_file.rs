@@ -82,10 +82,10 @@ fn fresh(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
 }
 
-/// [`write`], with another owner: user and group.
+/// [`write()`], with another owner: user and group.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_for(path: &Path, content: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
     stage_as(path, &aside(path, "new"), content, owner)?.commit()
 }
