@@ -17,7 +17,7 @@ use tests::setup::{Setup, Wrap};
 use tests::temp::Temp;
 use tests::usage::{private_memory, processor_time, resident_memory, time_of_threads};
 
-/// The most private memory of the control process for each idle session, in bytes.
+/// The most private memory for each idle session, in bytes: of the control process, the supervisor and the workers together.
 const MOST: u64 = 32 << 10;
 /// Handshakes that are under way at once: the gateway is never idle, and no queue overflows.
 const WIDTH: usize = 64;
@@ -112,7 +112,9 @@ fn a_crowd_connects_and_each_idle_session_takes_little_memory() {
         resident_memory(scene.control()) >> 10,
         resident_memory(scene.supervisor()) >> 10,
     );
-    assert!(each(0) <= MOST, "{} bytes for each session in the control process", each(0));
+    // A few hundred sessions say little: what is made for many at once (tables, the allocator's pages) counts in full for them.
+    let counted = if tests::long() { each(0) + each(1) } else { each(0) };
+    assert!(counted <= MOST, "{counted} bytes for each session");
     assert_eq!((scene.load.up(), scene.load.ended()), (first + rest, [].as_slice()));
     let rows = scene.gateway.wait_clients(first + rest, Duration::from_secs(2));
     let mut addresses: Vec<_> = rows.iter().map(|row| row.ipv4).collect();

@@ -155,6 +155,7 @@ impl Gateway {
     fn on_judged(&mut self, generation: u32, negotiation: u32, judgement: Judgement) {
         // Its session may be over by now.
         let Some(session) = self.sessions.get_mut(generation) else { return };
+        session.forget_judge();
         match judgement {
             Judgement::Refuse { text, reason } => self.refuse(generation, negotiation, &text, &reason),
             Judgement::Accept { username, token, session: token_session } => {

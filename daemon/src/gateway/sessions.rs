@@ -132,6 +132,12 @@ impl Session {
         self.peer == login.peer && digest(&self.certificate) == digest(&login.certificate)
     }
 
+    /// Forgets the judge, if it is done: the handle to a task keeps the memory of all that it worked with. One that judges a later
+    /// login goes on.
+    pub(super) fn forget_judge(&mut self) {
+        self.judge.take_if(|judge| judge.0.is_finished());
+    }
+
     /// Name and address, for people.
     pub(super) fn who(&self) -> String {
         let remote = self.path.remote;
@@ -154,7 +160,8 @@ impl Session {
 /// The book.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    all: HashMap<u32, Session>,
+    /// Boxed: a table of thousands is up to half empty, and lies there twice while it grows.
+    all: HashMap<u32, Box<Session>>,
     by_peer: HashMap<u32, u32>,
     by_name: HashMap<String, BTreeSet<u32>>,
 }
@@ -165,12 +172,12 @@ impl Sessions {
         let generation = session.generation;
         self.by_peer.insert(session.peer, generation);
         self.by_name.entry(session.name.clone()).or_default().insert(generation);
-        self.all.insert(generation, session);
+        self.all.insert(generation, Box::new(session));
     }
 
     /// Strikes a session out.
     pub(super) fn remove(&mut self, generation: u32) -> Option<Session> {
-        let session = self.all.remove(&generation)?;
+        let session = *self.all.remove(&generation)?;
         // The number may have gone to another meanwhile.
         if self.by_peer.get(&session.peer) == Some(&generation) {
             self.by_peer.remove(&session.peer);
@@ -181,12 +188,12 @@ impl Sessions {
 
     /// A session.
     pub(super) fn get(&self, generation: u32) -> Option<&Session> {
-        self.all.get(&generation)
+        self.all.get(&generation).map(|session| &**session)
     }
 
     /// A session, to be changed; neither its name nor its numbers.
     pub(super) fn get_mut(&mut self, generation: u32) -> Option<&mut Session> {
-        self.all.get_mut(&generation)
+        self.all.get_mut(&generation).map(|session| &mut **session)
     }
 
     /// Gives it another name (`username-as-common-name`).
@@ -227,7 +234,7 @@ impl Sessions {
 
     /// Every session, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.all.values()
+        self.all.values().map(|session| &**session)
     }
 
     /// Reads the counters of those whose traffic flows.
@@ -254,7 +261,7 @@ impl Sessions {
         let listed = |session: &&Session| {
             session.certificate.as_ref().is_some_and(|certificate| is_listed(&plain_serial(&certificate.serial_hex)))
         };
-        let mut found: Vec<u32> = self.all.values().filter(listed).map(|session| session.generation).collect();
+        let mut found: Vec<u32> = self.iter().filter(listed).map(|session| session.generation).collect();
         found.sort_unstable();
         found
     }
@@ -420,6 +427,22 @@ pub(super) mod tests {
         assert!(second_gone.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty));
         drop(book.remove(1));
         tasks.run_until(async { assert!(second_gone.await.is_err(), "it left") }).await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_judge_is_forgotten_once_it_is_done() {
+        let tasks = tokio::task::LocalSet::new();
+        let mut one = session(1, 0, "a", "10.8.0.2");
+        let (verdict, waits) = tokio::sync::oneshot::channel::<()>();
+        let task = tasks.spawn_local(async move { _ = waits.await });
+        one.judge = Some(Judge(task.abort_handle()));
+        tasks.run_until(tokio::task::yield_now()).await;
+        one.forget_judge();
+        assert!(one.judge.is_some(), "it still judges");
+        verdict.send(()).unwrap();
+        tasks.run_until(async { assert!(task.await.is_ok()) }).await;
+        one.forget_judge();
+        assert!(one.judge.is_none());
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub struct ReplayWindow {
     /// Ids up to this one are too late. 0 at first, so that id 0 is always refused.
     floor: u32,
     size: u32,
-    /// A ring of bits, indexed by the id; a power of two of words, at least one word more than `size` needs, so that
-    /// whole words can be cleared as the window moves on.
+    /// A ring of bits, indexed by the id; a power of two of words, at least `size` bits. The bits of as many ids as there are
+    /// places, up to the highest, are exact; no place belongs to an id above it.
     bits: Box<[u64]>,
     time_ns: u64,
     next_mark_ns: u64,
@@ -42,7 +42,7 @@ impl ReplayWindow {
     /// `time_s` in seconds, 0: no time rule.
     pub fn new(size: u32, time_s: u32) -> Self {
         let size = size.min(MAX_WINDOW);
-        let words = (size.div_ceil(64) + 1).next_power_of_two();
+        let words = size.div_ceil(64).next_power_of_two();
         ReplayWindow {
             highest: 0,
             floor: 0,
@@ -78,7 +78,10 @@ impl ReplayWindow {
     #[inline]
     pub fn commit(&mut self, id: u32) {
         if id > self.highest {
-            self.clear_between(self.highest, id);
+            // Of those in between; the id's own is set below.
+            if id - self.highest > 1 {
+                self.clear(self.highest + 1, id - 1);
+            }
             self.highest = id;
         }
         let (word, bit) = self.place(id);
@@ -116,15 +119,20 @@ impl ReplayWindow {
         self.bits[word] & bit != 0
     }
 
-    /// Clears the words that start to belong to ids above `old`, up to the one of `new`.
-    #[inline]
-    fn clear_between(&mut self, old: u32, new: u32) {
-        let first = old as usize / 64 + 1;
-        let last = new as usize / 64;
-        let count = (last + 1 - first).min(self.bits.len());
-        for word in 0..count {
-            let at = (last - word) & (self.bits.len() - 1);
-            self.bits[at] = 0;
+    /// Clears the places of the ids from `first` to `last`, which is not less.
+    fn clear(&mut self, first: u32, last: u32) {
+        let mask = self.bits.len() - 1;
+        let (from, to) = (u64::MAX << (first % 64), u64::MAX >> (63 - last % 64));
+        let (first, last) = (first as usize / 64, last as usize / 64);
+        if first == last {
+            self.bits[first & mask] &= !(from & to);
+            return;
+        }
+        self.bits[first & mask] &= !from;
+        self.bits[last & mask] &= !to;
+        let between = (last - first - 1).min(self.bits.len());
+        for word in first + 1..first + 1 + between {
+            self.bits[word & mask] = 0;
         }
     }
 }
@@ -160,6 +168,10 @@ mod tests {
             (65_536, &[(65_536, true), (1, true), (65_537, true), (2, true), (1, false)]),
             (64, &[(u32::MAX, true), (u32::MAX, false), (u32::MAX - 63, true), (u32::MAX - 64, false)]),
             (64, &[(1, true), (u32::MAX, true), (1, false), (u32::MAX - 1, true)]),
+            // What stood in the places of ids that were skipped does not count for these.
+            (64, &[(10, true), (12, true), (76, true), (74, true), (75, true), (76, false), (13, true), (12, false)]),
+            (64, &[(63, true), (64, true), (129, true), (127, true), (128, true), (66, true), (65, false)]),
+            (128, &[(60, true), (70, true), (190, true), (188, true), (189, true), (187, true), (70, false)]),
         ];
         for (size, steps) in table {
             let mut window = ReplayWindow::new(*size, 15);
@@ -180,6 +192,13 @@ mod tests {
             for id in 0..=3 * size {
                 assert!(!take(&mut window, id), "size {size} id {id}");
             }
+        }
+    }
+
+    #[test]
+    fn a_window_takes_no_more_memory_than_its_ids_need() {
+        for (size, words) in [(0, 1), (1, 1), (64, 1), (65, 2), (8192, 128), (MAX_WINDOW, 1024), (u32::MAX, 1024)] {
+            assert_eq!(ReplayWindow::new(size, 0).bits.len(), words, "{size}");
         }
     }
 
