@@ -56,7 +56,7 @@ pub struct Ping {
 }
 
 const PING_EXIT_CODES: &str = "Exit codes: 0 every host answered at least once, 1 some host did not (or the tunnel ended); \
-2 to 5 as of `minivpn connect` when there is no tunnel";
+2 to 7 as of `minivpn connect` when there is no tunnel";
 
 fn interval(text: &str) -> Result<Duration, String> {
     seconds(text, 0.01, 3_600.0)

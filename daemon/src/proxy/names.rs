@@ -60,7 +60,7 @@ impl Names {
                 if addresses.is_empty() { Err(Failure::NoSuchName) } else { Ok(addresses) }
             }
             Ok(Err(error)) => {
-                tracing::debug!("{name}: {error}");
+                tracing::debug!("{}: {}", name.escape_default(), error.to_string().escape_default());
                 // What is no name at all has no address either.
                 let answered =
                     error.is_no_records_found() || matches!(error, hickory_resolver::net::NetError::Proto(_));

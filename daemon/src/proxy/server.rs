@@ -131,9 +131,14 @@ async fn with_socks(server: &Server, client: TcpStream) -> io::Result<()> {
             Err(failure) => waiting.fail(failure).await,
         },
         socks::Request::Associate(waiting) => match server.associate(there, here).await {
-            Ok(association) => {
+            Ok((association, network)) => {
                 let control = waiting.accept(association.bound()?).await?;
-                association.run(control).await;
+                let mut present = server.network.clone();
+                // It ends with its tunnel, so that the client asks for another one.
+                tokio::select! {
+                    () = association.run(control) => {}
+                    Ok(_) = present.wait_for(|now| !now.as_ref().is_some_and(|now| Arc::ptr_eq(now, &network))) => {}
+                }
                 Ok(())
             }
             Err(failure) => waiting.fail(failure).await,
@@ -156,8 +161,9 @@ impl Server {
         connected
     }
 
-    async fn associate(&self, client: IpAddr, here: IpAddr) -> Result<Association, Failure> {
-        Association::open(&self.network()?, client, here).await
+    async fn associate(&self, client: IpAddr, here: IpAddr) -> Result<(Association, Arc<Network>), Failure> {
+        let network = self.network()?;
+        Ok((Association::open(&network, client, here).await?, network))
     }
 }
 

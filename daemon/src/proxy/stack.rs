@@ -27,6 +27,8 @@ use crate::embed::Batch;
 /// Sockets at once, of both kinds, with those that are still closing.
 pub(super) const MOST_SOCKETS: usize = 1_024;
 
+/// The stack forgets a connection ten seconds after both sides finished, with what was not read of it. A little before that it is kept from doing so.
+const REMEMBERED: Duration = Duration::from_secs(8);
 /// How long a connection whose holder is gone may take to close once everything was acknowledged.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -179,6 +181,8 @@ pub(super) struct Slot {
     bytes: usize,
     /// Since its holder is gone: when it is given up, unless fewer bytes wait than these.
     linger: Option<(Instant, usize)>,
+    /// Since when both sides have finished.
+    finished: Option<Instant>,
     /// Why it failed, where more is known than that it is closed.
     pub failure: Option<Failure>,
 }
@@ -282,7 +286,8 @@ impl Sockets {
         make(&mut socket, interface.context(), port)?;
         let mut set = SocketSet::new(Vec::with_capacity(1));
         set.add(socket);
-        let slot = Slot { interface, set, touched: false, deadline: None, bytes, linger: None, failure: None };
+        let slot =
+            Slot { interface, set, touched: false, deadline: None, bytes, linger: None, finished: None, failure: None };
         if let Entry::Vacant(vacant) = self.slots.entry(key) {
             vacant.insert(slot);
             self.buffered += bytes;
@@ -357,6 +362,9 @@ impl Sockets {
     fn serve(&mut self, key: Key, now: Instant, mtu: usize, outgoing: &mut Batch) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.touched = false;
+        if slot.is_kept(now) {
+            return;
+        }
         let mut device = Device { incoming: None, outgoing, mtu };
         while slot.interface.poll_egress(now, &mut device, &mut slot.set) == PollResult::SocketStateChanged {}
         if device.outgoing.is_full() {
@@ -383,6 +391,17 @@ impl Sockets {
 }
 
 impl Slot {
+    /// Whether both sides finished a while ago and its holder may still read what came: the stack, which would forget that now, must
+    /// not look at it any more.
+    fn is_kept(&mut self, now: Instant) -> bool {
+        let finished = self.connection().is_some_and(|connection| connection.state() == tcp::State::TimeWait);
+        if self.linger.is_some() || !finished {
+            self.finished = None;
+            return false;
+        }
+        now >= *self.finished.get_or_insert(now) + REMEMBERED.into()
+    }
+
     /// Whether its holder is gone and it is closed, or should be by now.
     fn is_over(&mut self, now: Instant) -> bool {
         let Some((until, before)) = self.linger else { return false };

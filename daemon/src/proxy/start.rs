@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use controlplane::{Credentials, Secret};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -108,9 +108,13 @@ impl Running<'_> {
             };
             match connected {
                 Ok(tunnel) => {
-                    pause = FIRST_PAUSE;
+                    let up = Instant::now();
                     if self.until_it_ends(tunnel, &network, &mut signals).await {
                         break Ok(());
+                    }
+                    // A server that lets us in and drops us at once is asked less and less often.
+                    if up.elapsed() >= LONGEST_PAUSE {
+                        pause = FIRST_PAUSE;
                     }
                 }
                 Err(error) if is_final(&error) => break Err(error.into()),

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{JoinSet, LocalSet};
 
+use super::connection::{Connection, Moved};
 use super::fixture::*;
 use super::login::Login;
 use super::patience::Patience;
@@ -174,6 +175,30 @@ async fn a_client_that_ends_still_hears_the_answer() {
         client.shutdown().await.unwrap();
         assert_eq!(rest(&mut client).await, b"1000000");
         drop(client);
+        eventually("the end of the connection", || proxy.stack.lock().len() == 0).await;
+    })
+    .await;
+}
+
+/// Longer than the stack remembers a connection that both sides have finished.
+#[tokio::test]
+async fn who_reads_late_gets_everything() {
+    with_proxy(|proxy| async move {
+        let far = SocketAddr::new(FAR4.parse().unwrap(), ECHO);
+        let connection = Connection::open(&proxy.stack, far).await.unwrap();
+        let text = [7; 10_000];
+        let Moved::Asked(()) = connection.write_with(|room| {
+            room[..text.len()].copy_from_slice(&text);
+            (text.len(), ())
+        }) else {
+            panic!("there is room at the beginning");
+        };
+        connection.finish();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        let read = connection.read_with(|bytes| (bytes.len(), bytes.to_vec()));
+        assert!(matches!(&read, Moved::Asked(bytes) if bytes[..] == text), "{read:?}");
+        assert!(matches!(connection.read_with(|bytes| (bytes.len(), ())), Moved::Finished));
+        drop(connection);
         eventually("the end of the connection", || proxy.stack.lock().len() == 0).await;
     })
     .await;
@@ -377,6 +402,19 @@ async fn datagrams_go_by_address_and_by_name_and_come_back() {
         let count = socket.recv(&mut buffer).await.unwrap();
         assert_eq!(buffer[..count], datagram(0, FAR4, b"last"));
         drop(control);
+        eventually("the end of the association", || proxy.stack.lock().len() == 0).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_association_ends_with_its_tunnel() {
+    with_proxy(|proxy| async move {
+        let (mut control, code, _) = ask(proxy.address, 3, "0.0.0.0", 0).await;
+        assert_eq!(code, 0);
+        assert_eq!(proxy.stack.lock().len(), 1);
+        proxy.network.send_replace(None);
+        assert!(rest(&mut control).await.is_empty());
         eventually("the end of the association", || proxy.stack.lock().len() == 0).await;
     })
     .await;

@@ -16,6 +16,8 @@ use crate::{clock, outln};
 
 /// Packets that were ignored and ICMP errors: what is above is counted and not shown, since anybody can send them.
 const MAX_NOISE: u64 = 2_000;
+/// Packets that came or left are shown up to this many: one that somebody repeats for ever is a packet in, and its acknowledgement one out.
+const MAX_SHOWN: u64 = 20_000;
 /// Events that are kept to be drawn.
 const MAX_KEPT: usize = 10_000;
 
@@ -29,6 +31,7 @@ pub(super) struct Journal {
     /// The last stage that was told is `S_ERROR`.
     pub(super) in_error: bool,
     noise: u64,
+    packets: u64,
     kept: Vec<Event>,
     draw: bool,
     /// Standard output is a program's, so that people look at standard error.
@@ -71,6 +74,7 @@ impl Journal {
             trouble: None,
             in_error: false,
             noise: 0,
+            packets: 0,
             kept: Vec::new(),
             draw: options.waterfall.is_some(),
             aside,
@@ -84,9 +88,14 @@ impl Journal {
         if event.operation == Operation::State {
             self.in_error = event.stage == Stage::Error.as_str();
         }
-        if matches!(event.operation, Operation::PacketDropped | Operation::Icmp) {
-            self.noise += 1;
-            if self.noise > MAX_NOISE {
+        let bounded = match event.operation {
+            Operation::PacketDropped | Operation::Icmp => Some((&mut self.noise, MAX_NOISE)),
+            Operation::PacketIn | Operation::PacketOut => Some((&mut self.packets, MAX_SHOWN)),
+            _ => None,
+        };
+        if let Some((count, most)) = bounded {
+            *count += 1;
+            if *count > most {
                 self.sums.not_shown += 1;
                 return;
             }
