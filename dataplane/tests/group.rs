@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::config;
 use dataplane::drop_reason::DropReason;
+use dataplane::peers::routes::Route;
 use dataplane::pipeline::{PeerReport, PeerSetup};
 use dataplane::sys::IoChoice;
 use dataplane::sys::socket::{SocketOptions, WireSocket, bind_group};
@@ -433,5 +434,82 @@ fn the_tun_gives_each_queue_the_packets_of_its_workers_peers() {
                     .any(|frame| frame[VNET_HDR_LEN + 24..VNET_HDR_LEN + 40] == to.octets())
             });
         }
+    });
+}
+
+#[test]
+fn a_route_says_more_than_the_order_of_addresses() {
+    const QUEUES: u16 = 3;
+    let net = Net::new();
+    net.run(|| {
+        let options = TunOptions { name: "tun0".into(), multi_queue: false, offload: false };
+        let queues = TunQueue::open_group(&options, QUEUES).unwrap();
+        ip("addr add 10.8.0.1/16 dev tun0");
+        ip("-6 addr add fd08::1/64 dev tun0 nodad");
+        ip("link set tun0 txqueuelen 5000 up");
+        ip("route add 10.20.0.0/16 dev tun0");
+        ip("-6 route add fd20::/32 dev tun0");
+        let base_v6: Ipv6Addr = "fd08::a".parse().unwrap();
+        let mut steered = queues[0].steer(&Steering { workers: QUEUES, base_v4: inner_address(0), base_v6 }).unwrap();
+        let (v4, v6) = (UdpSocket::bind("10.8.0.1:0").unwrap(), UdpSocket::bind("[fd08::1]:0").unwrap());
+        // The queue that a packet to this address comes to.
+        let queue_of = |to: &str| {
+            let to: IpAddr = to.parse().unwrap();
+            let (socket, at, len) = if to.is_ipv4() { (&v4, 16, 4) } else { (&v6, 24, 16) };
+            until("the interface is ready", || socket.send_to(b"packet", (to, 9)).is_ok());
+            let mut found = None;
+            until("it comes to a queue", || {
+                for (queue, tun) in (0u32..).zip(&queues) {
+                    let mut frame = [0; 2_000];
+                    while rustix::io::read(tun, &mut frame).is_ok() {
+                        let packet = &frame[VNET_HDR_LEN..];
+                        let bytes = &packet[at..at + len];
+                        let is_it = match to {
+                            IpAddr::V4(to) => packet[0] >> 4 == 4 && bytes == to.octets(),
+                            IpAddr::V6(to) => packet[0] >> 4 == 6 && bytes == to.octets(),
+                        };
+                        found = is_it.then_some(queue).or(found);
+                    }
+                }
+                found.is_some()
+            });
+            found.unwrap()
+        };
+        let route = |address: &str, prefix_len, peer| Route { address: address.parse().unwrap(), prefix_len, peer };
+        // By their order these would be of queues 1, 2 and 0, and of 1 in IPv6.
+        let addresses = ["10.8.0.11", "10.8.0.12", "10.8.0.13", "fd08::b"];
+        assert_eq!(addresses.map(queue_of), [1, 2, 0, 1]);
+        steered
+            .follow(&[
+                route("10.8.0.11", 32, 3),
+                route("10.8.0.12", 32, 4),
+                route("10.8.0.13", 32, 5),
+                route("fd08::b", 128, 5),
+                route("10.20.0.0", 16, 4),
+                route("10.20.30.0", 24, 3),
+                route("fd20::", 32, 8),
+                route("fd20:0:1::", 48, 7),
+            ])
+            .unwrap();
+        assert_eq!(addresses.map(queue_of), [0, 1, 2, 2]);
+        assert_eq!(["10.20.30.255", "10.20.31.0", "10.20.29.255", "10.20.0.0"].map(queue_of), [0, 1, 1, 1]);
+        assert_eq!(["fd20:0:1::9", "fd20:0:2::9", "fd20::1"].map(queue_of), [1, 2, 2]);
+        assert_eq!(queue_of("10.8.0.14"), 1, "in no route: by its order");
+        // 10.8.0.11 is another peer's, 10.8.0.12 is nobody's, the inner network is gone.
+        steered.follow(&[route("10.8.0.11", 32, 8), route("10.8.0.13", 32, 5), route("10.20.0.0", 16, 4)]).unwrap();
+        assert_eq!(addresses.map(queue_of), [2, 2, 2, 1]);
+        assert_eq!(queue_of("10.20.30.255"), 1);
+        steered.follow(&[]).unwrap();
+        assert_eq!(addresses.map(queue_of), [1, 2, 0, 1]);
+        // More than one new prefix under one that is there, and back.
+        let all: Vec<Route> = (0..200)
+            .map(|n| Route { address: IpAddr::V4(inner_address(n)), prefix_len: 32, peer: n / 7 })
+            .chain([route("10.8.0.0", 16, 1)])
+            .collect();
+        steered.follow(&all).unwrap();
+        for n in 0..200 {
+            assert_eq!(queue_of(&inner_address(n).to_string()), u32::from(owner_of(n / 7, QUEUES)), "{n}");
+        }
+        assert_eq!(queue_of("10.8.200.1"), 1);
     });
 }

@@ -57,16 +57,25 @@ static LAUNCHES: AtomicU32 = AtomicU32::new(0);
 impl Gateway {
     /// Serves what the setup says and waits until it does.
     pub fn start(net: &Net, temp: &Temp, setup: &Setup) -> Self {
+        Self::start_under(net, temp, setup, &[])
+    }
+
+    /// The same with a program and its arguments in front of the gateway's own.
+    pub fn start_under(net: &Net, temp: &Temp, setup: &Setup, wrapper: &[&str]) -> Self {
         let config = temp.write("server.conf", &setup.server_config(temp)).display().to_string();
         let words = ["gateway", "run", "--config", &config, "--io", setup.io, "--workers", &setup.workers.to_string()];
-        Self::launch(net, temp, &words, "server")
+        Self::launch_as(command_under(&net.server, temp, wrapper, &words), temp, "server")
     }
 
     /// Runs `minivpn` with these words in the server's namespace and waits until the gateway of that name serves. `/run`
     /// is a directory of `temp` to it, as it is to [`command`].
     pub fn launch(net: &Net, temp: &Temp, words: &[&str], name: &str) -> Self {
+        Self::launch_as(command(&net.server, temp, words), temp, name)
+    }
+
+    fn launch_as(command: Command, temp: &Temp, name: &str) -> Self {
         let log = temp.path().join(format!("gateway-{}.log", LAUNCHES.fetch_add(1, Ordering::Relaxed)));
-        let process = Process::start("the gateway", command(&net.server, temp, words), &log);
+        let process = Process::start("the gateway", command, &log);
         steady::run_early(process.pid());
         let mut gateway = Self { process, socket: run_of(temp).join(format!("minivpn/{name}.sock")) };
         gateway.process.expect_log(&[UP], Duration::from_secs(30));
@@ -157,11 +166,15 @@ impl Gateway {
 
 /// `minivpn` with these words, as a gateway of this `temp` is run: in this namespace, with a `/run` of its own.
 pub fn command(ns: &Ns, temp: &Temp, words: &[&str]) -> Command {
+    command_under(ns, temp, &[], words)
+}
+
+fn command_under(ns: &Ns, temp: &Temp, wrapper: &[&str], words: &[&str]) -> Command {
     let run = run_of(temp);
     fs::create_dir_all(&run).expect("the scratch directory is writable");
     let shell = format!("mount --bind {} /run && exec \"$@\"", run.display());
     let mut command = ns.command("sh");
-    command.args(["-c", &shell, "sh"]).arg(executable()).args(words);
+    command.args(["-c", &shell, "sh"]).args(wrapper).arg(executable()).args(words);
     command.current_dir(temp.path()).env("NO_COLOR", "1");
     command
 }

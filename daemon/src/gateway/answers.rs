@@ -15,6 +15,7 @@ use super::sessions::{Session, Stage};
 use super::socket::{Command, Request, Response};
 use super::status::{Carried, ClientRow, DataPath, GatewayRow, PoolRow, SOCKET_BUFFER, Snapshot, WorkerRow};
 use super::status_file::{self, Version};
+use super::workers::Workers;
 use crate::clock;
 use crate::observe::statistics::{self, Figures, Lost, Reading};
 
@@ -96,7 +97,7 @@ impl Gateway {
         let data_path = self.workers.each().next().map(|(_, handle, _)| DataPath {
             engine: handle.engine().name.to_owned(),
             aead: handle.aead().name.to_owned(),
-            notes: notes(handle, self.raised.as_ref().map_or(&[], |raised| raised.notes.as_slice())),
+            notes: notes(handle, &self.workers, self.raised.as_ref().map_or(&[], |raised| raised.notes.as_slice())),
         });
         GatewayRow {
             name: self.facts.name.clone(),
@@ -235,9 +236,10 @@ fn what_happened(drops: impl Iterator<Item = (String, u64)>, at_socket: u64) -> 
 }
 
 /// What packets are moved and sealed with, why, and what of the host is not as it was wanted.
-fn notes(handle: &WorkerHandle, of_the_host: &[String]) -> Vec<String> {
+fn notes(handle: &WorkerHandle, workers: &Workers, of_the_host: &[String]) -> Vec<String> {
     let own = [handle.engine().to_string(), handle.aead().to_string()];
-    own.into_iter().chain(of_the_host.iter().cloned()).collect()
+    let steering = workers.handing_over().map(str::to_owned);
+    own.into_iter().chain(steering).chain(of_the_host.iter().cloned()).collect()
 }
 
 /// How long nothing came from a client.

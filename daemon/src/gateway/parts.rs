@@ -151,7 +151,7 @@ pub(super) fn pool(profile: &ServerProfile, workers: usize) -> Pool {
     pool
 }
 
-/// Inner destinations count from the network's first address, as leases do.
+/// Where the kernel takes no routes, inner destinations count from the network's first address, as leases do.
 pub(super) fn steering(profile: &ServerProfile, workers: u16) -> Steering {
     let base_v4 = profile.ipv4.map_or(Ipv4Addr::UNSPECIFIED, |pool| pool.network);
     // The IPv6 address of a lease is then as far from its base as the IPv4 address is.

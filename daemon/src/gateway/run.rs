@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use controlplane::{Event, Instant, ResumeRecord, Secret, SystemRandom};
-use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::PeerReport;
 use dataplane::workers::manager::WorkerReport;
 use tokio::sync::mpsc;
@@ -226,7 +225,7 @@ impl Gateway {
             Turn::Fresh => {}
             Turn::Wait(at) => return self.timers.routes = Some(at),
             Turn::Make => {
-                self.workers.publish(RouteTable::new(&self.sessions.routes()));
+                self.workers.publish(&self.sessions.routes());
                 self.publication.made(begun, clock::now().at);
             }
         }

@@ -100,8 +100,9 @@ pub fn serve(profile: ServerProfile, options: GatewayServe, extras: Extras, cons
     let sockets = workers::bind(profile.listen.socket_address(), &socket_options(&profile, &options), group)?;
     let name = profile.device.name.clone().unwrap_or_default();
     let queues = workers::open(&name, options.data.tun_offload.is_on(), group)?;
+    let steered = workers::steer(&queues, &steering(&profile, group));
     drop_privileges(&profile, &options)?;
-    let opened = Opened { seats, aead, ends: Ends { sockets, queues } };
+    let opened = Opened { seats, aead, ends: Ends { sockets, queues, steered } };
     let ran = supervisor::block_on(async move {
         let mut prepared = prepare(&profile, &options, &extras, opened).await?;
         // Last of all that can fail: who changed the host ends by undoing that.
@@ -197,7 +198,7 @@ fn assemble(
 ) -> Gateway {
     let Prepared { facts, mut workers, ends, interface, generations, .. } = prepared;
     let listen = facts.listen;
-    workers.attach(ends, &steering(&profile, workers.count()), listen);
+    workers.attach(ends, listen);
     let from = AnswersFrom { v4: profile.ipv4.map(|pool| pool.local), v6: profile.ipv6.map(|pool| pool.local) };
     workers.order_all(|| WorkerOrder::SetTunnel { mtu: Some(profile.tun_mtu), from });
 

@@ -49,7 +49,7 @@ pub struct Started {
     pub changes: Vec<String>,
     /// What is not as it was wanted, a sentence each.
     pub notes: Vec<String>,
-    /// Engine and AEAD of the workers, and why not something faster.
+    /// Engine and AEAD of the workers, and why not something faster; whether they hand packets over because the kernel does not steer.
     pub data_path: Vec<String>,
     /// Where commands are taken; `None` when there is no socket.
     pub socket: Option<PathBuf>,
@@ -81,6 +81,7 @@ pub(super) fn started(
             }
         }
     }
+    data_path.extend(workers.handing_over().map(str::to_owned));
     Started {
         device: interface.name.clone(),
         listen: Some(listen),

@@ -1,13 +1,14 @@
 //! The workers as one group: started together, ordered one by one or all at once.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dataplane::datachannel::aead::Aead;
-use dataplane::peers::routes::RouteTable;
+use dataplane::peers::routes::{Route, RouteTable};
 use dataplane::pipeline::PipelineConfig;
 use dataplane::sys::socket::{SocketOptions, SocketWatch, WireSocket, bind_group};
-use dataplane::sys::steering::Steering;
+use dataplane::sys::steering::{Steered, Steering};
 use dataplane::sys::tundev::{TunOptions, TunQueue};
 use dataplane::workers::manager::{self, WorkerHandle, WorkerOrder, WorkerReport};
 use dataplane::workers::stats::StatsSnapshot;
@@ -30,6 +31,8 @@ pub(super) struct Ends {
     pub(super) sockets: Vec<WireSocket>,
     /// One for each worker.
     pub(super) queues: Vec<TunQueue>,
+    /// What [`steer`] said.
+    pub(super) steered: Option<io::Result<Steered>>,
 }
 
 /// Opens the sockets.
@@ -57,12 +60,22 @@ pub(super) fn open(name: &str, offload: bool, workers: u16) -> Result<Vec<TunQue
     TunQueue::open_group(&options, workers).map_err(|error| Fatal::new(Exit::Privilege, error.to_string()))
 }
 
+/// Lets the kernel find the worker of an inner destination, of which there is a question only with several workers. Wants CAP_BPF, so it
+/// is to be called before privileges are dropped; where it fails, packets are handed over, which costs a little and is said.
+pub(super) fn steer(queues: &[TunQueue], steering: &Steering) -> Option<io::Result<Steered>> {
+    queues.first().filter(|_| steering.workers > 1).map(|queue| queue.steer(steering))
+}
+
 /// The running workers.
 pub(super) struct Workers {
     handles: Vec<WorkerHandle>,
     seats: Vec<Seat>,
     /// What their sockets dropped is read here; `None`: there was no descriptor to spare, and it stays unknown.
     watches: Vec<Option<SocketWatch>>,
+    /// How the TUN's packets find their worker; `None`: they do not, or there is one worker.
+    steered: Option<Steered>,
+    /// The first thing that the kernel refused of it, as a sentence.
+    handing_over: Option<String>,
 }
 
 impl Workers {
@@ -95,16 +108,22 @@ impl Workers {
             let _ = reports.try_send((worker, report));
         });
         let failed = |error| Fatal::new(Exit::Other, format!("the workers could not be started: {error}"));
-        Ok((Workers { handles: handles.map_err(failed)?, seats, watches: Vec::new() }, incoming))
+        let handles = handles.map_err(failed)?;
+        Ok((Workers { handles, seats, watches: Vec::new(), steered: None, handing_over: None }, incoming))
     }
 
-    /// Gives them their sockets and queues. `steering`: how the kernel finds the worker of an inner destination; where it cannot,
-    /// packets are handed over, which costs a little and is said.
-    pub(super) fn attach(&mut self, ends: Ends, steering: &Steering, listen: SocketAddr) {
-        if let Some(Err(error)) = ends.queues.first().filter(|_| self.count() > 1).map(|queue| queue.steer(steering)) {
-            tracing::info!(
+    /// Gives them their sockets and queues.
+    pub(super) fn attach(&mut self, ends: Ends, listen: SocketAddr) {
+        match ends.steered {
+            Some(Ok(steered)) => {
+                self.steered = Some(steered);
+                // Whether the kernel takes routes is known before there are any.
+                self.steer_by(&[]);
+            }
+            Some(Err(error)) => self.hand_over(format!(
                 "packets from the TUN are handed over between workers, the kernel does not steer them: {error}"
-            );
+            )),
+            None => {}
         }
         self.watches = ends.sockets.iter().map(|socket| socket.watch().ok()).collect();
         for ((worker, queue), socket) in (0..).zip(ends.queues).zip(ends.sockets) {
@@ -144,9 +163,31 @@ impl Workers {
     }
 
     /// Which inner address belongs to which peer, from now on.
-    pub(super) fn publish(&self, table: RouteTable) {
-        let table = Arc::new(table);
+    pub(super) fn publish(&mut self, routes: &[Route]) {
+        self.steer_by(routes);
+        let table = Arc::new(RouteTable::new(routes));
         self.order_all(|| WorkerOrder::SetRoutes(Arc::clone(&table)));
+    }
+
+    fn steer_by(&mut self, routes: &[Route]) {
+        let Some(Err(error)) = self.steered.as_mut().map(|steered| steered.follow(routes)) else { return };
+        self.hand_over(format!(
+            "packets from the TUN are handed over between workers where a client's address does not follow its peer-id \
+             (a remembered lease, `ifconfig-push`, `iroute`), the kernel does not take its route: {error}"
+        ));
+    }
+
+    /// Says once that this is so.
+    fn hand_over(&mut self, sentence: String) {
+        if self.handing_over.is_none() {
+            tracing::info!("{sentence}");
+            self.handing_over = Some(sentence);
+        }
+    }
+
+    /// Why packets from the TUN are handed over, if the kernel does not do what it could about it.
+    pub(super) fn handing_over(&self) -> Option<&str> {
+        self.handing_over.as_deref()
     }
 
     /// New links, of a new control process.
@@ -192,7 +233,7 @@ mod tests {
     fn what_a_workers_socket_dropped_is_its_own() {
         let quiet = WireSocket::open(&SocketOptions::default()).unwrap();
         let watches = vec![quiet.watch().ok(), overrun().watch().ok(), None];
-        let workers = Workers { handles: Vec::new(), seats: Vec::new(), watches };
+        let workers = Workers { handles: Vec::new(), seats: Vec::new(), watches, steered: None, handing_over: None };
         assert!(workers.lost(1) > 0);
         assert_eq!((workers.lost(0), workers.lost(2), workers.lost(9)), (0, 0, 0));
     }

@@ -20,6 +20,7 @@ pub mod affinity;
 #[cfg(feature = "trial")]
 pub mod arena;
 pub mod bell;
+mod bpf;
 pub mod clock;
 pub mod cmsg;
 pub mod crowd;

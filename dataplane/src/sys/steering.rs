@@ -5,20 +5,19 @@
 use std::io;
 use std::mem::size_of_val;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use crate::datachannel::header::{NO_PEER_ID, OP_DATA_V2};
+use crate::peers::routes::Route;
+use crate::sys::bpf::{self, Instruction, Prefix, PrefixMap, ins};
+use crate::workers::handover::owner_of;
 
 /// `_IOR('T', 224, int)`
 const TUNSETSTEERINGEBPF: libc::c_ulong = 0x8004_54e0;
-/// BPF_PROG_LOAD of linux/bpf.h
-const PROG_LOAD: libc::c_int = 5;
-/// BPF_PROG_TYPE_SOCKET_FILTER of linux/bpf.h
-const SOCKET_FILTER: u32 = 1;
 
-/// How the packets of a TUN are spread over its queues: queue `n` has the inner destinations whose distance from the base is `n` modulo
-/// the number of workers. That is the queue of the peer's worker where the peer with handle `p` has the address base + `p`; any other
-/// destination (a network behind a peer, a lease of another order) may come to a worker that hands it over.
+/// How the packets of a TUN are spread over its queues: by the routes that the kernel was told ([`Steered::follow`]). A destination that is
+/// in none of them comes to queue `n` if its distance from the base is `n` modulo the number of workers. That is the queue of the peer's
+/// worker where the peer with handle `p` has the address base + `p`, for kernels that do not take routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steering {
     /// How many queues there are, in the order in which they were opened. At least 1.
@@ -68,26 +67,46 @@ pub(super) fn choose_by_peer_id(socket: BorrowedFd<'_>, workers: u16) -> io::Res
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// `struct bpf_insn` of linux/bpf.h.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Instruction {
-    code: u8,
-    /// Destination register in the low four bits, source register in the high four.
-    registers: u8,
-    off: i16,
-    imm: i32,
+/// Answers with the number of the longest prefix that the destination is in; goes on behind its end when there is none. Offset 0 is the IP
+/// header, r6 the packet. A load that is out of bounds ends the program with 0.
+fn by_prefix(map: &PrefixMap) -> [Instruction; 25] {
+    // What the map is asked with lies on the stack: the length of the prefix, and an address, which is that of IPv4 at its end.
+    let down = |bytes: u32| 0u32.wrapping_sub(bytes);
+    let mapped = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    let map = map.as_fd().as_raw_fd().cast_unsigned();
+    [
+        ins(0x30, 0, 0, 0),           // r0 = the first byte
+        ins(0x74, 0, 0, 4),           // r0 >>= 4: the version
+        ins(0x62, 0x0a, -24, 128),    // the length
+        ins(0x62, 0x0a, -20, 0),      // ::ffff:0:0
+        ins(0x62, 0x0a, -16, 0),      //
+        ins(0x62, 0x0a, -12, mapped), //
+        ins(0xb7, 2, 0, 16),          // r2 = where the IPv4 destination is
+        ins(0xbf, 0xa3, 0, 0),        // r3 = the stack's end
+        ins(0x07, 3, 0, down(8)),     // r3 -= 8: where it goes
+        ins(0xb7, 4, 0, 4),           // r4 = how long it is
+        ins(0x55, 0, 3, 6),           // not 6: skip three
+        ins(0xb7, 2, 0, 24),          // the same of IPv6
+        ins(0x07, 3, 0, down(12)),    //
+        ins(0xb7, 4, 0, 16),          //
+        ins(0xbf, 0x61, 0, 0),        // r1 = the packet
+        ins(0x85, 0, 0, 26),          // skb_load_bytes
+        ins(0x55, 0, 8, 0),           // too short: behind the end
+        ins(0x18, 0x11, 0, map),      // r1 = the map
+        ins(0, 0, 0, 0),              //
+        ins(0xbf, 0xa2, 0, 0),        // r2 = the stack's end
+        ins(0x07, 2, 0, down(24)),    // r2 -= 24: the key
+        ins(0x85, 0, 0, 1),           // map_lookup_elem
+        ins(0x15, 0, 2, 0),           // none: behind the end
+        ins(0x61, 0, 0, 0),           // r0 = the number
+        ins(0x95, 0, 0, 0),           // return r0
+    ]
 }
 
-const fn ins(code: u8, registers: u8, off: i16, imm: u32) -> Instruction {
-    Instruction { code, registers, off, imm: imm.cast_signed() }
-}
-
-/// Offset 0 is the IP header. Loads are in the host's byte order; one that is out of bounds ends the program with 0.
-fn by_destination(steering: &Steering) -> [Instruction; 11] {
+/// Answers with the distance of the destination from the base, modulo the number of workers. Otherwise as [`by_prefix`].
+fn by_distance(steering: &Steering) -> [Instruction; 10] {
     let [.., a, b, c, d] = steering.base_v6.octets();
     [
-        ins(0xbf, 0x16, 0, 0),                             // r6 = r1, what the loads below need
         ins(0x30, 0, 0, 0),                                // r0 = the first byte
         ins(0x74, 0, 0, 4),                                // r0 >>= 4: the version
         ins(0x15, 0, 3, 6),                                // 6: skip three
@@ -101,48 +120,93 @@ fn by_destination(steering: &Steering) -> [Instruction; 11] {
     ]
 }
 
-/// The part of `union bpf_attr` that loads a program (linux/bpf.h).
-#[repr(C)]
-struct LoadProgram {
-    kind: u32,
-    count: u32,
-    instructions: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log: u64,
-    kernel_version: u32,
-    flags: u32,
+fn by_destination(steering: &Steering, map: Option<&PrefixMap>) -> Vec<Instruction> {
+    let mut program = vec![ins(0xbf, 0x16, 0, 0)]; // r6 = r1, what the loads need
+    program.extend(map.map(by_prefix).into_iter().flatten());
+    program.extend(by_distance(steering));
+    program
 }
 
-fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let license = c"MIT";
-    let attributes = LoadProgram {
-        kind: SOCKET_FILTER,
-        count: program.len() as u32,
-        instructions: program.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log: 0,
-        kernel_version: 0,
-        flags: 0,
-    };
-    // SAFETY: bpf(2) reads `size` bytes of attributes, which is their size, `count` instructions and a string that ends with 0; all of
-    // them live until the call returns, and nothing of them is written: there is no log. What it returns is a new descriptor.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const attributes, size_of_val(&attributes)) };
-    let fd = libc::c_int::try_from(answer).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// An interface whose packets are steered, and what it was told of routes.
+#[derive(Debug)]
+pub struct Steered {
+    workers: u16,
+    /// Prefix → queue; or the number of the error by which the kernel refused it.
+    map: Result<PrefixMap, i32>,
+    /// What is in it, in ascending order. `None`: whatever is there is not what it should be.
+    known: Vec<(Prefix, Option<u16>)>,
+}
+
+impl Steered {
+    /// From now on a destination that is in one of these routes comes to the queue of the peer's worker, of the longest prefix; of two
+    /// routes for the same prefix the later one counts. Only what changed since the last call is told to the kernel: one call of bpf(2)
+    /// for each prefix, and a walk through all of them.
+    ///
+    /// # Errors
+    /// The kernel refused the map at the start, or now a change of it: EPERM where privileges were dropped before Linux 5.19, ENOMEM.
+    /// Those destinations are steered by their distance, or as before, until a later call succeeds; what comes to another worker is handed
+    /// over.
+    pub fn follow(&mut self, routes: &[Route]) -> io::Result<()> {
+        let map = self.map.as_ref().map_err(|code| io::Error::from_raw_os_error(*code))?;
+        let mut wanted = prefixes(routes, self.workers);
+        let (gone, unset) = differences(&self.known, &wanted);
+        let mut outcome = gone.into_iter().try_for_each(|prefix| map.remove(prefix));
+        for at in unset {
+            let (prefix, queue) = wanted[at];
+            outcome = outcome.and_then(|()| map.set(prefix, queue.unwrap_or(0).into()));
+            if outcome.is_err() {
+                wanted[at].1 = None;
+            }
+        }
+        self.known = wanted;
+        outcome
+    }
+}
+
+/// Each prefix with the queue of its peer's worker, in ascending order.
+fn prefixes(routes: &[Route], workers: u16) -> Vec<(Prefix, Option<u16>)> {
+    let each = |route: &Route| (Prefix::new(route.address, route.prefix_len), Some(owner_of(route.peer, workers)));
+    let mut all: Vec<_> = routes.iter().map(each).collect();
+    // Stable: the later of two comes later.
+    all.sort_by_key(|(prefix, _)| *prefix);
+    all.dedup_by(|later, earlier| {
+        let is_same = later.0 == earlier.0;
+        if is_same {
+            earlier.1 = later.1;
+        }
+        is_same
+    });
+    all
+}
+
+/// What is in the old list alone, and at which places of the new one something is new or different. Both ascend.
+fn differences(old: &[(Prefix, Option<u16>)], new: &[(Prefix, Option<u16>)]) -> (Vec<Prefix>, Vec<usize>) {
+    let (mut gone, mut unset) = (Vec::new(), Vec::new());
+    let mut old = old.iter().peekable();
+    for (at, entry) in new.iter().enumerate() {
+        while let Some((before, _)) = old.next_if(|known| known.0 < entry.0) {
+            gone.push(*before);
+        }
+        if old.next_if(|known| known.0 == entry.0) != Some(entry) {
+            unset.push(at);
+        }
+    }
+    gone.extend(old.map(|(prefix, _)| *prefix));
+    (gone, unset)
 }
 
 /// Loads the program and gives it to the interface of this queue, which keeps it.
-pub(super) fn choose_by_destination(tun: BorrowedFd<'_>, steering: &Steering) -> io::Result<()> {
-    let program = load(&by_destination(steering))?;
+pub(super) fn choose_by_destination(tun: BorrowedFd<'_>, steering: &Steering) -> io::Result<Steered> {
+    let map = PrefixMap::new().map_err(|error| error.raw_os_error().unwrap_or(0));
+    let program = bpf::load(&by_destination(steering, map.as_ref().ok()))?;
     let fd = program.as_raw_fd();
     // SAFETY: TUNSETSTEERINGEBPF reads one int (linux/if_tun.h). `fd` is one and outlives the call.
     let answer = unsafe { libc::ioctl(tun.as_raw_fd(), TUNSETSTEERINGEBPF, &raw const fd) };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if answer == 0 {
+        Ok(Steered { workers: steering.workers, map, known: Vec::new() })
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]
@@ -189,5 +253,59 @@ mod tests {
         for len in 0..4 {
             assert_eq!(run(&program, &packet(9, 1)[..len]), 0, "{len} bytes");
         }
+    }
+
+    fn route(address: &str, prefix_len: u8, peer: u32) -> Route {
+        Route { address: address.parse().unwrap(), prefix_len, peer }
+    }
+
+    #[test]
+    fn of_two_routes_for_one_prefix_the_later_counts() {
+        let routes =
+            [route("10.8.0.9", 32, 4), route("10.1.2.3", 8, 3), route("10.0.0.0", 8, 5), route("fd08::9", 128, 4)];
+        let all = prefixes(&routes, 3);
+        let of = |address: &str, len| {
+            let prefix = Prefix::new(address.parse().unwrap(), len);
+            all.iter().find(|(own, _)| *own == prefix).and_then(|(_, queue)| *queue)
+        };
+        assert_eq!(all.len(), 3);
+        assert_eq!((of("10.0.0.0", 8), of("10.8.0.9", 32), of("fd08::9", 128)), (Some(2), Some(1), Some(1)));
+        assert!(all.is_sorted_by_key(|(prefix, _)| *prefix));
+    }
+
+    #[test]
+    fn only_what_changed_is_told() {
+        let before = prefixes(&[route("10.8.0.2", 32, 0), route("10.8.0.3", 32, 1), route("10.8.0.4", 32, 2)], 2);
+        let after = prefixes(&[route("10.8.0.3", 32, 3), route("10.8.0.4", 32, 3), route("10.8.0.1", 32, 1)], 2);
+        let (gone, unset) = differences(&before, &after);
+        assert_eq!(gone, [before[0].0], "10.8.0.2 is gone");
+        assert_eq!(unset, [0, 2], "10.8.0.1 is new, 10.8.0.4 went to the other worker");
+        assert_eq!(differences(&after, &after), (vec![], vec![]));
+        assert_eq!(differences(&[], &after), (vec![], vec![0, 1, 2]));
+        assert_eq!(differences(&before, &[]).0.len(), 3);
+    }
+
+    #[test]
+    fn what_the_kernel_did_not_take_is_told_again() {
+        let wanted = prefixes(&[route("10.8.0.2", 32, 0), route("10.8.0.3", 32, 1)], 2);
+        let mut known = wanted.clone();
+        known[1].1 = None;
+        assert_eq!(differences(&known, &wanted), (vec![], vec![1]));
+        assert_eq!(differences(&known, &wanted[..1]).0, [wanted[1].0], "or taken out, whatever is there");
+    }
+
+    #[test]
+    fn a_kernel_that_refused_the_map_is_told_nothing() {
+        let mut steered = Steered { workers: 2, map: Err(libc::EPERM), known: Vec::new() };
+        let error = steered.follow(&[route("10.8.0.2", 32, 0)]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        assert_eq!(
+            by_destination(
+                &Steering { workers: 2, base_v4: Ipv4Addr::UNSPECIFIED, base_v6: Ipv6Addr::UNSPECIFIED },
+                None
+            )
+            .len(),
+            11
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::sys::steering::{self, Steering};
+use crate::sys::steering::{self, Steered, Steering};
 use crate::tun::coalesce::TunOffload;
 
 /// The device node.
@@ -121,13 +121,13 @@ impl TunQueue {
         Ok(queues)
     }
 
-    /// From now on the interface of this queue, with all of its queues, is read by the worker whose peer has the inner destination, as far
-    /// as one rule can tell. Without it, or where it errs, packets are handed over; so a failure is worth a line, not more.
+    /// From now on each packet of this queue's interface is read by the worker whose peer has the inner destination, as far as the kernel
+    /// [is told](Steered::follow). Without it, or where it errs, packets are handed over; so a failure is worth a line, not more.
     ///
     /// # Errors
     /// bpf(2) is refused (EPERM: CAP_BPF is missing, or a container's seccomp profile forbids it), or the kernel has no such ioctl (before
     /// Linux 4.16).
-    pub fn steer(&self, steering: &Steering) -> io::Result<()> {
+    pub fn steer(&self, steering: &Steering) -> io::Result<Steered> {
         steering::choose_by_destination(self.as_fd(), steering)
     }
 
