@@ -100,7 +100,7 @@ pub(crate) fn worker_config(options: &DataPath, index: u16, seat: &Seat, config:
         index,
         cpu: seat.cpu,
         split: options.split_directions.then_some(Split { cpu: seat.sealing_cpu }),
-        tuning: Tuning { fifo: options.sched_fifo, busy_poll_us: options.busy_poll },
+        tuning: Tuning { fifo: options.sched_fifo, busy_poll_us: options.busy_poll, ..Tuning::default() },
         io: match options.io {
             Io::Auto => IoChoice::Auto,
             Io::Uring => IoChoice::Uring,

@@ -278,7 +278,7 @@ fn a_worker_that_polls_does_not_sleep_between_packets() {
         for (slot, busy_poll_us) in [0, 1_000_000].into_iter().enumerate() {
             let (one, two) = addresses();
             let index = u16::try_from(70 + 2 * at + slot).unwrap();
-            let tuning = Tuning { fifo: None, busy_poll_us };
+            let tuning = Tuning { busy_poll_us, ..Tuning::default() };
             let near = End::with(WorkerConfig { index, tuning, ..config(io) }, one, two, [1; 40], [2; 40], |_| ());
             // Datagrams of nobody: received, looked at, dropped.
             let other = UdpSocket::bind(two).unwrap();
@@ -301,9 +301,36 @@ fn a_worker_that_polls_does_not_sleep_between_packets() {
 }
 
 #[test]
+fn a_worker_that_lets_packets_gather_sleeps_less_often_and_gets_them_all() {
+    const PACKETS: u64 = 400;
+    for (at, io) in IO.into_iter().enumerate() {
+        let mut slept = [0, 0];
+        for (slot, gather_us) in [0, 1_000_000].into_iter().enumerate() {
+            let (one, two) = addresses();
+            let index = u16::try_from(80 + 2 * at + slot).unwrap();
+            let tuning = Tuning { gather_us, ..Tuning::default() };
+            let near = End::with(WorkerConfig { index, tuning, ..config(io) }, one, two, [1; 40], [2; 40], |_| ());
+            let other = UdpSocket::bind(two).unwrap();
+            other.connect(one).unwrap();
+            let stats = near.stats();
+            for _ in 0..PACKETS {
+                other.send(&[0; 20]).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+            while stats.dropped(DropReason::UnknownOpcode) < PACKETS {
+                std::thread::yield_now();
+            }
+            slept[slot] = sleeps(&format!("worker-{index}"));
+        }
+        let [plain, gathering] = slept;
+        assert!(plain > 200 && gathering < 100, "{io:?}: {slept:?}");
+    }
+}
+
+#[test]
 fn what_was_pinned_and_set_is_said_in_one_line() {
     let (one, two) = addresses();
-    let tuning = Tuning { fifo: Some(3), busy_poll_us: 50 };
+    let tuning = Tuning { fifo: Some(3), busy_poll_us: 50, ..Tuning::default() };
     let cpu = dataplane::sys::affinity::allowed().first().copied();
     let settings = WorkerConfig { index: 9, cpu, tuning, ..config(IoChoice::Auto) };
     let end = End::with(settings, one, two, [1; 40], [2; 40], |_| ());

@@ -4,9 +4,11 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tests::behind::{Behind, ECHO, WEB};
+use tests::gateway::Gateway;
 use tests::netns::{INNER4, INNER6, Net};
 use tests::ours::executable;
 use tests::process::Process;
@@ -148,22 +150,40 @@ fn what_is_wrong_is_said_by_the_exit_code() {
     assert_eq!(code(&refused.profile(), &["--listen", "127.0.0.1:0"]), Some(3), "the server refuses the password");
 }
 
-/// The complete form fetches 1 GB and says how fast; the short one 50 MB.
 #[test]
 fn a_large_file_comes_whole() {
+    let (net, temp, setup, server, _behind) = scene(Setup::new());
+    fetch(&net, &temp, &setup, &server.process, "a stock server");
+}
+
+#[test]
+fn a_large_file_comes_whole_from_our_gateway() {
+    let setup = Setup::new().server(&format!("push \"dhcp-option DNS {INNER4}\""));
+    let (net, temp) = (Net::new(), Temp::new());
+    let gateway = Gateway::start(&net, &temp, &setup);
+    let _behind = Behind::start(&net.server, &[("web.test", INNER4.into())]);
+    fetch(&net, &temp, &setup, &gateway.process, "our gateway");
+}
+
+/// The complete form fetches 1 GB and says how fast, and what it cost both ends; the short one 50 MB.
+fn fetch(net: &Net, temp: &Temp, setup: &Setup, server: &Process, from: &str) {
+    // Two at once would measure each other.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let size: u64 = if tests::long() { 1_000_000_000 } else { 50_000_000 };
-    let (net, temp, setup, _server, _behind) = scene(Setup::new());
-    let proxy = up(&net, &temp, &setup, &[]);
+    let proxy = up(net, temp, setup, &[]);
     let url = format!("http://web.test:{WEB}/{size}");
+    let before = (cpu_seconds(proxy.process.pid()), cpu_seconds(server.pid()));
     let begun = Instant::now();
-    let got = curl(&net, &format!("socks5h://{}", proxy.address), &[&url], GOT);
-    let taken = begun.elapsed();
+    let got = curl(net, &format!("socks5h://{}", proxy.address), &[&url], GOT);
+    let taken = begun.elapsed().as_secs_f64();
     assert_eq!(got, (0, format!("200 {size}")));
-    let cpu = cpu_seconds(proxy.process.pid());
+    let used = (cpu_seconds(proxy.process.pid()) - before.0, cpu_seconds(server.pid()) - before.1);
     println!(
-        "{size} bytes in {:.2} s: {:.2} Gb/s; the proxy used {cpu:.2} s of CPU",
-        taken.as_secs_f64(),
-        size as f64 * 8e-9 / taken.as_secs_f64()
+        "{size} bytes from {from} in {taken:.2} s: {:.2} Gb/s; CPU seconds: the proxy {:.2}, the server {:.2}",
+        size as f64 * 8e-9 / taken,
+        used.0,
+        used.1
     );
 }
 

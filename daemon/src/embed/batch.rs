@@ -63,18 +63,6 @@ impl Batch {
         self.lengths.len() >= self.most
     }
 
-    /// Lets `write` make a packet of `length` bytes in the next place. One that has no room is written and lost, as on a full line.
-    pub(crate) fn push_with<R>(&mut self, length: usize, write: impl FnOnce(&mut [u8]) -> R) -> R {
-        match self.vacant().and_then(|place| place.get_mut(..length)) {
-            Some(place) => {
-                let result = write(place);
-                self.taken(length);
-                result
-            }
-            None => write(&mut vec![0; length]),
-        }
-    }
-
     /// Its packets, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         self.bytes.chunks_exact(self.longest).zip(&self.lengths).map(|(place, length)| &place[..*length])
@@ -108,18 +96,6 @@ mod tests {
         batch.clear();
         assert!(batch.is_empty() && batch.push(&[5]).unwrap());
         assert_eq!(batch.iter().next(), Some(&[5][..]));
-    }
-
-    #[test]
-    fn what_is_written_without_room_is_lost_and_nothing_else() {
-        let mut batch = Batch::new(2, 4);
-        batch.push_with(5, |place| place.fill(1));
-        assert!(batch.is_empty(), "longer than a place");
-        batch.push_with(4, |place| place.fill(2));
-        batch.push_with(3, |place| place.fill(3));
-        assert!(batch.is_full());
-        batch.push_with(4, |place| place.fill(4));
-        assert_eq!(batch.iter().collect::<Vec<_>>(), [&[2; 4][..], &[3; 3]]);
     }
 
     #[test]

@@ -27,6 +27,7 @@
 //! | `options.rs`, `parameters.rs`, `error.rs` | what goes into it, what the server gave, and what can go wrong |
 //! | `profile.rs` | a profile from a file or from text |
 //! | `batch.rs`, `pipe.rs` | many packets at once; the socket pair between a program and the worker |
+//! | `trunk.rs`, `frames.rs` | a tunnel whose packets come joined, for a stack in this crate; many of them at once |
 //! | `room.rs` | the control thread that all tunnels of a process share, and who is on it |
 //! | `supervisor.rs`, `attempt.rs`, `ending.rs` | one tunnel on it: its events and timers, connecting, how it ends |
 //! | `fate.rs`, `fault.rs` | what becomes of it, as its program waits for it; why, before it is known which error that is |
@@ -37,6 +38,7 @@ mod ending;
 mod error;
 mod fate;
 mod fault;
+mod frames;
 mod halves;
 mod options;
 mod parameters;
@@ -44,6 +46,7 @@ mod pipe;
 mod profile;
 mod room;
 mod supervisor;
+mod trunk;
 mod tunnel;
 
 pub use batch::Batch;
@@ -51,10 +54,12 @@ pub use controlplane::{Credentials, Secret};
 pub use dataplane::datachannel::aead::AeadChoice;
 pub use dataplane::sys::IoChoice;
 pub use error::{ConnectError, Stage, TunnelError};
+pub(crate) use frames::Frames;
 pub use halves::{Reader, Writer};
 pub use options::Options;
 pub use parameters::{Inner4, Inner6, InnerRoute, Parameters};
 pub use profile::{load_profile, parse_profile};
+pub(crate) use trunk::Trunk;
 pub use tunnel::Tunnel;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The socket pair between a program and the worker: a SOCK_SEQPACKET, on which a packet lies behind a virtio header (10 bytes,
-//! linux/virtio_net.h) as it would on a TUN queue. The header is added and taken off here and is always zero: no offload is used.
+//! linux/virtio_net.h) as it would on a TUN queue. For single packets the header is added and taken off here, and always zero; frames
+//! ([`Frames`](super::frames::Frames)) go as they are.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,6 +71,37 @@ impl Pipe {
                 Ok(message) if message.bytes <= HEADER => {}
                 Ok(message) => return Ok(message.bytes - HEADER),
                 Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The next frame as the worker wrote it, cut to what `frame` holds; `Ok(0)` is the end.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub(super) fn try_recv_frame(&self, frame: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&self.fd, &mut *frame) {
+                Ok(0) => return Ok(0),
+                Ok(length) if length <= HEADER => {}
+                Ok(length) => return Ok(length),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Hands a frame over as it is.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    pub(super) fn try_send_frame(&self, frame: &[u8]) -> io::Result<()> {
+        loop {
+            match rustix::net::send(&self.fd, frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::NOBUFS) => return Err(io::ErrorKind::WouldBlock.into()),
                 Err(error) => return Err(error.into()),
             }
         }

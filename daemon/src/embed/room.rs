@@ -17,7 +17,7 @@ use link::EventBell;
 use super::error::{ConnectError, TunnelError};
 use super::fate::Fate;
 use super::options::Options;
-use super::supervisor::{Entry, Next, Supervisor};
+use super::supervisor::{Entry, Form, Next, Supervisor};
 use super::tunnel::Tunnel;
 use crate::client::credentials::Wallet;
 use crate::clock;
@@ -128,7 +128,7 @@ impl Begun {
 ///
 /// # Errors
 /// Something that needs no server to be found out.
-pub(super) fn begin(profile: ClientProfile, mut options: Options) -> Result<Begun, ConnectError> {
+pub(super) fn begin(profile: ClientProfile, mut options: Options, form: Form) -> Result<Begun, ConnectError> {
     let wallet = Wallet::given(&profile.credentials, options.credentials.take()).ok_or_else(|| {
         let sentence = "the profile asks for a user name and password: give them in `Options::credentials`";
         ConnectError::Credentials(sentence.to_owned())
@@ -137,7 +137,7 @@ pub(super) fn begin(profile: ClientProfile, mut options: Options) -> Result<Begu
         .map_err(|error| ConnectError::Profile(format!("the AEAD {}: {error}", options.aead)))?;
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
     let fate = Arc::<Fate>::default();
-    let entry = Entry::new(id, profile, options, wallet, aead, Arc::clone(&fate));
+    let entry = Entry::new(id, profile, options, form, wallet, aead, Arc::clone(&fate));
     let door = enter(Word::Enter(Box::new(entry)))?;
     Ok(Begun { seat: Seat { id, door, fate } })
 }

@@ -45,11 +45,41 @@ const REPORTS: usize = 256;
 /// Rounds between supervisor and control plane in one turn; what is left comes with the next one.
 const ROUNDS: usize = 16;
 
+/// In which form the program gets its packets and gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Each alone.
+    Single,
+    /// Those of a TCP flow joined, with the offloads of a TUN queue; for a program that takes the worker's CPU as it comes.
+    Joined,
+}
+
+/// While packets come fast, the worker of a program that takes joined ones lets them gather for so long.
+const GATHER_US: u32 = 100;
+
+impl Form {
+    /// What the worker may leave to its program. Datagrams stay single: nobody there would take them apart.
+    fn offload(self) -> TunOffload {
+        match self {
+            Form::Single => TunOffload::default(),
+            Form::Joined => TunOffload { csum: true, tso4: true, tso6: true, uso4: false, uso6: false },
+        }
+    }
+
+    fn tuning(self) -> Tuning {
+        match self {
+            Form::Single => Tuning::default(),
+            Form::Joined => Tuning { gather_us: GATHER_US, ..Tuning::default() },
+        }
+    }
+}
+
 /// A tunnel that wants to be made.
 pub(super) struct Entry {
     id: u64,
     profile: ClientProfile,
     options: Options,
+    form: Form,
     wallet: Wallet,
     aead: Aead,
     told: Told,
@@ -69,11 +99,12 @@ impl Entry {
         id: u64,
         profile: ClientProfile,
         options: Options,
+        form: Form,
         wallet: Wallet,
         aead: Aead,
         fate: Arc<Fate>,
     ) -> Entry {
-        Entry { id, profile, options, wallet, aead, told: Told(fate) }
+        Entry { id, profile, options, form, wallet, aead, told: Told(fate) }
     }
 
     pub(super) fn id(&self) -> u64 {
@@ -115,6 +146,7 @@ pub(super) struct Supervisor {
     /// The number of the last question to the resolver, and the remote it is about.
     pub(super) question: u32,
     pub(super) asked: Option<Remote>,
+    form: Form,
     /// Both ends, until the tunnel is up.
     pair: Option<(Pipe, OwnedFd)>,
     parameters: Option<Parameters>,
@@ -228,9 +260,9 @@ pub(super) enum Next {
 impl Supervisor {
     /// Begins to connect. `None`: that failed, and the program has been told.
     pub(super) fn new(entry: Entry, door: &Door, crew: &mut Option<Crew>) -> Option<Supervisor> {
-        let Entry { id, profile, options, wallet, aead, told } = entry;
+        let Entry { id, profile, options, form, wallet, aead, told } = entry;
         let waiting = Arc::<AtomicUsize>::default();
-        let made = Parts::make(id, door, &options, aead, &waiting, crew);
+        let made = Parts::make(id, door, (&options, form), aead, &waiting, crew);
         let Parts { plane, end, worker, pair } = match made {
             Ok(parts) => parts,
             Err(error) => {
@@ -267,6 +299,7 @@ impl Supervisor {
             tried: Vec::new(),
             question: 0,
             asked: None,
+            form,
             pair: Some(pair),
             parameters: None,
             settings: None,
@@ -450,7 +483,7 @@ impl Supervisor {
             return;
         }
         let Some((pipe, workers)) = self.pair.take() else { return };
-        match TunQueue::from_packets(workers, TunOffload::default()) {
+        match TunQueue::from_packets(workers, self.form.offload()) {
             Ok(queue) => self.order(WorkerOrder::AttachTun(queue)),
             Err(error) => return self.fail(Fault::System(error)),
         }
@@ -549,7 +582,7 @@ impl Parts {
     fn make(
         id: u64,
         door: &Door,
-        options: &Options,
+        (options, form): (&Options, Form),
         aead: Aead,
         waiting: &Arc<AtomicUsize>,
         crew: &mut Option<Crew>,
@@ -559,9 +592,9 @@ impl Parts {
             index: 0,
             cpu: None,
             split: None,
-            tuning: Tuning::default(),
+            tuning: form.tuning(),
             io: options.engine,
-            offload: OffloadChoice { tun: false, ..OffloadChoice::default() },
+            offload: OffloadChoice { tun: form == Form::Joined, ..OffloadChoice::default() },
             config: PipelineConfig { routes: RouteTable::all_to(PEER), aead },
         };
         let (control, waiting) = (door.bell(), Arc::clone(waiting));

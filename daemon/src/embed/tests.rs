@@ -14,7 +14,9 @@ use dataplane::peers::routes::RouteTable;
 use dataplane::pipeline::{PeerSetup, PipelineConfig, SourceRule};
 use dataplane::sys::socket::{SocketOptions, WireSocket};
 use dataplane::sys::tundev::TunQueue;
+use dataplane::tun::checksum::{Sum, pseudo_header};
 use dataplane::tun::coalesce::TunOffload;
+use dataplane::tun::virtio::{F_NEEDS_CSUM, GSO_TCPV4, VnetHeader};
 use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder};
 use link::EventBell;
 
@@ -282,6 +284,88 @@ fn both_kinds_of_worker_and_all_forms_of_waiting_carry_the_same() {
         tokio::task::yield_now().await;
         writer.shutdown();
         assert!(matches!(waits.await.unwrap(), Err(TunnelError::Closed)));
+    });
+    until("the end of the threads", || threads().is_empty());
+}
+
+const SEGMENT: usize = 1_000;
+const SEGMENTS: usize = 20;
+
+/// A TCP packet that carries these bytes at that place of its stream. Its checksum holds only the pseudo-header's sum.
+fn tcp(at: usize, payload: &[u8]) -> Vec<u8> {
+    let mut packet = packet(0, 40 + payload.len() as u16);
+    (packet[6], packet[9]) = (0x40, 6);
+    packet[20..40].fill(0);
+    packet[24..28].copy_from_slice(&(at as u32).to_be_bytes());
+    (packet[32], packet[33]) = (5 << 4, 0x10);
+    packet[40..].copy_from_slice(payload);
+    let sum = Sum::default().bytes(&packet[..20]).checksum();
+    packet[10..12].copy_from_slice(&sum);
+    let partial = pseudo_header(&packet[12..20], 6, packet.len() - 20).partial();
+    packet[36..38].copy_from_slice(&partial);
+    packet
+}
+
+fn stream() -> Vec<u8> {
+    (0..SEGMENTS * SEGMENT).map(|at| (at % 251) as u8).collect()
+}
+
+#[test]
+fn a_program_gets_each_packet_alone_even_where_they_could_be_joined() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let tunnel = peer.connect();
+    let stream = stream();
+    for (number, payload) in stream.chunks(SEGMENT).enumerate() {
+        let mut packet = tcp(number * SEGMENT, payload);
+        let sum = Sum::default().bytes(&packet[20..]).checksum();
+        packet[36..38].copy_from_slice(&sum);
+        tunnel.send_blocking(&packet).unwrap();
+    }
+    let mut came = vec![0; 65_535];
+    for payload in stream.chunks(SEGMENT) {
+        let length = tunnel.recv_timeout(&mut came, PATIENCE).unwrap().expect("an answer");
+        assert_eq!(&came[40..length], payload);
+    }
+}
+
+#[test]
+fn a_stack_gets_packets_joined_and_what_it_gives_joined_is_split() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let stream = stream();
+    let joined = tcp(0, &stream);
+    let described = VnetHeader {
+        flags: F_NEEDS_CSUM,
+        gso_type: GSO_TCPV4,
+        hdr_len: 40,
+        gso_size: SEGMENT as u16,
+        csum_start: 20,
+        csum_offset: 16,
+    };
+    let (mut out, mut into) = (Frames::new(0), Frames::new(200_000));
+    out.push_with(joined.len(), |room| (room.copy_from_slice(&joined), described));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = Options { own_worker: true, ..Options::default() };
+        let trunk = Trunk::connect(peer.profile(), options).await.unwrap();
+        let (begun, mut longest) = (Instant::now(), 0);
+        // The peer answers packet by packet. How many of them are here at a time is up to the scheduler.
+        while longest <= usize::from(trunk.parameters().mtu) {
+            assert!(begun.elapsed() < PATIENCE, "the longest had {longest} bytes");
+            trunk.send(&out).await.unwrap();
+            let mut bytes = Vec::new();
+            while bytes.len() < stream.len() {
+                tokio::time::timeout(PATIENCE, trunk.receive(&mut into)).await.unwrap().unwrap();
+                for (header, packet) in into.packets() {
+                    assert_eq!(header.gso_type == GSO_TCPV4, packet.len() > 40 + SEGMENT);
+                    bytes.extend_from_slice(&packet[40..]);
+                    longest = longest.max(packet.len());
+                }
+            }
+            assert!(bytes == stream);
+        }
+        trunk.close().await.unwrap();
     });
     until("the end of the threads", || threads().is_empty());
 }

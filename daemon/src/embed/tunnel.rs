@@ -12,6 +12,7 @@ use super::options::Options;
 use super::parameters::Parameters;
 use super::pipe::{Pipe, Way};
 use super::room::{self, Seat};
+use super::supervisor::Form;
 use crate::config::agreed::ClientProfile;
 
 /// A tunnel that is up: it gives out and takes IP packets.
@@ -29,7 +30,7 @@ pub struct Tunnel {
 /// What the tunnel and its halves share.
 #[derive(Debug)]
 pub(super) struct Ends {
-    pipe: Pipe,
+    pub(super) pipe: Pipe,
     parameters: Parameters,
     seat: Seat,
 }
@@ -62,7 +63,7 @@ impl Tunnel {
     /// # }
     /// ```
     pub async fn connect(profile: ClientProfile, options: Options) -> Result<Tunnel, ConnectError> {
-        room::begin(profile, options)?.established().await
+        room::begin(profile, options, Form::Single)?.established().await
     }
 
     /// [`connect`](Tunnel::connect) that blocks the thread. Not for use within an asynchronous task.
@@ -81,7 +82,7 @@ impl Tunnel {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn connect_blocking(profile: ClientProfile, options: Options) -> Result<Tunnel, ConnectError> {
-        room::begin(profile, options)?.established_blocking()
+        room::begin(profile, options, Form::Single)?.established_blocking()
     }
 
     /// What was settled when the tunnel came up.
@@ -271,7 +272,7 @@ impl Ends {
     }
 
     /// An end of the pipe is the end of the tunnel.
-    fn received(&self, came: io::Result<usize>) -> Result<usize, TunnelError> {
+    pub(super) fn received(&self, came: io::Result<usize>) -> Result<usize, TunnelError> {
         match came {
             Ok(length @ 1..) => Ok(length),
             Ok(0) => Err(self.seat.why()),
@@ -312,7 +313,7 @@ impl Ends {
         self.pipe.shut();
     }
 
-    fn failed(&self, error: io::Error) -> TunnelError {
+    pub(super) fn failed(&self, error: io::Error) -> TunnelError {
         match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => self.seat.why(),
             _ => error.into(),

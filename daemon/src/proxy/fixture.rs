@@ -3,8 +3,12 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use dataplane::tun::coalesce::{TunBatch, TunOffload};
+use dataplane::tun::virtio::{VNET_HDR_LEN, VnetHeader};
+use dataplane::tun::{ip, split};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
@@ -19,7 +23,7 @@ use super::packets::{Packets, carry};
 use super::patience::Patience;
 use super::server::{Server, serve};
 use super::stack::{Inner, Stack};
-use crate::embed::Batch;
+use crate::embed::Frames;
 
 pub(super) const MTU: usize = 1_400;
 pub(super) const FAR4: &str = "10.8.0.1";
@@ -38,33 +42,69 @@ pub(super) const BREAKS: u16 = 66;
 pub(super) const CLOSED: u16 = 81;
 pub(super) const MUCH: usize = 3_000_000;
 
-/// One end of a line that carries packets and drops them when it is full.
+/// One end of a line that carries single packets and drops them when it is full. As a worker does, it splits what goes in and joins what
+/// comes out.
 pub(super) struct Line {
     to: mpsc::Sender<Vec<u8>>,
-    from: Mutex<mpsc::Receiver<Vec<u8>>>,
+    from: Mutex<(mpsc::Receiver<Vec<u8>>, TunBatch)>,
+    longest: Arc<Longest>,
 }
+
+/// Bytes of the longest packets that its stack was given, and gave.
+#[derive(Default)]
+pub(super) struct Longest {
+    pub given: AtomicUsize,
+    pub taken: AtomicUsize,
+}
+
+const JOINS: TunOffload = TunOffload { csum: true, tso4: true, tso6: true, uso4: false, uso6: false };
 
 pub(super) fn pair() -> (Line, Line) {
     let (one, two) = (mpsc::channel(4_096), mpsc::channel(4_096));
-    (Line { to: one.0, from: Mutex::new(two.1) }, Line { to: two.0, from: Mutex::new(one.1) })
+    let line = |to, from| Line { to, from: Mutex::new((from, TunBatch::new(JOINS))), longest: Arc::default() };
+    (line(one.0, two.1), line(two.0, one.1))
 }
 
 impl Packets for Line {
     type End = io::Error;
 
-    async fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+    async fn receive(&self, frames: &mut Frames) -> io::Result<()> {
+        frames.clear();
         let mut from = self.from.lock().await;
+        let (from, joined) = &mut *from;
         let mut next = Some(from.recv().await.ok_or(io::ErrorKind::BrokenPipe)?);
+        let mut room = 64;
         while let Some(packet) = next {
-            batch.push_with(packet.len(), |room| room.copy_from_slice(&packet));
-            next = if batch.is_full() { None } else { from.try_recv().ok() };
+            joined.land(packet.len()).unwrap().copy_from_slice(&packet);
+            match ip::parse(&packet) {
+                Some(info) => assert!(joined.accept(&info)),
+                None => joined.discard(),
+            }
+            room -= 1;
+            next = if room == 0 || joined.wants_flush() { None } else { from.try_recv().ok() };
         }
+        for frame in joined.frames() {
+            let packet = &frame[VNET_HDR_LEN..];
+            self.longest.given.fetch_max(packet.len(), Relaxed);
+            frames.push_with(packet.len(), |room| {
+                room.copy_from_slice(packet);
+                ((), VnetHeader::parse(frame).unwrap())
+            });
+        }
+        joined.clear();
         Ok(())
     }
 
-    async fn send(&self, batch: &Batch) -> io::Result<()> {
-        for packet in batch.iter() {
-            let _ = self.to.try_send(packet.to_vec());
+    async fn send(&self, frames: &Frames) -> io::Result<()> {
+        for frame in frames.iter() {
+            self.longest.taken.fetch_max(frame.len() - VNET_HDR_LEN, Relaxed);
+            let mut frame = frame.to_vec();
+            let plan = split::plan(&frame).unwrap();
+            let mut packets = plan.segments(&mut frame);
+            while let Some(packet) = packets.next() {
+                assert!(packet.len() <= MTU, "{}", packet.len());
+                let _ = self.to.try_send(packet.to_vec());
+            }
         }
         Ok(())
     }
@@ -74,12 +114,15 @@ impl Packets for Line {
 pub(super) struct Proxy {
     pub address: SocketAddr,
     pub stack: Arc<Stack>,
+    /// Of the proxy's end of the line.
+    pub longest: Arc<Longest>,
     pub network: watch::Sender<Option<Arc<Network>>>,
 }
 
 /// Starts one; inside a `LocalSet`.
 pub(super) async fn proxy(dns: &[&str], login: Option<Login>, patience: Patience) -> Proxy {
     let (near, far) = pair();
+    let longest = Arc::clone(&near.longest);
     tokio::spawn(Far::new(far, 300).run());
     let inner =
         Inner { ipv4: Some(([10, 8, 0, 2].into(), 24)), ipv6: Some(("fd08::2".parse().unwrap(), 64)), mtu: MTU };
@@ -92,7 +135,7 @@ pub(super) async fn proxy(dns: &[&str], login: Option<Login>, patience: Patience
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::task::spawn_local(serve(listener, Server { network: receiver, login, patience }));
-    Proxy { address, stack, network: sender }
+    Proxy { address, stack, longest, network: sender }
 }
 
 /// Byte `at` of what [`SOURCE`] sends.
@@ -118,8 +161,8 @@ struct Served {
 
 impl Far {
     fn new(line: Line, each: usize) -> Far {
-        let mut batch = Batch::new(64, MTU);
-        let mut device = Device { incoming: None, outgoing: &mut batch, mtu: MTU };
+        let mut nothing = Frames::new(0);
+        let mut device = Device { incoming: None, outgoing: &mut nothing, mtu: MTU };
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
             for (text, prefix) in [(FAR4, 24), (FAR6, 64)] {
@@ -147,17 +190,16 @@ impl Far {
     }
 
     async fn run(mut self) {
-        let (mut incoming, mut outgoing) = (Batch::new(64, MTU), Batch::new(64, MTU));
+        let (mut incoming, mut outgoing) = (Frames::new(192 * 1024), Frames::new(64 * 1024));
         // Whoever comes first finds somebody who listens.
         self.serve();
         loop {
-            incoming.clear();
             let waited = tokio::time::timeout(Duration::from_millis(2), self.line.receive(&mut incoming)).await;
             if matches!(waited, Ok(Err(_))) {
                 return;
             }
             let now = Instant::from_micros(self.started.elapsed().as_micros() as i64);
-            for packet in incoming.iter() {
+            for (_, packet) in incoming.packets() {
                 let mut device = Device { incoming: Some(packet), outgoing: &mut outgoing, mtu: MTU };
                 self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
             }

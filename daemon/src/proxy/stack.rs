@@ -13,16 +13,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use controlplane::{Random, SystemRandom};
+use dataplane::tun::virtio::{F_DATA_VALID, F_NEEDS_CSUM};
 use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
 use smoltcp::socket::{AnySocket, tcp};
-use smoltcp::time::Instant;
+use smoltcp::time::{self, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 use tokio::sync::Notify;
 
-use super::device::Device;
+use super::device::{Device, is_broken};
 use super::failure::Failure;
 use super::headers::{Key, Meant, meant};
-use crate::embed::Batch;
+use crate::embed::Frames;
 
 /// Sockets at once, of both kinds, with those that are still closing.
 pub(super) const MOST_SOCKETS: usize = 1_024;
@@ -34,6 +35,9 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// How long one is kept that both sides have closed.
 const LAST_WORD: Duration = Duration::from_millis(200);
+
+/// What is acknowledged so late at most when it is a packet or two; a super-packet is acknowledged at once, as one.
+const ACK_DELAY: time::Duration = time::Duration::from_millis(10);
 
 /// The least time between two looks at a socket whose timer says "now" again and again.
 const BREATH: Duration = Duration::from_millis(1);
@@ -100,18 +104,22 @@ impl Stack {
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives packets that came in to their sockets. What they answer at once goes to `outgoing`.
-    pub(super) fn take(&self, incoming: &Batch, outgoing: &mut Batch) {
+    /// Gives packets that came in, super-packets among them, to their sockets. What they answer at once goes to `outgoing`.
+    pub(super) fn take(&self, incoming: &Frames, outgoing: &mut Frames) {
         let mut sockets = self.lock();
         let now = sockets.now();
-        for packet in incoming.iter() {
+        for (header, packet) in incoming.packets() {
+            // Of what the worker joined, it has looked at each packet's checksum before.
+            if header.flags & (F_NEEDS_CSUM | F_DATA_VALID) == 0 && is_broken(packet) {
+                continue;
+            }
             sockets.take(&self.inner, now, packet, outgoing);
         }
     }
 
     /// Lets sockets with something to do fill `outgoing`. The time until the next of them has something to do on its own; zero when
     /// the batch was too small.
-    pub(super) fn work(&self, outgoing: &mut Batch) -> Option<Duration> {
+    pub(super) fn work(&self, outgoing: &mut Frames) -> Option<Duration> {
         self.lock().work(self.inner.mtu, outgoing)
     }
 
@@ -236,11 +244,15 @@ impl Sockets {
         Instant::from_micros(i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX))
     }
 
-    fn take(&mut self, inner: &Inner, now: Instant, packet: &[u8], outgoing: &mut Batch) {
+    fn take(&mut self, inner: &Inner, now: Instant, packet: &[u8], outgoing: &mut Frames) {
         let mut device = Device { incoming: Some(packet), outgoing, mtu: inner.mtu };
         match meant(packet) {
             Meant::For(key) if self.slots.contains_key(&key) => {
                 if let Some(slot) = self.slots.get_mut(&key) {
+                    if let Some(connection) = slot.connection() {
+                        let joined = packet.len() > inner.mtu;
+                        connection.set_ack_delay(Some(if joined { time::Duration::ZERO } else { ACK_DELAY }));
+                    }
                     slot.interface.poll_ingress_single(now, &mut device, &mut slot.set);
                 }
                 self.touch(key);
@@ -279,7 +291,7 @@ impl Sockets {
             return Err(Failure::Full);
         }
         let now = self.now();
-        let mut nothing = Batch::new(1, 1);
+        let mut nothing = Frames::new(0);
         let mut interface =
             interface(inner, now, &mut Device { incoming: None, outgoing: &mut nothing, mtu: inner.mtu });
         let (key, port) = self.free(kind)?;
@@ -333,7 +345,7 @@ impl Sockets {
         }
     }
 
-    fn work(&mut self, mtu: usize, outgoing: &mut Batch) -> Option<Duration> {
+    fn work(&mut self, mtu: usize, outgoing: &mut Frames) -> Option<Duration> {
         let now = self.now();
         while let Some(&(at, key)) = self.deadlines.first()
             && at <= now
@@ -359,7 +371,7 @@ impl Sockets {
     }
 
     /// Sends what one socket has to send, and notes when it wants to be looked at again.
-    fn serve(&mut self, key: Key, now: Instant, mtu: usize, outgoing: &mut Batch) {
+    fn serve(&mut self, key: Key, now: Instant, mtu: usize, outgoing: &mut Frames) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         slot.touched = false;
         if slot.is_kept(now) {

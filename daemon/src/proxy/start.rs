@@ -23,7 +23,7 @@ use super::stack::{Inner, Stack};
 use crate::cli::proxy::Proxy;
 use crate::client::credentials::Wallet;
 use crate::config::agreed::ClientProfile;
-use crate::embed::{ConnectError, Options, Parameters, Tunnel, TunnelError, load_profile};
+use crate::embed::{ConnectError, IoChoice, Options, Parameters, Trunk, TunnelError, load_profile};
 use crate::exit::{Exit, Fatal};
 use crate::outln;
 use crate::signals::{Signal, Signals};
@@ -129,21 +129,24 @@ impl Running<'_> {
         ended
     }
 
-    async fn connect(&self) -> Result<Tunnel, ConnectError> {
+    async fn connect(&self) -> Result<Trunk, ConnectError> {
         let wishes = Options {
             credentials: self.credentials.clone(),
             connect_timeout: Duration::from_secs(self.options.connect_timeout),
             aead: self.options.aead,
             reconnect: true,
+            // There is no other tunnel, and the thread of its own lets packets gather; plain calls take many of them at once.
+            own_worker: true,
+            engine: IoChoice::Syscall,
             ..Options::default()
         };
-        Tunnel::connect(self.profile.clone(), wishes).await
+        Trunk::connect(self.profile.clone(), wishes).await
     }
 
     /// True when a signal ended it.
     async fn until_it_ends(
         &self,
-        tunnel: Tunnel,
+        tunnel: Trunk,
         network: &watch::Sender<Option<Arc<Network>>>,
         signals: &mut Signals,
     ) -> bool {

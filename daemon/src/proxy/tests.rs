@@ -1,6 +1,7 @@
 //! The proxy as its clients see it, over a line in memory.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use controlplane::Secret;
@@ -163,6 +164,8 @@ async fn much_comes_down_whole() {
         let bytes = rest(&mut client).await;
         assert_eq!(bytes.len(), MUCH);
         assert!(bytes.iter().enumerate().all(|(at, &byte)| byte == pattern(at)));
+        let given = proxy.longest.given.load(Relaxed);
+        assert!(given > 2 * MTU, "packets that came together are looked at as one: {given} bytes");
     })
     .await;
 }
@@ -174,6 +177,8 @@ async fn a_client_that_ends_still_hears_the_answer() {
         client.write_all(&vec![1; 1_000_000]).await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(rest(&mut client).await, b"1000000");
+        let taken = proxy.longest.taken.load(Relaxed);
+        assert!(taken > 2 * MTU, "what leaves together is made as one packet: {taken} bytes");
         drop(client);
         eventually("the end of the connection", || proxy.stack.lock().len() == 0).await;
     })

@@ -1,6 +1,7 @@
 //! The threads that run the pipeline, and what they count.
 
 pub mod crew;
+mod gathering;
 mod halves;
 pub mod handover;
 pub mod manager;

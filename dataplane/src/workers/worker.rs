@@ -32,6 +32,7 @@ use crate::sys::syscall::SyscallEngine;
 use crate::sys::{self, Awaits, Engine, EngineInfo, Step, clock};
 use crate::tun::coalesce::{TunBatch, TunOffload};
 use crate::tun::ip;
+use crate::workers::gathering::Gathering;
 use crate::workers::halves::{OpeningThread, Role, Task};
 use crate::workers::handover::{Incoming, Mates, Taken, What};
 use crate::workers::manager::{OffloadChoice, Report, WorkerConfig};
@@ -74,6 +75,8 @@ pub(crate) struct Worker {
     busy_poll_ns: u64,
     /// When a turn found something, at last.
     busy_ns: u64,
+    /// Whether to let datagrams gather before the next look.
+    gathering: Gathering,
     /// The socket refuses datagrams above the path MTU instead of fragmenting them.
     forbids_fragments: bool,
     now_ns: u64,
@@ -154,6 +157,7 @@ impl Worker {
             stopping: false,
             busy_poll_ns: u64::from(config.tuning.busy_poll_us) * NS_PER_US,
             busy_ns: 0,
+            gathering: Gathering::new(config.tuning.gather_us),
             forbids_fragments: false,
             now_ns: clock::boottime_ns(),
             next_tick_ns: 0,
@@ -171,7 +175,10 @@ impl Worker {
             match self.turn() {
                 Turn::Busy => self.busy_ns = self.now_ns,
                 Turn::Idle if self.now_ns - self.busy_ns.min(self.now_ns) < self.busy_poll_ns => std::hint::spin_loop(),
-                Turn::Idle => self.sleep(),
+                Turn::Idle => match self.gathering.pause(self.now_ns) {
+                    Some(pause) => std::thread::sleep(pause),
+                    None => self.sleep(),
+                },
                 Turn::Stop => return,
             }
         }
@@ -249,6 +256,7 @@ impl Worker {
         if trains == 0 {
             return false;
         }
+        self.gathering.came(trains);
         self.notes.heard();
         self.flush_tun();
         true
