@@ -27,7 +27,7 @@ pub struct Cli {
     /// How much to log
     #[arg(long, global = true, value_enum, default_value = "info")]
     pub log_level: Level,
-    /// Print nothing but errors
+    /// Print nothing but errors; of `ping`: only who it is connected to, whom it pings, and the statistics at the end
     #[arg(short, long, global = true)]
     pub quiet: bool,
     /// What to do

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use controlplane::trace::Trace;
 use controlplane::{Client, Ending, Event, Instant, Now, Output, Random, Server, SystemRandom};
 use link::LinkError;
 
@@ -32,6 +33,8 @@ pub(crate) enum Rest {
 pub struct ControlPlane {
     end: ControlEnd,
     endpoint: Option<Endpoint>,
+    /// Somebody looks on.
+    observed: bool,
     rng: SystemRandom,
     dropped_told: Instant,
 }
@@ -39,7 +42,20 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Takes its end of the link.
     pub fn new(end: ControlEnd) -> ControlPlane {
-        ControlPlane { end, endpoint: None, rng: SystemRandom, dropped_told: Instant::default() }
+        ControlPlane { end, endpoint: None, observed: false, rng: SystemRandom, dropped_told: Instant::default() }
+    }
+
+    /// The same, of a client whose handshakes can be followed with [`take_trace`](Self::take_trace).
+    pub(crate) fn observed(end: ControlEnd) -> ControlPlane {
+        ControlPlane { observed: true, ..ControlPlane::new(end) }
+    }
+
+    /// What happened since the last call; to be taken after every turn.
+    pub(crate) fn take_trace(&mut self) -> Trace {
+        match &mut self.endpoint {
+            Some(Endpoint::Client(client)) => client.take_trace(),
+            Some(Endpoint::Server(_)) | None => Trace::default(),
+        }
     }
 
     /// Runs until the link breaks, which is the end of this control plane.
@@ -103,7 +119,11 @@ impl ControlPlane {
                 (ToControl::Heartbeat, _) => self.end.send_to_supervisor(&FromControl::Heartbeat)?,
                 (ToControl::ConfigureClient(setup), _) => {
                     let client = Client::new(*setup, now);
-                    self.configured(client.map(|client| Endpoint::Client(Box::new(client))))?;
+                    let observed = self.observed;
+                    self.configured(client.map(|mut client| {
+                        client.observe(observed);
+                        Endpoint::Client(Box::new(client))
+                    }))?;
                 }
                 (ToControl::ConfigureGateway(setup), _) => {
                     let server = Server::new(*setup, now, &mut self.rng, None);

@@ -16,6 +16,7 @@
 //! | `control_plane`, `control_process`, `sandbox` | TLS and the control channel, in a process that can do nothing else |
 //! | `control_child`, `heartbeat` | the same process as its supervisor sees it, and how one that hangs is found out |
 //! | `data_path` | flags of the workers, for whoever starts some |
+//! | `timers` | points in time that have names, of the client and of the embeddable tunnel |
 //! | `messages` | what the two say to each other |
 //! | `host` | changes to the host, each of which knows its undo |
 //! | `signals` | which signals ask for what, for client and gateway |
@@ -50,9 +51,10 @@ mod signals;
 pub mod supervisor;
 #[allow(unsafe_code)]
 pub mod sys;
+mod timers;
 pub mod trace;
 
 pub use embed::{
-    AeadChoice, Batch, ConnectError, Credentials, Inner4, Inner6, InnerRoute, IoChoice, Options, Parameters, Reader,
-    Secret, Stage, Tunnel, TunnelError, Writer, load_profile, parse_profile,
+    AeadChoice, Batch, ConnectError, Credentials, Inner4, Inner6, InnerRoute, IoChoice, Observer, Options, Parameters,
+    Progress, Reader, Secret, Stage, Tunnel, TunnelError, Writer, load_profile, parse_profile,
 };

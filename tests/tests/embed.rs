@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use minivpn::{Batch, ConnectError, Options, Stage, Tunnel, TunnelError, parse_profile};
+use minivpn::{Batch, ConnectError, Options, Progress, Stage, Tunnel, TunnelError, parse_profile};
 use tests::netns::{INNER4, Net, SERVER4};
 use tests::process::until;
 use tests::reflect::{self, Reflector};
@@ -21,11 +25,12 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the process has: threads of the library, and descriptors.
+/// What the process has: threads of the library, descriptors, and mappings of shared memory (each tunnel has one).
 #[derive(Clone, Debug)]
 struct Holds {
     threads: Vec<String>,
     descriptors: usize,
+    mappings: usize,
 }
 
 impl Holds {
@@ -36,14 +41,16 @@ impl Holds {
         threads.retain(|name| name.starts_with("minivpn-") || name.starts_with("worker-"));
         threads.sort();
         let descriptors = fs::read_dir("/proc/self/fd").expect("a process sees its descriptors").count();
-        Self { threads, descriptors }
+        let maps = fs::read_to_string("/proc/self/maps").expect("a process sees its mappings");
+        let mappings = maps.lines().filter(|line| line.contains("/memfd:")).count();
+        Self { threads, descriptors, mappings }
     }
 
     /// Everything that came since is gone again, or is soon.
     fn expect_back(&self) {
         let back = until(Duration::from_secs(10), || {
             let now = Holds::now();
-            now.threads == self.threads && now.descriptors <= self.descriptors
+            now.threads == self.threads && now.descriptors <= self.descriptors && now.mappings <= self.mappings
         });
         assert!(back, "left behind: {:?}, before: {self:?}", Holds::now());
     }
@@ -255,6 +262,160 @@ fn connecting_that_is_given_up_at_any_moment_leaves_nothing() {
         });
         println!("{given_up} given up, {established} established");
         assert!(given_up > 0 && established > 0, "{given_up} given up, {established} established");
+        before.expect_back();
+    });
+}
+
+/// A server that lets everybody wait for a person (AUTH_PENDING), and does not stint.
+fn slow_setup(temp: &Temp) -> Setup {
+    let body =
+        "printf '60\nopenurl\nhttp://192.0.2.1/\n' > \"$auth_pending_file\"\nprintf 1 > \"$auth_control_file\"\nexit 2";
+    let script = temp.script("defer", body);
+    let mut setup = Setup::new()
+        .server("duplicate-cn")
+        .server("connect-freq-initial 1000 10")
+        .server("script-security 2")
+        .server(&format!("auth-user-pass-verify {} via-file", script.display()))
+        .client("setenv IV_SSO openurl");
+    setup.login = Some(("alice".into(), "right".into()));
+    setup
+}
+
+/// A scenario with such a server.
+fn slow_scene(scenario: impl FnOnce(&str, &Server) + Send) {
+    let _alone = alone();
+    on_tokio(async {});
+    let (net, temp) = (Net::new(), Temp::new());
+    let setup = slow_setup(&temp);
+    let server = Server::start(&net, &temp, &setup);
+    net.client.inside(|| scenario(&setup.profile(), &server));
+}
+
+/// Holds a tunnel at a stage: it goes on only when it is let go.
+struct Held {
+    armed: Arc<AtomicBool>,
+    seen: Receiver<()>,
+    go: Sender<()>,
+}
+
+impl Held {
+    /// Holds it once, when it enters that stage while this is armed.
+    fn at(stage: Stage, armed: bool, options: Options) -> (Held, Options) {
+        let armed = Arc::new(AtomicBool::new(armed));
+        let ((see, seen), (go, gone)) = (channel(), channel());
+        let holds = Arc::clone(&armed);
+        let options = options.on_progress(move |progress| {
+            if *progress == Progress::Stage(stage) && holds.swap(false, SeqCst) {
+                let _ = see.send(());
+                // An error: the test has failed, and is not to be waited for.
+                let _ = gone.recv();
+            }
+        });
+        (Held { armed, seen, go }, options)
+    }
+
+    /// Waits until it is there.
+    fn wait(&self, stage: Stage) {
+        self.seen.recv_timeout(Duration::from_secs(30)).unwrap_or_else(|e| panic!("{stage:?} was not entered: {e}"));
+    }
+
+    fn let_go(self) {
+        self.go.send(()).expect("it is held");
+    }
+}
+
+/// Asks a future once whether it is ready.
+fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Begins what goes through that stage, and gives it up there: connecting, or for the last stage closing.
+fn give_up_at(stage: Stage, profile: &str) {
+    let (held, options) = Held::at(stage, true, Options::default());
+    let profile = parse_profile(profile).expect("a profile");
+    if stage == Stage::Leave {
+        let tunnel = Tunnel::connect_blocking(profile, options).expect("a tunnel");
+        let mut closing = Box::pin(tunnel.close());
+        assert!(poll_once(closing.as_mut()).is_pending());
+        held.wait(stage);
+        drop(closing);
+    } else {
+        let mut connecting = Box::pin(Tunnel::connect(profile, options));
+        assert!(poll_once(connecting.as_mut()).is_pending());
+        held.wait(stage);
+        drop(connecting);
+    }
+    held.let_go();
+}
+
+/// Every tunnel of these was given up, and the memory is what it was after the first ones.
+fn expect_no_growth(before: &Holds, mut each: impl FnMut(Stage)) {
+    let mut round = || {
+        for stage in Stage::ALL {
+            each(*stage);
+            before.expect_back();
+        }
+    };
+    round();
+    let warm = resident();
+    (0..2).for_each(|_| round());
+    let (grown, tunnels) = (resident().saturating_sub(warm), 2 * Stage::ALL.len());
+    println!("resident: {} KiB, {} KiB more after {tunnels} tunnels", warm >> 10, grown >> 10);
+    assert!(grown < tunnels * 100_000, "{grown} bytes more after {tunnels} tunnels");
+}
+
+#[test]
+fn connecting_that_is_given_up_at_each_stage_leaves_nothing() {
+    slow_scene(|profile, _| {
+        let before = Holds::now();
+        // A pause follows where every address has failed: nothing listens on this port.
+        let nobody = profile.replace(" 1194\n", " 1195\nconnect-retry-max 9\n");
+        assert_ne!(profile, nobody);
+        expect_no_growth(&before, |stage| {
+            give_up_at(stage, if stage == Stage::Pause { &nobody } else { profile });
+        });
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_dropped_at_each_stage_of_connecting_again_leaves_nothing() {
+    slow_scene(|profile, server| {
+        let before = Holds::now();
+        expect_no_growth(&before, |stage| {
+            let (held, options) = Held::at(stage, false, Options { reconnect: true, ..Options::default() });
+            let tunnel = Tunnel::connect_blocking(parse_profile(profile).expect("a profile"), options);
+            let tunnel = tunnel.expect("a tunnel");
+            held.armed.store(true, SeqCst);
+            if stage == Stage::Leave {
+                tunnel.shutdown();
+            } else {
+                // The server asks everybody to come again (RESTART).
+                for row in server.clients() {
+                    server.manage(&format!("client-kill {}", row.id));
+                }
+            }
+            held.wait(stage);
+            drop(tunnel);
+            held.let_go();
+        });
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_up_before_anybody_looks_is_given_up_whole() {
+    slow_scene(|profile, server| {
+        let before = Holds::now();
+        let (held, options) = Held::at(Stage::Up, true, Options::default());
+        let mut connecting = pin!(Some(Tunnel::connect(parse_profile(profile).expect("a profile"), options)));
+        assert!(poll_once(connecting.as_mut().as_pin_mut().expect("it is there")).is_pending());
+        held.wait(Stage::Up);
+        held.let_go();
+        let there = server.wait_client(Duration::from_secs(10), |_| true);
+        assert!(there.is_some(), "the server has no client");
+        // Another tunnel on the same thread: after it, the first one's answer lies there untaken.
+        let other = Tunnel::connect_blocking(parse_profile(profile).expect("a profile"), Options::default());
+        drop(other.expect("a tunnel"));
+        connecting.set(None);
         before.expect_back();
     });
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::netns::{INNER4, Net};
+use tests::netns::{INNER4, Net, SERVER4};
 use tests::ours::tun_names;
 use tests::pki::Authority;
 use tests::process::{Process, until};
@@ -283,4 +283,38 @@ fn without_a_tunnel_the_exit_code_says_why() {
         let failed = ran.events().pop().unwrap_or_else(|| panic!("no JSON for {code}"));
         assert_eq!((&failed["event"], &failed["exit"]), (&"failed".into(), &code.into()));
     }
+}
+
+#[test]
+fn who_gets_no_answer_is_told_why_that_may_be_before_the_time_is_over() {
+    let (net, mut setup) = (Net::new(), Setup::new());
+    setup.wrap = Wrap::TlsCrypt;
+    let silent = net.server.inside(|| UdpSocket::bind((SERVER4, 1194)).unwrap());
+    let run = |more: &[&str]| {
+        let temp = Temp::new();
+        let words = [&["--connect-timeout", "5.5"], more].concat();
+        (start(&net, &temp, &setup.profile(), &words), temp)
+    };
+    let begin = format!("no answer from {SERVER4}:1194 to ");
+    let mut runs = [run(&[]), run(&["-q"]), run(&["--json"])];
+    let said = runs.each_mut().map(|(process, _)| {
+        assert_eq!(process.wait_exit(LIMIT), Some(4));
+        process.log()
+    });
+    let [plain, quiet, json] = &said;
+    let told: Vec<&str> = plain.lines().filter(|line| line.contains(&begin)).collect();
+    println!("{plain}\n{quiet}\n{json}");
+    assert_eq!(told.len(), 2, "once after 5 s, once in the error:\n{plain}");
+    assert!(
+        told.iter().all(|line| line.contains("resets") && line.contains("the tls-crypt key may differ")),
+        "{plain}"
+    );
+    assert_eq!((quiet.lines().count(), quiet.matches(&begin).count()), (1, 1), "the error alone:\n{quiet}");
+    let events: Vec<Value> =
+        json.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [unanswered, failed] = &events[..] else { panic!("{json}") };
+    assert_eq!((&unanswered["event"], &failed["event"]), (&"unanswered".into(), &"failed".into()));
+    assert!(unanswered["resets"].as_u64().unwrap() > 1 && unanswered["seconds"].as_f64().unwrap() >= 5.0, "{json}");
+    assert!(unanswered["why"].as_str().unwrap().starts_with(&begin), "{json}");
+    drop(silent);
 }

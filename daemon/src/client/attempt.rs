@@ -9,7 +9,7 @@ use dataplane::workers::manager::WorkerOrder;
 
 use super::endings::{self, Failure, Place, Verdict};
 use super::remotes::Next;
-use super::run::{Client, Phase, Session};
+use super::run::{Client, Due, Phase, Session};
 use super::{established, transport};
 use crate::clock;
 use crate::config::agreed::Remote;
@@ -101,7 +101,7 @@ impl Client {
         self.order(WorkerOrder::AddPeer(Box::new(peer)));
         let credentials = self.wallet.credentials();
         self.timers.forget_session();
-        self.timers.answer = Some(clock::now().at + Duration::from_secs(u64::from(remote.connect_timeout)));
+        self.timers.set(Due::Answer, clock::now().at + Duration::from_secs(u64::from(remote.connect_timeout)));
         self.session = Some(Session {
             generation: self.generation,
             address: path.remote,
@@ -119,7 +119,7 @@ impl Client {
         if !self.had_success && rounds >= limit {
             return self.end(Err(endings::unreachable(&self.tried, self.last_failure.as_ref(), &self.profile.wrap)));
         }
-        self.timers.attempt = Some(clock::now().at + BETWEEN_ROUNDS);
+        self.timers.set(Due::Attempt, clock::now().at + BETWEEN_ROUNDS);
     }
 
     /// A session ended, or could not be made.
@@ -141,7 +141,7 @@ impl Client {
                 if let Some(session) = session {
                     self.note_failure(Failure::Silence(session.address));
                 }
-                self.timers.attempt = Some(clock::now().at);
+                self.timers.set(Due::Attempt, clock::now().at);
             }
             Verdict::WithPassword => {
                 self.wallet.drop_token();
@@ -184,7 +184,7 @@ impl Client {
         }
         let when = if pause.is_zero() { "at once".to_owned() } else { format!("in {:.1} s", pause.as_secs_f64()) };
         tracing::info!("{why}; trying again {when}");
-        self.timers.attempt = Some(clock::now().at + pause);
+        self.timers.set(Due::Attempt, clock::now().at + pause);
     }
 
     /// Leaves the session without a word and makes a new one with the same server at once.
@@ -204,7 +204,7 @@ impl Client {
         }
         self.timers.forget_session();
         self.note_failure(failure);
-        self.timers.attempt = Some(clock::now().at);
+        self.timers.set(Due::Attempt, clock::now().at);
     }
 
     /// A failure that repeats itself, as while a server is down, is said once.

@@ -168,7 +168,8 @@ pub(crate) fn unreachable(tried: &[String], last: Option<&Failure>, wrap: &Wrap)
     Fatal::new(Exit::Unreachable, format!("no server let us in: {last}{others}: {advice}"))
 }
 
-fn silence(wrap: &Wrap) -> String {
+/// What to look at where nobody answers.
+pub(crate) fn silence(wrap: &Wrap) -> String {
     let key = match wrap {
         Wrap::None => "the server may want a tls-auth or tls-crypt key that the profile does not have",
         Wrap::TlsAuth { .. } => "the tls-auth key, its key-direction or `auth` may differ from the server's",

@@ -8,7 +8,7 @@ use dataplane::pipeline::{PeerSetup, SourceRule};
 use dataplane::tun::too_big::AnswersFrom;
 use dataplane::workers::manager::WorkerOrder;
 
-use super::run::{Client, PEER, Phase};
+use super::run::{Client, Due, PEER, Phase};
 use super::tunnel::{self, Tunnel};
 use crate::clock;
 use crate::config::agreed::{ClientProfile, MssFix, Remote};
@@ -130,9 +130,9 @@ impl Client {
         session.phase = Phase::Up(now);
         let setup = established_peer(&self.profile, &session.remote, session.path, settings, established);
         let seconds = |n: u32| now + std::time::Duration::from_secs(u64::from(n));
-        self.timers.answer = None;
-        self.timers.session_end = settings.session_timeout.map(seconds);
-        self.timers.inactive = settings.inactive.map(|inactive| seconds(inactive.seconds));
+        self.timers.stop(Due::Answer);
+        self.timers.set(Due::SessionEnd, settings.session_timeout.map(seconds));
+        self.timers.set(Due::Inactive, settings.inactive.map(|inactive| seconds(inactive.seconds)));
         let server = session.address.to_string();
         self.order(WorkerOrder::UpdatePeer(Box::new(setup)));
         let from = AnswersFrom { v4: settings.vpn_gateway(), v6: None };

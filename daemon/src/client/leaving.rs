@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dataplane::workers::manager::WorkerOrder;
 
-use super::run::{Client, PEER, Phase};
+use super::run::{Client, Due, PEER, Phase};
 use super::tunnel::Tunnel;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
@@ -22,13 +22,13 @@ impl Client {
     /// Tells the server, then ends with 0. Ends at once when there is nobody to tell.
     pub(super) fn leave(&mut self) {
         self.console.state(State::Exiting, "");
-        self.timers.attempt = None;
+        self.timers.stop(Due::Attempt);
         match &self.session {
             Some(session) if matches!(session.phase, Phase::Up(_)) => {
                 // `explicit-exit-notify n`: in the data channel a goodbye is not acknowledged, so it may be said n times.
                 let pushed = self.tunnel.as_ref().and_then(Tunnel::explicit_exit_notify);
                 self.goodbyes = pushed.or(session.remote.explicit_exit_notify).unwrap_or(1).min(MOST_GOODBYES);
-                self.timers.goodbye = Some(clock::now().at + GOODBYE);
+                self.timers.set(Due::Goodbye, clock::now().at + GOODBYE);
                 self.control.send(&ToControl::Disconnect { generation: session.generation });
             }
             _ => self.end(Ok(())),
@@ -48,7 +48,7 @@ impl Client {
 
     /// OCC exit in the data channel: for servers without `cc-exit`, or when the control process cannot say it.
     pub(super) fn say_goodbye_by_worker(&mut self) {
-        self.timers.goodbye = None;
+        self.timers.stop(Due::Goodbye);
         for _ in 0..self.goodbyes.max(1) {
             self.order(WorkerOrder::OccExit { peer: PEER });
         }
@@ -70,7 +70,7 @@ impl Client {
         let totals = self.totals();
         let Some(tunnel) = &mut self.tunnel else { return };
         match tunnel.next_activity_check(totals.received.saturating_add(totals.sent)) {
-            Some(pause) => self.timers.inactive = Some(clock::now().at + pause),
+            Some(pause) => self.timers.set(Due::Inactive, clock::now().at + pause),
             None => self.leave_because("inactive"),
         }
     }

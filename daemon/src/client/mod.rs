@@ -15,6 +15,7 @@
 //! | `credentials.rs` | user name and password: from the profile or a person, replaced by a session token |
 //! | `endings.rs` | what each way a session can end means: try again, when, or which exit code |
 //! | `remotes.rs`, `backoff.rs` | who is tried next, and after which pause |
+//! | `silence.rs` | a server that does not answer, in words |
 //!
 //! What judges and touches no host (`backoff`, `credentials`, `endings`, `remotes`, `transport`, and what a worker is told of a peer in
 //! `established`) is the embedded tunnel's as well.
@@ -29,6 +30,7 @@ mod losses;
 mod moving;
 pub(crate) mod remotes;
 pub(crate) mod run;
+pub(crate) mod silence;
 mod start;
 pub(crate) mod transport;
 mod tunnel;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::endings::Failure;
-use super::run::{Client, PEER, Phase, Session};
+use super::run::{Client, Due, PEER, Phase, Session};
 use crate::clock;
 use crate::host::watch::HostEvent;
 use crate::messages::ToControl;
@@ -27,7 +27,7 @@ impl Client {
             Ok(event) => tracing::debug!("{event:?}"),
             Err(error) => tracing::warn!("the host's network cannot be watched: {error}"),
         }
-        self.timers.settled = Some(clock::now().at + SETTLE);
+        self.timers.set(Due::Settled, clock::now().at + SETTLE);
     }
 
     /// The host's addresses, links or routes changed.
@@ -72,21 +72,21 @@ impl Client {
         self.control.send(&ToControl::Rebind { generation, path });
         // A keepalive is not answered. A renegotiation is, and only by who holds the session.
         self.control.send(&ToControl::Renegotiate { generation });
-        self.timers.heard = Some(clock::now().at + HEARD_WITHIN);
+        self.timers.set(Due::Heard, clock::now().at + HEARD_WITHIN);
     }
 
     /// ICMP can be forged by who guesses our port, so it ends no session: the server is asked for a renegotiation, which only
     /// who holds the session can answer, and has a moment to do so.
     fn ask_whether_it_lives(&mut self) {
         let Some(session) = &self.session else { return };
-        if self.timers.heard.is_some() {
+        if self.timers.is_set(Due::Heard) {
             return;
         }
         tracing::info!("{} refuses our packets: has the server gone?", session.address);
         let generation = session.generation;
         self.order(WorkerOrder::ReportWhenHeard { peer: PEER });
         self.control.send(&ToControl::Renegotiate { generation });
-        self.timers.heard = Some(clock::now().at + REFUSED_HEARD_WITHIN);
+        self.timers.set(Due::Heard, clock::now().at + REFUSED_HEARD_WITHIN);
     }
 
     /// ICMP said that the server's port is closed, or that there is no way to it.

@@ -28,6 +28,7 @@ use crate::messages::{FromControl, ToControl};
 use crate::observe::console::{Console, State, Totals};
 use crate::observe::statistics::{self, Figures, Reading};
 use crate::signals::{Signal, Signals};
+use crate::timers::{Timer, Timers};
 
 /// A client has one peer on its worker.
 pub(crate) const PEER: u32 = 0;
@@ -61,7 +62,7 @@ pub(super) struct Client {
     /// What names resolved to last; names may not be resolvable while the tunnel is down and the default route leads into it.
     pub(super) known: HashMap<String, Vec<SocketAddr>>,
     pub(super) last_failure: Option<Failure>,
-    pub(super) timers: Timers,
+    pub(super) timers: Timers<Due>,
     pub(super) goodbyes: u32,
     pub(super) suspend: SuspendDetector,
     pub(super) losses: Losses,
@@ -95,75 +96,36 @@ pub(super) enum Phase {
     Up(Instant),
 }
 
-/// Every timer of the client, each a sentence. An empty one is off.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    /// The pause after a failure ends: try again.
-    pub(super) attempt: Option<Instant>,
-    /// A remote that did not answer by then (`connect-timeout`) is left.
-    pub(super) answer: Option<Instant>,
-    /// The host's network changed; it is looked at again once it has settled.
-    pub(super) settled: Option<Instant>,
-    /// After a rebind, an authenticated packet must come by then, or a new session is made.
-    pub(super) heard: Option<Instant>,
-    /// The server must have taken our goodbye by then.
-    pub(super) goodbye: Option<Instant>,
-    /// `session-timeout` ends the connection.
-    pub(super) session_end: Option<Instant>,
-    /// `inactive`: the totals are compared.
-    pub(super) inactive: Option<Instant>,
-    /// The live line is drawn and the clocks are compared.
-    pub(super) tick: Option<Instant>,
-}
-
-impl Timers {
-    fn all(&mut self) -> [(&mut Option<Instant>, Due); 8] {
-        [
-            (&mut self.goodbye, Due::Goodbye),
-            (&mut self.attempt, Due::Attempt),
-            (&mut self.answer, Due::Answer),
-            (&mut self.settled, Due::Settled),
-            (&mut self.heard, Due::Heard),
-            (&mut self.session_end, Due::SessionEnd),
-            (&mut self.inactive, Due::Inactive),
-            (&mut self.tick, Due::Tick),
-        ]
-    }
-
-    fn next(&mut self) -> Option<Instant> {
-        self.all().into_iter().filter_map(|(at, _)| *at).min()
-    }
-
-    fn take_due(&mut self, now: Instant) -> Option<Due> {
-        let (at, due) = self.all().into_iter().find(|(at, _)| at.is_some_and(|at| at <= now))?;
-        *at = None;
-        Some(due)
-    }
-
-    /// Those that belong to a session end with it.
-    pub(super) fn forget_session(&mut self) {
-        (self.answer, self.heard, self.session_end, self.inactive) = (None, None, None, None);
-    }
-}
-
-/// A timer that went off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+/// The timers of a client, each a sentence. Of several that are due the first one here comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// The server must have taken our goodbye by now.
     Goodbye,
+    /// The pause after a failure ends: try again.
     Attempt,
+    /// A remote that has not answered by now (`connect-timeout`) is left.
     Answer,
+    /// The host's network changed; it is looked at again now that it has settled.
     Settled,
+    /// After a rebind, an authenticated packet must have come by now, or a new session is made.
     Heard,
+    /// `session-timeout` ends the connection.
     SessionEnd,
+    /// `inactive`: the totals are compared.
     Inactive,
+    /// The live line is drawn and the clocks are compared.
     Tick,
+}
+
+impl Timer for Due {
+    const OF_SESSION: &'static [Due] = &[Due::Answer, Due::Heard, Due::SessionEnd, Due::Inactive];
 }
 
 impl Client {
     /// Connects and carries traffic until it is told to stop or cannot go on.
     pub(super) async fn run(mut self) -> Result<(), Fatal> {
-        self.timers.tick = Some(clock::now().at + TICK);
-        self.timers.attempt = Some(clock::now().at);
+        self.timers.set(Due::Tick, clock::now().at + TICK);
+        self.timers.set(Due::Attempt, clock::now().at);
         while self.ended.is_none() {
             let wait = self.timers.next().map_or(TICK, |at| at.since(clock::now().at)).min(TICK);
             tokio::select! {
@@ -205,7 +167,7 @@ impl Client {
             Ok(links) => links.into_iter().for_each(|link| self.order(WorkerOrder::AttachLink(Box::new(link)))),
             Err(fatal) => return self.end(Err(fatal)),
         }
-        if self.timers.goodbye.is_some() {
+        if self.timers.is_set(Due::Goodbye) {
             return self.say_goodbye_by_worker();
         }
         let Some(session) = &mut self.session else { return };
@@ -234,7 +196,7 @@ impl Client {
                 }
             }
             Event::Renegotiated { name } => {
-                self.timers.heard = None;
+                self.timers.stop(Due::Heard);
                 tracing::info!("renegotiated: key {} in use (number {})", name.key_id, name.negotiation);
             }
             Event::RenegotiationFailed { why, .. } => {
@@ -256,7 +218,7 @@ impl Client {
         };
         if state != controlplane::State::Wait && session.phase == Phase::Unanswered {
             session.phase = Phase::Negotiating;
-            self.timers.answer = None;
+            self.timers.stop(Due::Answer);
         }
         let address = session.address.to_string();
         self.console.state(shown, &address);
@@ -268,7 +230,7 @@ impl Client {
             WorkerReport::Pinned(what) => tracing::info!("{what}"),
             WorkerReport::Offloads(offloads) => tracing::info!("offloads in use: {offloads}"),
             WorkerReport::OffloadLost(name) => tracing::warn!("the kernel refuses {name}: going on without it"),
-            WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.heard = None,
+            WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.stop(Due::Heard),
             // Of a session that is over, whose keys the worker still has, neither says anything new.
             WorkerReport::Peer(PeerReport::OccExit { .. } | PeerReport::Silent { .. }) if !self.is_up() => {}
             WorkerReport::Peer(PeerReport::OccExit { .. }) => self.on_ending(controlplane::Ending::PeerExited),
@@ -284,7 +246,7 @@ impl Client {
 
     async fn on_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Stop if self.timers.goodbye.is_some() => self.end(Ok(())),
+            Signal::Stop if self.timers.is_set(Due::Goodbye) => self.end(Ok(())),
             Signal::Stop => self.leave(),
             Signal::Anew => self.start_over("a signal asks for it"),
             Signal::Statistics => self.log_statistics().await,
@@ -305,7 +267,7 @@ impl Client {
     }
 
     async fn tick(&mut self) {
-        self.timers.tick = Some(clock::now().at + TICK);
+        self.timers.set(Due::Tick, clock::now().at + TICK);
         let suspended = self.suspend.look();
         if suspended > SUSPENDED {
             tracing::info!("this machine was suspended for {} s", suspended.as_secs());

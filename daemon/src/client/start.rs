@@ -16,7 +16,7 @@ use super::backoff::Backoff;
 use super::credentials::Wallet;
 use super::losses::Losses;
 use super::remotes::Remotes;
-use super::run::{Client, PEER, Timers};
+use super::run::{Client, PEER};
 use super::tunnel::{self, HostSide};
 use crate::cli::Connect;
 use crate::clock;
@@ -32,6 +32,7 @@ use crate::observe::console::Console;
 use crate::observe::log::Format;
 use crate::signals::Signals;
 use crate::supervisor;
+use crate::timers::Timers;
 
 /// A worker's reports that wait for the supervisor. They are rare; one more than this is dropped.
 const REPORTS: usize = 256;

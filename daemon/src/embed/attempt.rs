@@ -7,14 +7,15 @@ use std::time::Duration;
 use dataplane::sys::socket::WireSocket;
 use dataplane::workers::manager::WorkerOrder;
 
-use super::error::Stage;
 use super::fault::Fault;
 use super::room::Word;
-use super::supervisor::{Life, Session, Supervisor};
+use super::stage::Stage;
+use super::supervisor::{Due, Life, Session, Supervisor};
 use crate::client::attempt::{BETWEEN_ROUNDS, RESOLVE_WITHIN};
 use crate::client::endings::{self, Failure, Place};
 use crate::client::established::unestablished_peer;
 use crate::client::remotes::Next;
+use crate::client::silence::Silence;
 use crate::client::transport::{self, Transport};
 use crate::clock;
 use crate::config::agreed::Remote;
@@ -35,6 +36,7 @@ impl Supervisor {
             match self.remotes.next() {
                 Next::Resolve(remote) => {
                     let remote = remote.clone();
+                    self.enter(Stage::Resolve);
                     if !self.resolve(remote) {
                         return;
                     }
@@ -46,7 +48,7 @@ impl Supervisor {
                         Ok(transport) => return self.begin(remote, transport),
                         Err(error) if error.kind() == io::ErrorKind::AddrInUse && self.generation > 0 => {
                             self.remotes.again();
-                            self.timers.attempt = Some(clock::now().at + PORT_PAUSE);
+                            self.timers.set(Due::Attempt, clock::now().at + PORT_PAUSE);
                             return;
                         }
                         Err(error) => self.note_failure(Failure::NoWay(address, error.to_string())),
@@ -64,7 +66,6 @@ impl Supervisor {
             self.take_addresses(&remote, found);
             return true;
         }
-        self.stage = Stage::Resolve;
         self.question = self.question.wrapping_add(1);
         let (id, question, door, host) = (self.id, self.question, self.door.clone(), remote.host.clone());
         let asked = std::thread::Builder::new().name("minivpn-resolve".into()).spawn(move || {
@@ -74,7 +75,7 @@ impl Supervisor {
         });
         match asked {
             Ok(_) => {
-                self.timers.resolve = Some(clock::now().at + RESOLVE_WITHIN);
+                self.timers.set(Due::Resolve, clock::now().at + RESOLVE_WITHIN);
                 self.asked = Some(remote);
                 false
             }
@@ -91,7 +92,7 @@ impl Supervisor {
         if question == self.question
             && let Some(remote) = self.asked.take()
         {
-            self.timers.resolve = None;
+            self.timers.stop(Due::Resolve);
             self.take_addresses(&remote, found);
             self.attempt();
         }
@@ -133,10 +134,12 @@ impl Supervisor {
         self.order(WorkerOrder::AddPeer(Box::new(unestablished_peer(&self.profile, self.generation, path))));
         self.timers.forget_session();
         let now = clock::now().at;
-        self.timers.answer = Some(now + self.share(&remote));
-        self.stage = Stage::Wait;
+        self.timers.set(Due::Answer, now + self.share(&remote));
+        let generation = self.generation;
+        let silence = Silence::default();
         self.session =
-            Some(Session { generation: self.generation, remote, path, local, began: now, answered: false, up: None });
+            Some(Session { generation, remote, path, local, began: now, answered: false, silence, up: None });
+        self.enter(Stage::Connect);
         let credentials = self.wallet.credentials();
         self.say(&ToControl::Connect { generation: self.generation, path, credentials });
     }
@@ -144,7 +147,7 @@ impl Supervisor {
     /// How long this address may keep us waiting for an answer: what is left of the time is shared with those behind it.
     fn share(&self, remote: &Remote) -> Duration {
         let own = Duration::from_secs(u64::from(remote.connect_timeout));
-        let left = self.timers.deadline.map_or(self.connect_timeout, |at| at.since(clock::now().at));
+        let left = self.timers.at(Due::Deadline).map_or(self.connect_timeout, |at| at.since(clock::now().at));
         let candidates = u32::try_from(self.remotes.ahead()).unwrap_or(u32::MAX).saturating_add(1);
         own.min((left / candidates).max(SHORTEST))
     }
@@ -155,8 +158,8 @@ impl Supervisor {
             let fatal = endings::unreachable(&self.tried, self.last_failure.as_ref(), &self.profile.wrap);
             return self.fail(Fault::Unreachable(fatal.sentence));
         }
-        self.stage = Stage::Pause;
-        self.timers.attempt = Some(clock::now().at + BETWEEN_ROUNDS);
+        self.enter(Stage::Pause);
+        self.timers.set(Due::Attempt, clock::now().at + BETWEEN_ROUNDS);
     }
 
     /// Something answered and it failed: again, later.
@@ -171,16 +174,16 @@ impl Supervisor {
     pub(super) fn retry(&mut self, why: &str, pause: Duration) {
         tracing::debug!("tunnel {}: {why}; trying again in {pause:?}", self.id);
         if !pause.is_zero() {
-            self.stage = Stage::Pause;
+            self.enter(Stage::Pause);
         }
-        self.timers.attempt = Some(clock::now().at + pause);
+        self.timers.set(Due::Attempt, clock::now().at + pause);
     }
 
     /// The address that is being tried is no good; the next one at once.
     pub(super) fn give_up_address(&mut self, failure: Failure) {
         self.forget_session();
         self.note_failure(failure);
-        self.timers.attempt = Some(clock::now().at);
+        self.timers.set(Due::Attempt, clock::now().at);
     }
 
     pub(super) fn note_failure(&mut self, failure: Failure) {

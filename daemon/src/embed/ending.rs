@@ -6,7 +6,8 @@ use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::fault::Fault;
-use super::supervisor::{Life, Session, Supervisor};
+use super::stage::Stage;
+use super::supervisor::{Due, Life, Session, Supervisor, UNANSWERED};
 use crate::client::endings::{self, Failure, Place, Verdict};
 use crate::client::leaving::{GOODBYE, MOST_GOODBYES};
 use crate::clock;
@@ -34,7 +35,7 @@ impl Supervisor {
                 if let Some(address) = address {
                     self.note_failure(Failure::Silence(address));
                 }
-                self.timers.attempt = Some(clock::now().at);
+                self.timers.set(Due::Attempt, clock::now().at);
             }
             Verdict::WithPassword if self.goes_on() => {
                 self.wallet.drop_token();
@@ -55,7 +56,8 @@ impl Supervisor {
     fn goes_on(&mut self) -> bool {
         if self.life == Life::Up && self.reconnect {
             self.life = Life::Reconnecting;
-            self.timers.deadline = Some(clock::now().at + self.connect_timeout);
+            self.timers.set(Due::Deadline, clock::now().at + self.connect_timeout);
+            self.timers.set(Due::Unanswered, clock::now().at + UNANSWERED);
         }
         matches!(self.life, Life::Connecting | Life::Reconnecting)
     }
@@ -80,7 +82,9 @@ impl Supervisor {
 
     /// Connecting has taken too long.
     pub(super) fn too_late(&mut self) {
-        let last = self.last_failure.as_ref().map(ToString::to_string);
+        let unanswered = self.session.as_ref().filter(|session| !session.answered);
+        let unanswered = unanswered.map(|session| session.silence.sentence(session.path.remote, &self.profile.wrap));
+        let last = unanswered.or_else(|| self.last_failure.as_ref().map(ToString::to_string));
         self.fail(Fault::Timeout(self.stage, self.connect_timeout, last));
     }
 
@@ -92,10 +96,10 @@ impl Supervisor {
             // It can be forged by who guesses our port, so it ends no session: the server is asked for a renegotiation, which only who
             // holds the session can answer.
             libc::ECONNREFUSED if session.up.is_some() && self.life == Life::Up => {
-                if self.timers.heard.is_none() {
+                if !self.timers.is_set(Due::Heard) {
                     self.order(WorkerOrder::ReportWhenHeard { peer: self.peer() });
                     self.say(&ToControl::Renegotiate { generation });
-                    self.timers.heard = Some(clock::now().at + REFUSED_HEARD_WITHIN);
+                    self.timers.set(Due::Heard, clock::now().at + REFUSED_HEARD_WITHIN);
                 }
             }
             libc::ECONNREFUSED if !session.answered => self.give_up_address(Failure::Refused(address)),
@@ -114,7 +118,8 @@ impl Supervisor {
                 let generation = *generation;
                 self.life = Life::Leaving;
                 self.timers.forget_session();
-                self.timers.goodbye = Some(clock::now().at + GOODBYE);
+                self.timers.set(Due::Goodbye, clock::now().at + GOODBYE);
+                self.enter(Stage::Leave);
                 self.say(&ToControl::Disconnect { generation });
             }
             _ => self.life = Life::Over,

@@ -1,42 +1,11 @@
 //! What can go wrong with a tunnel, sorted by who has to do something about it.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::stage::Stage;
 use crate::exit::{Exit, Fatal};
-
-/// How far a connection had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Stage {
-    /// The names of the remotes are being resolved.
-    Resolve,
-    /// Packets are being sent and nobody has answered.
-    Wait,
-    /// A server has answered: TLS and the exchange of keys.
-    Auth,
-    /// The server's settings are awaited (PUSH_REPLY).
-    GetConfig,
-    /// The server waits for a person to prove who they are (AUTH_PENDING).
-    AuthPending,
-    /// A server sent us away for a while; the next attempt is due.
-    Pause,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Stage::Resolve => "while the server's name was being resolved",
-            Stage::Wait => "before any server answered",
-            Stage::Auth => "while keys were being exchanged",
-            Stage::GetConfig => "while the server's settings were awaited",
-            Stage::AuthPending => "while the server waited for somebody to log in",
-            Stage::Pause => "during a pause that a server asked for",
-        })
-    }
-}
 
 /// Why there is no tunnel. Every form is one sentence that says what is wrong and what to do, and none holds a secret.
 ///

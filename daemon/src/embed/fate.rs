@@ -58,9 +58,9 @@ impl Fate {
         self.wake();
     }
 
-    /// Why it carries nothing any more.
+    /// Why it carries nothing any more. Whoever ends a tunnel says so first; what ended without a word has failed.
     pub(super) fn why(&self) -> TunnelError {
-        self.lock().why.clone().unwrap_or(TunnelError::Closed)
+        self.lock().why.get_or_insert_with(|| lost().into()).clone()
     }
 
     /// Waits until nothing is left of it.
@@ -110,8 +110,7 @@ impl Fate {
 
 impl State {
     fn take_answer(&mut self) -> Option<Answer> {
-        let lost = || ConnectError::System(io::Error::other("the control thread of the tunnels has failed"));
-        self.answer.take().or_else(|| self.gone.then(|| Err(lost())))
+        self.answer.take().or_else(|| self.gone.then(|| Err(lost().into())))
     }
 
     fn verdict(&mut self) -> Option<Result<(), TunnelError>> {
@@ -120,6 +119,10 @@ impl State {
             Some(why) => Err(why.clone()),
         })
     }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("a thread that all tunnels of the process share has failed; connect again")
 }
 
 #[cfg(test)]
@@ -136,6 +139,17 @@ mod tests {
         let fate = Fate::default();
         fate.set_gone();
         assert!(fate.gone_blocking().is_ok());
+    }
+
+    #[test]
+    fn what_ended_without_a_word_has_failed_and_goes_on_to_say_so() {
+        let fate = Fate::default();
+        assert!(matches!(fate.why(), TunnelError::System(_)));
+        fate.end(TunnelError::Closed);
+        assert!(matches!(fate.why(), TunnelError::System(_)));
+        let fate = Fate::default();
+        fate.end(TunnelError::Closed);
+        assert!(matches!(fate.why(), TunnelError::Closed));
     }
 
     #[test]

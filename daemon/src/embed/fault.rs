@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use controlplane::Ending;
 
-use super::error::{ConnectError, Stage, TunnelError};
+use super::error::{ConnectError, TunnelError};
+use super::stage::Stage;
 
 /// What ended a tunnel, or keeps it from being made.
 #[derive(Debug)]

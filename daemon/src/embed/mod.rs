@@ -25,6 +25,7 @@
 //! |---|---|
 //! | `tunnel.rs`, `halves.rs` | what a program holds: the tunnel, whole or split |
 //! | `options.rs`, `parameters.rs`, `error.rs` | what goes into it, what the server gave, and what can go wrong |
+//! | `stage.rs`, `progress.rs` | how far it has come, and who is told |
 //! | `profile.rs` | a profile from a file or from text |
 //! | `batch.rs`, `pipe.rs` | many packets at once; the socket pair between a program and the worker |
 //! | `trunk.rs`, `frames.rs` | a tunnel whose packets come joined, for a stack in this crate; many of them at once |
@@ -44,7 +45,9 @@ mod options;
 mod parameters;
 mod pipe;
 mod profile;
+mod progress;
 mod room;
+mod stage;
 mod supervisor;
 mod trunk;
 mod tunnel;
@@ -53,12 +56,14 @@ pub use batch::Batch;
 pub use controlplane::{Credentials, Secret};
 pub use dataplane::datachannel::aead::AeadChoice;
 pub use dataplane::sys::IoChoice;
-pub use error::{ConnectError, Stage, TunnelError};
+pub use error::{ConnectError, TunnelError};
 pub(crate) use frames::Frames;
 pub use halves::{Reader, Writer};
 pub use options::Options;
 pub use parameters::{Inner4, Inner6, InnerRoute, Parameters};
 pub use profile::{load_profile, parse_profile};
+pub use progress::{Observer, Progress};
+pub use stage::Stage;
 pub(crate) use trunk::Trunk;
 pub use tunnel::Tunnel;
 

@@ -7,6 +7,8 @@ use controlplane::{Credentials, Secret};
 use dataplane::datachannel::aead::AeadChoice;
 use dataplane::sys::IoChoice;
 
+use super::progress::{Observer, Progress};
+
 /// How to make a [`Tunnel`](crate::Tunnel). The default is right for most programs.
 ///
 /// # Examples
@@ -40,6 +42,8 @@ pub struct Options {
     /// are sent meanwhile are lost, as on any network. The tunnel ends all the same when the server gives it another address or MTU
     /// than before, when it refuses us, and when it stays away for longer than [`connect_timeout`](Self::connect_timeout).
     pub reconnect: bool,
+    /// Who is told how far the tunnel has come: for a user who waits, and for a log. See [`on_progress`](Self::on_progress).
+    pub observer: Option<Observer>,
 }
 
 impl Default for Options {
@@ -52,6 +56,7 @@ impl Default for Options {
             engine: IoChoice::Auto,
             own_worker: false,
             reconnect: false,
+            observer: None,
         }
     }
 }
@@ -61,6 +66,26 @@ impl Options {
     #[must_use]
     pub fn with_password(mut self, username: impl Into<String>, password: impl Into<Vec<u8>>) -> Options {
         self.credentials = Some(Credentials { username: username.into(), password: Secret(password.into()) });
+        self
+    }
+
+    /// Calls `tell` with everything that happens to the tunnel: each stage that it enters, from connecting to being closed, and
+    /// that nobody answers. What [`Observer::new`] asks of it holds.
+    ///
+    /// # Examples
+    /// ```
+    /// use minivpn::{Options, Progress};
+    ///
+    /// let options = Options::default().on_progress(|progress| match progress {
+    ///     Progress::Stage(stage) => println!("{stage:?}"),
+    ///     Progress::Unanswered { sentence, .. } => println!("{sentence}"),
+    ///     _ => {}
+    /// });
+    /// assert!(options.observer.is_some());
+    /// ```
+    #[must_use]
+    pub fn on_progress(mut self, tell: impl FnMut(&Progress) + Send + 'static) -> Options {
+        self.observer = Some(Observer::new(tell));
         self
     }
 }

@@ -47,6 +47,9 @@ pub(super) enum Word {
     Said(u64, WorkerReport),
     /// The name that this one asked for, by the number of its question.
     Resolved(u64, u32, Result<Vec<SocketAddr>, ResolveError>),
+    /// A test has something done on the thread.
+    #[cfg(test)]
+    Do(Deed),
 }
 
 impl Door {
@@ -200,6 +203,8 @@ impl Room {
             Word::Leave(id) => self.tell(id, Supervisor::leave),
             Word::Said(id, report) => self.tell(id, |supervisor| supervisor.on_report(report)),
             Word::Resolved(id, question, found) => self.tell(id, |supervisor| supervisor.on_resolved(question, found)),
+            #[cfg(test)]
+            Word::Do(deed) => deed.0(&mut self.crew),
         }
     }
 
@@ -256,4 +261,22 @@ impl Room {
             }
         }
     }
+}
+
+/// Something that a test does on the control thread, to the thread of the workers or to its own.
+#[cfg(test)]
+pub(super) struct Deed(Box<dyn FnOnce(&mut Option<Crew>) + Send>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Deed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deed")
+    }
+}
+
+/// Has it done in the room that is open.
+#[cfg(test)]
+pub(super) fn have_done(deed: impl FnOnce(&mut Option<Crew>) + Send + 'static) {
+    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.as_ref().unwrap().say(Word::Do(Deed(Box::new(deed)))).unwrap();
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use controlplane::trace::{self, What};
 use controlplane::{Established, Event, Instant, SystemRandom};
 use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::RouteTable;
@@ -20,28 +21,35 @@ use dataplane::workers::crew::Crew;
 use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, WorkerHandle, WorkerOrder, WorkerReport};
 use link::EventBell;
 
-use super::error::Stage;
 use super::fate::Fate;
 use super::fault::Fault;
 use super::options::Options;
 use super::parameters::Parameters;
 use super::pipe::{self, Pipe};
+use super::progress::{Observer, Progress};
 use super::room::{Door, Word};
+use super::stage::Stage;
 use crate::client::backoff::Backoff;
 use crate::client::credentials::Wallet;
 use crate::client::endings::Failure;
 use crate::client::established::established_peer;
 use crate::client::remotes::Remotes;
 use crate::client::run::PEER;
+use crate::client::silence;
 use crate::clock;
 use crate::config::agreed::{ClientProfile, Remote};
 use crate::config::pushed;
 use crate::config::tunnel::{Silence, TunnelSettings};
 use crate::control_plane::{ControlPlane, ROOM, Rest};
 use crate::messages::{FromControl, SupervisorEnd, ToControl};
+use crate::timers::{Timer, Timers};
 
 /// Reports of a worker that wait; they are rare, and one more than this is dropped.
 const REPORTS: usize = 256;
+/// Connecting that was not answered for so long is told of.
+pub(super) const UNANSWERED: Duration = Duration::from_secs(5);
+/// And again, once.
+const STILL_UNANSWERED: Duration = Duration::from_secs(20);
 /// Rounds between supervisor and control plane in one turn; what is left comes with the next one.
 const ROUNDS: usize = 16;
 
@@ -140,7 +148,8 @@ pub(super) struct Supervisor {
     pub(super) session: Option<Session>,
     pub(super) life: Life,
     pub(super) stage: Stage,
-    pub(super) timers: Timers,
+    pub(super) timers: Timers<Due>,
+    observer: Option<Observer>,
     pub(super) last_failure: Option<Failure>,
     pub(super) tried: Vec<String>,
     /// The number of the last question to the resolver, and the remote it is about.
@@ -165,6 +174,8 @@ pub(super) struct Session {
     pub(super) local: SocketAddr,
     pub(super) began: Instant,
     pub(super) answered: bool,
+    /// Until it is.
+    pub(super) silence: silence::Silence,
     /// Traffic flows since then.
     pub(super) up: Option<Instant>,
 }
@@ -184,68 +195,31 @@ pub(super) enum Life {
     Over,
 }
 
-/// Every timer of a tunnel, each a sentence. An empty one is off.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    /// Connecting may take no longer.
-    pub(super) deadline: Option<Instant>,
-    /// The next attempt begins.
-    pub(super) attempt: Option<Instant>,
-    /// The resolver must have answered by then.
-    pub(super) resolve: Option<Instant>,
-    /// A remote that did not answer by then is left.
-    pub(super) answer: Option<Instant>,
-    /// An authenticated packet must come by then, or the server has gone.
-    pub(super) heard: Option<Instant>,
-    /// The server must have taken our goodbye by then.
-    pub(super) goodbye: Option<Instant>,
-    /// `session-timeout` ends the tunnel.
-    pub(super) session_end: Option<Instant>,
-    /// `inactive`: the totals are compared.
-    pub(super) inactive: Option<Instant>,
-}
-
-/// A timer that went off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    Deadline,
-    Attempt,
-    Resolve,
-    Answer,
-    Heard,
+/// The timers of a tunnel, each a sentence. Of several that are due the first one here comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Due {
+    /// The server must have taken our goodbye by now.
     Goodbye,
+    /// Connecting may take no longer.
+    Deadline,
+    /// The resolver must have answered by now.
+    Resolve,
+    /// The next attempt begins.
+    Attempt,
+    /// A remote that has not answered by now is left.
+    Answer,
+    /// An authenticated packet must have come by now, or the server has gone.
+    Heard,
+    /// `session-timeout` ends the tunnel.
     SessionEnd,
+    /// `inactive`: the totals are compared.
     Inactive,
+    /// Whoever waits is told that nobody answers.
+    Unanswered,
 }
 
-impl Timers {
-    fn all(&mut self) -> [(&mut Option<Instant>, Due); 8] {
-        [
-            (&mut self.goodbye, Due::Goodbye),
-            (&mut self.deadline, Due::Deadline),
-            (&mut self.resolve, Due::Resolve),
-            (&mut self.attempt, Due::Attempt),
-            (&mut self.answer, Due::Answer),
-            (&mut self.heard, Due::Heard),
-            (&mut self.session_end, Due::SessionEnd),
-            (&mut self.inactive, Due::Inactive),
-        ]
-    }
-
-    fn next(&mut self) -> Option<Instant> {
-        self.all().into_iter().filter_map(|(at, _)| *at).min()
-    }
-
-    fn take_due(&mut self, now: Instant) -> Option<Due> {
-        let (at, due) = self.all().into_iter().find(|(at, _)| at.is_some_and(|at| at <= now))?;
-        *at = None;
-        Some(due)
-    }
-
-    /// Those that belong to a session end with it.
-    pub(super) fn forget_session(&mut self) {
-        (self.answer, self.heard, self.session_end, self.inactive) = (None, None, None, None);
-    }
+impl Timer for Due {
+    const OF_SESSION: &'static [Due] = &[Due::Answer, Due::Heard, Due::SessionEnd, Due::Inactive];
 }
 
 /// What a turn came to.
@@ -271,10 +245,13 @@ impl Supervisor {
             }
         };
         let mut rng = SystemRandom;
-        let socket = options.socket;
+        let Options { socket, observer, .. } = options;
         let remotes = remotes(&profile, socket.as_ref(), &mut rng);
         let now = clock::now().at;
-        let timers = Timers { deadline: Some(now + options.connect_timeout), attempt: Some(now), ..Timers::default() };
+        let mut timers = Timers::default();
+        timers.set(Due::Deadline, now + options.connect_timeout);
+        timers.set(Due::Unanswered, now + UNANSWERED);
+        timers.set(Due::Attempt, now);
         let mut supervisor = Supervisor {
             id,
             door: door.clone(),
@@ -295,6 +272,7 @@ impl Supervisor {
             life: Life::Connecting,
             stage: Stage::Resolve,
             timers,
+            observer,
             last_failure: None,
             tried: Vec::new(),
             question: 0,
@@ -306,6 +284,7 @@ impl Supervisor {
             activity: 0,
             told,
         };
+        supervisor.tell(&Progress::Stage(Stage::Resolve));
         let setup = supervisor.profile.client_setup();
         supervisor.say(&ToControl::ConfigureClient(Box::new(setup)));
         Some(supervisor)
@@ -324,6 +303,7 @@ impl Supervisor {
                     return Next::Over;
                 }
             };
+            self.look_on();
             let heard = self.hear();
             if self.life == Life::Over {
                 return Next::Over;
@@ -389,7 +369,7 @@ impl Supervisor {
             Event::Established(established) if Some(established.generation) == current => {
                 self.on_established(&established);
             }
-            Event::Renegotiated { .. } => self.timers.heard = None,
+            Event::Renegotiated { .. } => self.timers.stop(Due::Heard),
             Event::RenegotiationFailed { why, .. } => {
                 tracing::debug!("tunnel {}: a renegotiation failed ({why}); the old key goes on", self.id);
             }
@@ -404,15 +384,61 @@ impl Supervisor {
         if session.up.is_some() {
             return;
         }
-        self.stage = match state {
-            controlplane::State::Wait => Stage::Wait,
-            controlplane::State::Auth => Stage::Auth,
-            controlplane::State::GetConfig => Stage::GetConfig,
-            controlplane::State::AuthPending => Stage::AuthPending,
-        };
         if state != controlplane::State::Wait && !std::mem::replace(&mut session.answered, true) {
-            self.timers.answer = None;
+            self.timers.stop(Due::Answer);
         }
+        if state == controlplane::State::AuthPending && self.stage == Stage::GetConfig {
+            self.enter(Stage::AuthPending);
+        }
+    }
+
+    /// Follows the handshake.
+    fn look_on(&mut self) {
+        for record in self.plane.take_trace().records {
+            let Some(session) = self.session.as_mut().filter(|session| session.generation == record.generation) else {
+                continue;
+            };
+            if session.up.is_some() {
+                continue;
+            }
+            if !session.answered {
+                session.silence.note(&record);
+            }
+            if record.what == What::Stage
+                && let Some(stage) = stage_of(record.stage)
+            {
+                self.enter(stage);
+            }
+        }
+    }
+
+    /// The tunnel is at this stage now.
+    pub(super) fn enter(&mut self, stage: Stage) {
+        if self.stage != stage {
+            self.stage = stage;
+            self.tell(&Progress::Stage(stage));
+        }
+    }
+
+    fn tell(&mut self, progress: &Progress) {
+        if let Some(observer) = &mut self.observer {
+            observer.tell(progress);
+        }
+    }
+
+    /// Nobody has answered for a while: whoever waits had better know why that may be.
+    fn say_unanswered(&mut self) {
+        let now = clock::now().at;
+        let left = self.timers.at(Due::Deadline).map_or(Duration::ZERO, |at| at.since(now));
+        let waited = self.connect_timeout.saturating_sub(left);
+        if waited < STILL_UNANSWERED {
+            self.timers.set(Due::Unanswered, now + (STILL_UNANSWERED - waited));
+        }
+        let Some(session) = self.session.as_ref().filter(|session| !session.answered) else { return };
+        let (remote, resets) = (session.path.remote, session.silence.resets());
+        let sentence = session.silence.sentence(remote, &self.profile.wrap);
+        tracing::debug!("tunnel {}: {sentence}", self.id);
+        self.tell(&Progress::Unanswered { remote, resets, waited, sentence });
     }
 
     /// What the worker says.
@@ -420,7 +446,7 @@ impl Supervisor {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         let up = self.session.as_ref().is_some_and(|session| session.up.is_some());
         match report {
-            WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.heard = None,
+            WorkerReport::Peer(PeerReport::FirstHeard { .. }) => self.timers.stop(Due::Heard),
             WorkerReport::Peer(PeerReport::OccExit { .. }) if up => self.on_ending(controlplane::Ending::PeerExited),
             WorkerReport::Peer(PeerReport::Silent { quiet_ns, .. }) if up => {
                 self.on_silence(Duration::from_nanos(quiet_ns));
@@ -441,6 +467,7 @@ impl Supervisor {
             Due::Goodbye => self.say_goodbye_by_worker(),
             Due::SessionEnd => self.leave_because("session-timeout: the time of this tunnel is over"),
             Due::Inactive => self.look_at_activity(),
+            Due::Unanswered => self.say_unanswered(),
         }
     }
 
@@ -461,9 +488,11 @@ impl Supervisor {
         let took = now.since(session.began);
         let parameters = Parameters::new(&settings, established, session.path.remote, session.local, took);
         let seconds = |n: u32| now + Duration::from_secs(u64::from(n));
-        self.timers.session_end = settings.session_timeout.map(seconds);
-        self.timers.inactive = settings.inactive.map(|inactive| seconds(inactive.seconds));
-        (self.timers.answer, self.timers.deadline) = (None, None);
+        self.timers.set(Due::SessionEnd, settings.session_timeout.map(seconds));
+        self.timers.set(Due::Inactive, settings.inactive.map(|inactive| seconds(inactive.seconds)));
+        for timer in [Due::Answer, Due::Deadline, Due::Unanswered] {
+            self.timers.stop(timer);
+        }
         self.order(WorkerOrder::UpdatePeer(Box::new(setup)));
         let from = AnswersFrom { v4: settings.vpn_gateway(), v6: None };
         self.order(WorkerOrder::SetTunnel { mtu: Some(settings.tun_mtu), from });
@@ -475,6 +504,7 @@ impl Supervisor {
     /// Gives the tunnel to the program, or lets it go on with the one it has.
     fn hand_over(&mut self, parameters: Parameters) {
         self.life = Life::Up;
+        self.enter(Stage::Up);
         if let Some(before) = &self.parameters {
             if !before.fits(&parameters) {
                 let sentence = "the server gives another address or MTU after connecting again";
@@ -499,7 +529,7 @@ impl Supervisor {
             return self.leave_because("inactive: too little was carried");
         }
         self.activity = total;
-        self.timers.inactive = Some(clock::now().at + Duration::from_secs(u64::from(inactive.seconds)));
+        self.timers.set(Due::Inactive, clock::now().at + Duration::from_secs(u64::from(inactive.seconds)));
     }
 
     /// Bytes inside the tunnel, both ways.
@@ -558,6 +588,18 @@ impl Supervisor {
     }
 }
 
+/// What a stage of the first key is to a program.
+fn stage_of(stage: trace::Stage) -> Option<Stage> {
+    Some(match stage {
+        trace::Stage::PreStart => Stage::Wait,
+        trace::Stage::Start => Stage::Auth,
+        trace::Stage::SentKey | trace::Stage::GotKey => Stage::Keys,
+        trace::Stage::Active => Stage::GetConfig,
+        trace::Stage::GeneratedKeys => Stage::Install,
+        trace::Stage::Initial | trace::Stage::Error => return None,
+    })
+}
+
 /// With a connected socket of the caller's there is one remote, with the settings of the profile's first.
 fn remotes(profile: &ClientProfile, socket: Option<&UdpSocket>, rng: &mut SystemRandom) -> Remotes {
     let fixed = socket.and_then(|socket| socket.peer_addr().ok()).zip(profile.remotes.first());
@@ -601,7 +643,11 @@ impl Parts {
         let report = {
             let door = door.clone();
             move |report| {
-                if waiting.fetch_add(1, Ordering::Relaxed) < REPORTS && door.say(Word::Said(id, report)).is_ok() {
+                // Nothing else ends a tunnel whose worker has died.
+                let last = matches!(report, WorkerReport::Died(_));
+                if (waiting.fetch_add(1, Ordering::Relaxed) < REPORTS || last)
+                    && door.say(Word::Said(id, report)).is_ok()
+                {
                     return;
                 }
                 waiting.fetch_sub(1, Ordering::Relaxed);
@@ -611,14 +657,19 @@ impl Parts {
             let (plane, end, link) = link::create_within(control, &EventBell::new()?)?;
             (plane, end, manager::spawn(config, link, report)?)
         } else {
-            let there = match crew.take() {
-                Some(there) => there,
-                None => Crew::start("minivpn-worker")?,
-            };
-            let crew = crew.insert(there);
+            let crew = living(crew)?;
             let (plane, end, link) = link::create_within(control, crew.link_bell())?;
             (plane, end, crew.add(config, link, report)?)
         };
-        Ok(Parts { plane: ControlPlane::new(plane), end, worker, pair })
+        Ok(Parts { plane: ControlPlane::observed(plane), end, worker, pair })
     }
+}
+
+/// The thread that the tunnels share: the one that is there, or a new one when there is none or it has ended.
+fn living(crew: &mut Option<Crew>) -> io::Result<&Crew> {
+    let there = match crew.take().filter(|crew| !crew.has_ended()) {
+        Some(there) => there,
+        None => Crew::start("minivpn-worker")?,
+    };
+    Ok(crew.insert(there))
 }

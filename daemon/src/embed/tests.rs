@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use dataplane::workers::manager::{self, OffloadChoice, Tuning, WorkerConfig, Wor
 use link::EventBell;
 
 use super::pipe::{self, Pipe};
+use super::room;
 use super::*;
 use crate::config::agreed::ClientProfile;
 use crate::control_plane::ControlPlane;
@@ -137,16 +139,7 @@ impl Ground {
     fn new(socket: WireSocket, admits: bool, seen: Arc<Seen>) -> Ground {
         let (control, worker) = (EventBell::new().unwrap(), EventBell::new().unwrap());
         let (plane, end, link) = link::create_within(&control, &worker).unwrap();
-        let config = WorkerConfig {
-            index: 9,
-            cpu: None,
-            split: None,
-            tuning: Tuning::default(),
-            io: IoChoice::Syscall,
-            offload: OffloadChoice { tun: false, ..OffloadChoice::default() },
-            config: PipelineConfig { routes: RouteTable::default(), aead: Aead::default() },
-        };
-        let worker = manager::spawn(config, link, |_| {}).unwrap();
+        let worker = manager::spawn(worker_config(), link, |_| {}).unwrap();
         let (inside, queue) = pipe::pair().unwrap();
         let path =
             link::Path { worker: 0, local: None, ifindex: 0, remote: "127.0.0.1:9".parse().unwrap(), stream: None };
@@ -211,6 +204,18 @@ impl Ground {
             FromControl::Event(Event::Ended { .. }) => _ = self.seen.ended.fetch_add(1, SeqCst),
             _ => {}
         }
+    }
+}
+
+fn worker_config() -> WorkerConfig {
+    WorkerConfig {
+        index: 9,
+        cpu: None,
+        split: None,
+        tuning: Tuning::default(),
+        io: IoChoice::Syscall,
+        offload: OffloadChoice { tun: false, ..OffloadChoice::default() },
+        config: PipelineConfig { routes: RouteTable::default(), aead: Aead::default() },
     }
 }
 
@@ -407,6 +412,117 @@ fn silence_and_a_closed_port_are_two_errors() {
     drop(silent);
     let error = Tunnel::connect_blocking(profile, Options::default()).unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable(_)), "{error:?}");
+    until("the end of the threads", || threads().is_empty());
+}
+
+/// What an observer hears.
+fn heard(options: Options) -> (Options, Receiver<Progress>) {
+    let (say, heard) = channel();
+    (options.on_progress(move |progress| _ = say.send(progress.clone())), heard)
+}
+
+/// A tunnel to nobody that is being made on a thread of its own, and that has sent its reset.
+fn connecting_to(silent: &UdpSocket) -> JoinHandle<Result<Tunnel, ConnectError>> {
+    let profile = profile(&Certificates::new(), silent.local_addr().unwrap());
+    let (options, heard) = heard(Options::default());
+    let connecting = std::thread::spawn(move || Tunnel::connect_blocking(profile, options));
+    assert!(heard.iter().any(|progress| progress == Progress::Stage(Stage::Wait)));
+    connecting
+}
+
+#[test]
+fn an_observer_hears_every_stage_in_its_order() {
+    let _alone = alone();
+    let peer = Peer::start(true);
+    let (options, heard) = heard(Options::default());
+    let tunnel = Tunnel::connect_blocking(peer.profile(), options).unwrap();
+    echo(&tunnel, 20);
+    tunnel.close_blocking().unwrap();
+    let stages = [
+        Stage::Resolve,
+        Stage::Connect,
+        Stage::Wait,
+        Stage::Auth,
+        Stage::Keys,
+        Stage::GetConfig,
+        Stage::Install,
+        Stage::Up,
+        Stage::Leave,
+    ];
+    assert_eq!(heard.iter().collect::<Vec<_>>(), stages.map(Progress::Stage));
+}
+
+#[test]
+fn who_waits_for_nobody_is_told_what_may_be_wrong() {
+    let _alone = alone();
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let profile = profile(&Certificates::new(), address);
+    let (options, heard) = heard(Options { connect_timeout: Duration::from_millis(5_200), ..Options::default() });
+    let error = Tunnel::connect_blocking(profile, options).unwrap_err();
+    let told: Vec<Progress> = heard.iter().filter(|progress| !matches!(progress, Progress::Stage(_))).collect();
+    let [Progress::Unanswered { remote, resets, waited, sentence }] = &told[..] else { panic!("{told:?}") };
+    assert!(*remote == address && *resets > 1 && *waited >= Duration::from_secs(5), "{told:?}");
+    let begins = format!("no answer from {address} to {resets} resets: check the address");
+    assert!(sentence.starts_with(&begins), "{sentence}");
+    let ConnectError::Timeout { stage: Stage::Wait, last: Some(last), .. } = &error else { panic!("{error:?}") };
+    assert!(last.starts_with(&format!("no answer from {address} to ")) && last.contains("tls-crypt"), "{error}");
+    until("the end of the threads", || threads().is_empty());
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("as it is meant to");
+    }
+}
+
+#[test]
+fn a_worker_thread_that_fails_ends_its_tunnels_and_the_next_one_gets_another() {
+    let _alone = alone();
+    let (peer, other, silent) = (Peer::start(true), Peer::start(true), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let options = Options { own_worker: true, ..Options::default() };
+    let apart = Tunnel::connect_blocking(other.profile(), options).unwrap();
+    let (tunnel, connecting) = (peer.connect(), connecting_to(&silent));
+    echo(&tunnel, 20);
+    room::have_done(|crew| {
+        let (crew, bomb) = (crew.as_ref().unwrap(), Bomb);
+        let bell = EventBell::new().unwrap();
+        let (_, _, link) = link::create_within::<(), ()>(&bell, crew.link_bell()).unwrap();
+        drop(crew.add(worker_config(), link, move |_| _ = &bomb).unwrap());
+    });
+    let ended = tunnel.recv_timeout(&mut [0; 2_048], PATIENCE);
+    assert!(matches!(ended, Err(TunnelError::System(_))), "{ended:?}");
+    assert!(matches!(tunnel.send_blocking(&packet(1, 100)), Err(TunnelError::System(_))));
+    let error = connecting.join().unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::System(_)), "{error:?}");
+    assert!(matches!(tunnel.close_blocking(), Err(TunnelError::System(_))));
+    let next = peer.connect();
+    echo(&next, 20);
+    echo(&apart, 20);
+    assert_eq!(threads(), ["minivpn-control", "minivpn-worker"]);
+    drop((next, apart));
+    until("the end of the threads", || threads().is_empty());
+}
+
+#[test]
+fn a_control_thread_that_fails_ends_its_tunnels_and_the_next_one_gets_another() {
+    let _alone = alone();
+    let (peer, silent) = (Peer::start(true), UdpSocket::bind("127.0.0.1:0").unwrap());
+    let (tunnel, connecting) = (peer.connect(), connecting_to(&silent));
+    echo(&tunnel, 20);
+    room::have_done(|_| panic!("as it is meant to"));
+    let ended = tunnel.recv_timeout(&mut [0; 2_048], PATIENCE);
+    assert!(matches!(ended, Err(TunnelError::System(_))), "{ended:?}");
+    let error = connecting.join().unwrap().unwrap_err();
+    assert!(matches!(error, ConnectError::System(_)), "{error:?}");
+    assert!(matches!(tunnel.close_blocking(), Err(TunnelError::System(_))));
+    let next = peer.connect();
+    echo(&next, 20);
+    until("the end of the thread that failed", || threads() == ["minivpn-control", "minivpn-worker"]);
+    drop(next);
     until("the end of the threads", || threads().is_empty());
 }
 

@@ -77,12 +77,18 @@ async fn connect_and_ping(
 ) -> Result<Exit, Fatal> {
     let signals = Signals::take();
     let mut signals = signals.map_err(|error| Fatal::new(Exit::Other, format!("signals cannot be taken: {error}")))?;
+    let report = Report { json: options.json, quiet, size: options.size, timeout: options.timeout };
     let wishes = Options { credentials, connect_timeout: options.connect_timeout, ..Options::default() };
+    let wishes = wishes.on_progress(move |progress| match report.unanswered(progress) {
+        // Whether anybody reads it is found out with what is said next.
+        Some(line) if report.json => _ = output::line(&line),
+        Some(line) => tracing::warn!("{line}"),
+        None => {}
+    });
     let tunnel = tokio::select! {
         tunnel = Tunnel::connect(profile, wishes) => tunnel?,
         () = stopped(&mut signals) => return Err(Fatal::new(Exit::Other, "interrupted before the tunnel was up")),
     };
-    let report = Report { json: options.json, quiet, size: options.size, timeout: options.timeout };
     let unheard = Cell::new(false);
     let mut say = |line: &str| {
         if !output::line(line) {

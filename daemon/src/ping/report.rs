@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::echo;
 use super::host::{Arrival, Counts, Host, News};
 use super::round_trips::{Summary, milliseconds};
-use crate::Parameters;
+use crate::{Parameters, Progress};
 
 /// How it is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,22 @@ impl Report {
         let handshake = short(milliseconds(tunnel.handshake));
         let (remote, tls, cipher, mtu) = (tunnel.remote, &tunnel.tls, tunnel.cipher, tunnel.mtu);
         format!("connected to {remote} in {handshake} ms ({tls}, {cipher}): we are {}, MTU {mtu}", ours.join(" and "))
+    }
+
+    /// The tunnel is not up yet: nobody answers. `None` when it is not to be said.
+    pub(super) fn unanswered(&self, progress: &Progress) -> Option<String> {
+        let Progress::Unanswered { remote, resets, waited, sentence } = progress else { return None };
+        if self.quiet {
+            return None;
+        }
+        Some(match self.json {
+            true => json!({
+                "event": "unanswered", "remote": remote.to_string(), "resets": resets,
+                "seconds": micro(waited.as_secs_f64()), "why": sentence,
+            })
+            .to_string(),
+            false => sentence.clone(),
+        })
     }
 
     /// Pinging begins; one line for each host.

@@ -15,7 +15,7 @@ use super::session::Session;
 use super::wire::Wire;
 use crate::cli::{Cli, Command};
 use crate::exit::{Exit, Fatal};
-use crate::{Inner4, Inner6, Parameters};
+use crate::{Inner4, Inner6, Parameters, Progress, Stage};
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -270,6 +270,19 @@ fn quiet_is_the_beginning_and_the_end() {
 }
 
 #[test]
+fn silence_is_told_once_and_not_to_who_wants_quiet() {
+    let sentence = "no answer from 192.0.2.1:1194 to 4 resets: check it".to_owned();
+    let remote = ([192, 0, 2, 1], 1194).into();
+    let progress = Progress::Unanswered { remote, resets: 4, waited: ms(5_000), sentence: sentence.clone() };
+    let text = Report { json: false, quiet: false, size: 56, timeout: ms(2_000) };
+    assert_eq!(text.unanswered(&progress), Some(sentence));
+    assert_eq!(text.unanswered(&Progress::Stage(Stage::Wait)), None);
+    for json in [false, true] {
+        assert_eq!(Report { json, quiet: true, ..text }.unanswered(&progress), None);
+    }
+}
+
+#[test]
 fn no_payload_is_a_ping_too() {
     let ran = run("-c 1 -s 0 10.8.0.1", |packet| vec![after(1, packet)]);
     assert_eq!((ran.exit.clone(), ran.count("8 bytes from 10.8.0.1")), (Ok(Exit::Ok), 1));
@@ -305,5 +318,15 @@ fn the_manual_page_shows_every_event_with_the_fields_that_it_has() {
         // The first host of the summary is the one that was pinged.
         assert_eq!(of(&samples), of(&said), "{event}");
     }
-    assert_eq!(samples.len(), 9, "these, and `failed`");
+    let progress = Progress::Unanswered {
+        remote: ([192, 0, 2, 1], 1194).into(),
+        resets: 4,
+        waited: ms(5_000),
+        sentence: "no answer".to_owned(),
+    };
+    let report = Report { json: true, quiet: false, size: 56, timeout: ms(2_000) };
+    let unanswered: Value = serde_json::from_str(&report.unanswered(&progress).unwrap()).unwrap();
+    let sample = samples.iter().find(|value| value["event"] == "unanswered").unwrap();
+    assert_eq!(fields(sample), fields(&unanswered));
+    assert_eq!(samples.len(), 10, "these, and `failed`");
 }

@@ -1,6 +1,5 @@
 //! One address: packets, timers and signals until a session is established and left again, or failed.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::run::Run;
 use super::{farewell, reasons, socket};
 use crate::client::credentials::Offer;
 use crate::client::endings::{self, Failure, Verdict};
+use crate::client::silence::Silence;
 use crate::config::agreed::{AuthRetry, Remote};
 use crate::exit::{Exit, Fatal};
 use crate::signals::Signal;
@@ -49,8 +49,7 @@ struct Ongoing {
     ended: Option<Ending>,
     /// What the kernel said when something was sent.
     trouble: Option<io::Error>,
-    /// Packets that were ignored, by reason.
-    ignored: BTreeMap<&'static str, u64>,
+    silence: Silence,
 }
 
 /// What woke an attempt.
@@ -88,7 +87,7 @@ impl Run {
             established: false,
             ended: None,
             trouble: None,
-            ignored: BTreeMap::new(),
+            silence: Silence::default(),
         };
         let path = Path { worker: 0, local: None, ifindex: 0, remote: address, stream: None };
         self.client.connect(now, &mut self.rng, on.generation, path, self.wallet.credentials());
@@ -182,12 +181,9 @@ impl Run {
         match &record.what {
             What::Stage if record.stage != Stage::Error => self.stage = record.stage,
             What::In(_) => on.answered = true,
-            What::Dropped(_, reason) => {
-                let count = on.ignored.entry(reason.as_str()).or_default();
-                *count = count.saturating_add(1);
-            }
-            What::Stage | What::Out(_) => {}
+            What::Stage | What::Out(_) | What::Dropped(..) => {}
         }
+        on.silence.note(record);
         self.journal.emit(Event::of_record(record, self.journal.started));
     }
 
@@ -215,8 +211,8 @@ impl Run {
         // What connect does about passwords and tokens is to come again; here there is one try.
         match endings::judge(ending, AuthRetry::None, self.offer(), false) {
             Verdict::Fatal(fatal) => self.ends_with(reason, fatal),
-            Verdict::NextAddress => self.fails(reason, Failure::Silence(on.address), &on.ignored_words()),
-            Verdict::Again { why, .. } => self.fails(reason, Failure::Answered(why), &on.ignored_words()),
+            Verdict::NextAddress => self.fails(reason, Failure::Silence(on.address), &on.silence.words()),
+            Verdict::Again { why, .. } => self.fails(reason, Failure::Answered(why), &on.silence.ignored_words()),
             Verdict::WithPassword | Verdict::AskPassword(_) | Verdict::Left { .. } => {
                 self.ends_with(reason, Fatal::new(Exit::Other, "the session ended"))
             }
@@ -256,12 +252,12 @@ impl Run {
 
     fn runs_out_of_time(&mut self, on: &Ongoing, remote: &Remote) -> Outcome {
         if !on.answered {
-            return self.fails("unanswered", Failure::Silence(on.address), &on.ignored_words());
+            return self.fails("unanswered", Failure::Silence(on.address), &on.silence.words());
         }
         let limit = self.options.timeout.unwrap_or(Duration::from_secs(u64::from(remote.connect_timeout)));
         let stage = reasons::stage(self.stage.as_str());
         let why = format!("the handshake was not complete within {} s; it stopped here: {stage}", limit.as_secs_f64());
-        self.fails("timeout", Failure::Answered(why), &on.ignored_words())
+        self.fails("timeout", Failure::Answered(why), &on.silence.ignored_words())
     }
 
     fn is_interrupted(&mut self) -> Outcome {
@@ -291,18 +287,6 @@ impl Run {
             let t = seconds(self.journal.started, clock::now().at);
             self.journal.emit(Event::plain(Operation::State, Stage::Error, t, self.attempts, More::None {}));
         }
-    }
-}
-
-impl Ongoing {
-    /// What came and was ignored, for the sentence of a failure; empty when nothing did.
-    fn ignored_words(&self) -> String {
-        let all: u64 = self.ignored.values().sum();
-        if all == 0 {
-            return String::new();
-        }
-        let each: Vec<String> = self.ignored.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        format!("; {all} packets came and were ignored ({})", each.join(", "))
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
@@ -31,6 +32,8 @@ pub struct Crew {
     bell: Bell,
     /// The same one, for links.
     link_bell: EventBell,
+    /// Nobody is looked after any more.
+    ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,8 +47,15 @@ impl Crew {
         let bell = Bell::same_as(link_bell.as_fd())?;
         let crowd = Crowd::new(bell.try_clone()?)?;
         let (newcomers, inbox) = channel();
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || run(crowd, &inbox))?;
-        Ok(Self { newcomers: Some(newcomers), bell, link_bell, thread: Some(thread) })
+        let ended = Arc::<AtomicBool>::default();
+        let end = End(Arc::clone(&ended));
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || run(crowd, inbox, end))?;
+        Ok(Self { newcomers: Some(newcomers), bell, link_bell, ended, thread: Some(thread) })
+    }
+
+    /// Whether the thread has failed, and takes no worker any more.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// The bell that the worker's end of a link must have.
@@ -56,7 +66,8 @@ impl Crew {
     /// Adds a worker. Of its settings those of its thread play no part here (`cpu`, `split`, `tuning`, `io`); `link` must have been made
     /// with [`link_bell`](Self::link_bell), and no other can be attached later. `on_report` is called on the thread.
     ///
-    /// A worker that panics is gone with its keys and says [`WorkerReport::Died`]; the others go on.
+    /// A worker that panics is gone with its keys and says [`WorkerReport::Died`]; the others go on. Should the thread itself panic, all
+    /// of them say so, and are gone.
     ///
     /// # Errors
     /// The thread has ended.
@@ -123,19 +134,42 @@ struct Member {
     _stays: SyncSender<()>,
 }
 
-fn run(mut crowd: Crowd, inbox: &Receiver<Newcomer>) {
-    let mut members: Vec<Member> = Vec::new();
-    loop {
-        if take_in(inbox, &mut members).is_err() {
-            return;
-        }
+/// Marks that the thread has ended.
+struct End(Arc<AtomicBool>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// The thread.
+fn run(mut crowd: Crowd, inbox: Receiver<Newcomer>, end: End) {
+    let mut members = Vec::new();
+    let outcome = catch_unwind(AssertUnwindSafe(|| look_after(&mut crowd, &inbox, &mut members)));
+    // Whoever hears that a worker has died may ask for another one at once, and gets another thread.
+    drop((inbox, end));
+    let Err(panic) = outcome else { return };
+    let why = format!("the thread of the workers panicked: {}", panic_text(&*panic));
+    for member in members {
+        // What one of them does when it is told, or dropped, is no matter to the others.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            (member.report)(WorkerReport::Died(why.clone()));
+            drop(member);
+        }));
+    }
+}
+
+/// Gives turns until nobody can come any more.
+fn look_after(crowd: &mut Crowd, inbox: &Receiver<Newcomer>, members: &mut Vec<Member>) {
+    while take_in(inbox, members).is_ok() {
         for _ in 0..ROUNDS {
             members.retain_mut(Member::take_turn);
             if !members.iter().any(|member| member.ready) {
                 break;
             }
         }
-        sleep(&mut crowd, &mut members);
+        sleep(crowd, members);
     }
 }
 
@@ -221,5 +255,73 @@ impl Member {
                 false
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::datachannel::aead::Aead;
+    use crate::peers::routes::RouteTable;
+    use crate::pipeline::PipelineConfig;
+    use crate::sys::IoChoice;
+    use crate::workers::manager::{OffloadChoice, Tuning};
+
+    /// Long enough for the slowest machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Adds a worker with that report function.
+    fn add(crew: &Crew, report: impl Fn(WorkerReport) + Send + 'static) -> io::Result<WorkerHandle> {
+        let config = WorkerConfig {
+            index: 0,
+            cpu: None,
+            split: None,
+            tuning: Tuning::default(),
+            io: IoChoice::Syscall,
+            offload: OffloadChoice::default(),
+            config: PipelineConfig { routes: RouteTable::default(), aead: Aead::default() },
+        };
+        let (_, _, link) = link::create_within::<(), ()>(&EventBell::new()?, crew.link_bell())?;
+        crew.add(config, link, report)
+    }
+
+    /// Panics when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("as it is meant to");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_panics_says_that_all_its_workers_died_and_takes_no_more() {
+        let crew = Crew::start("crew-test").unwrap();
+        let (say, said) = channel();
+        let survivor = add(&crew, move |report| _ = say.send(report)).unwrap();
+        let bomb = Bomb;
+        let fatal = add(&crew, move |_| _ = &bomb).unwrap();
+        assert!(!crew.has_ended());
+        assert!(said.try_recv().is_err());
+        drop(fatal);
+        let died = said.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(&died, WorkerReport::Died(why) if why.contains("as it is meant to")), "{died:?}");
+        assert!(crew.has_ended());
+        assert!(add(&crew, |_| {}).is_err());
+        // Neither waits for what is gone.
+        drop(survivor);
+        drop(crew);
+    }
+
+    #[test]
+    fn a_thread_that_is_left_ends_without_a_word() {
+        let crew = Crew::start("crew-test").unwrap();
+        let (say, said) = channel();
+        let worker = add(&crew, move |report| _ = say.send(report)).unwrap();
+        drop(worker);
+        drop(crew);
+        assert_eq!(said.iter().count(), 0);
     }
 }
