@@ -1,5 +1,5 @@
-//! `minivpn proxy` against a stock server, as a user without any privilege: names, both protocols, datagrams, how it ends, and that
-//! nothing of the host changes.
+//! `minivpn proxy` against a stock server, as a user without any privilege: names, both protocols, datagrams, a server that goes away and
+//! returns, how it ends, and that nothing of the host changes.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tests::behind::{Behind, ECHO, WEB};
 use tests::gateway::Gateway;
-use tests::netns::{INNER4, INNER6, Net};
+use tests::netns::{INNER4, INNER6, Net, SERVER4};
 use tests::ours::executable;
-use tests::process::Process;
+use tests::process::{Process, until};
 use tests::setup::Setup;
 use tests::stock::Server;
 use tests::temp::Temp;
@@ -142,7 +142,14 @@ fn what_is_wrong_is_said_by_the_exit_code() {
     assert_eq!(code(&setup.profile(), &["--connect-timeout", "2"]), Some(4), "no server");
     let taken = net.client.inside(|| std::net::TcpListener::bind("127.0.0.1:0")).expect("a free port");
     let listen = taken.local_addr().expect("a bound socket has an address").to_string();
-    assert_eq!(code(&setup.profile(), &["--listen", &listen]), Some(1), "the port is taken");
+    let mut process = start(&net, &temp, &setup.profile(), &["--listen", &listen]);
+    assert_eq!(process.wait_exit(Duration::from_secs(30)), Some(1), "the port is taken");
+    let log = process.log();
+    assert!(log.contains(&format!("{listen} is in use by another program")), "{log}");
+    let mut process = start(&net, &temp, &setup.profile(), &["--listen", "192.0.2.77:0"]);
+    assert_eq!(process.wait_exit(Duration::from_secs(30)), Some(1), "nobody's address");
+    assert!(process.log().contains("192.0.2.77 is no address of this host"), "{}", process.log());
+    assert_eq!(code(&setup.profile(), &["--listen", "office:1080"]), Some(2), "a name");
     let mut refused = Setup::new();
     refused.login = Some(("ann".into(), "wrong".into()));
     refused.accepts = Some(("ann".into(), "right".into()));
@@ -150,6 +157,98 @@ fn what_is_wrong_is_said_by_the_exit_code() {
     assert_eq!(code(&refused.profile(), &["--listen", "127.0.0.1:0"]), Some(3), "the server refuses the password");
 }
 
+#[test]
+fn who_listens_for_everybody_without_a_password_is_warned() {
+    let (net, temp, setup) = (Net::new(), Temp::new(), Setup::new());
+    let password = temp.write("password", "s3cret\n");
+    let password = password.to_str().expect("a path in ASCII");
+    let log = |options: &[&str]| {
+        let mut process = start(&net, &temp, &setup.profile(), &[options, &["--connect-timeout", "2"]].concat());
+        assert_eq!(process.wait_exit(Duration::from_secs(30)), Some(4), "no server");
+        process.log()
+    };
+    const WARNING: &str = "everybody who reaches it can use the tunnel";
+    assert!(!log(&["--listen", "localhost:0"]).contains(WARNING));
+    assert!(!log(&["--listen", "0.0.0.0:0", "--user", "ann", "--password-file", password]).contains(WARNING));
+    let warned = log(&["--listen", "0.0.0.0:0"]);
+    assert!(warned.contains(WARNING) && warned.contains("--user"), "{warned}");
+}
+
+#[test]
+fn who_waits_for_a_server_that_says_nothing_is_told_what_to_look_at() {
+    let (net, temp, setup) = (Net::new(), Temp::new(), Setup::new());
+    let _mute = net.server.inside(|| UdpSocket::bind((SERVER4, 1194))).expect("the server's port is free");
+    let mut process = start(&net, &temp, &setup.profile(), &["--listen", "localhost:0", "--connect-timeout", "12"]);
+    process.expect_log(&["s, still trying: no answer from 10.71"], Duration::from_secs(30));
+    assert_eq!(process.wait_exit(Duration::from_secs(30)), Some(4), "no server answers");
+}
+
+#[test]
+fn a_server_that_is_killed_and_returns_is_found_again_and_clients_are_told_meanwhile() {
+    let (net, temp, setup, mut server, _behind) = scene(Setup::new());
+    let mut proxy = up(&net, &temp, &setup, &[]);
+    let (socks, http) = (format!("socks5h://{}", proxy.address), format!("http://{}", proxy.address));
+    let url = format!("http://web.test:{WEB}/1000");
+    let soon = ["--max-time", "10", &url];
+    assert_eq!(curl(&net, &socks, &soon, GOT), (0, "200 1000".into()));
+
+    server.process.kill();
+    drop(server);
+    // Only who sends learns from ICMP that nobody is there.
+    let away = until(Duration::from_secs(30), || {
+        curl(&net, &socks, &["--max-time", "1", &url], GOT);
+        proxy.process.log().contains("the server is away")
+    });
+    assert!(away, "nobody says that the server is away:\n{}", proxy.process.log());
+    // 97: the proxy said no; 28 would be a time that is over.
+    assert_eq!(curl(&net, &socks, &soon, GOT).0, 97);
+    let refused = curl(&net, &http, &["--max-time", "10", "--proxytunnel", &url], "%{http_connect}");
+    assert_eq!(refused.1, "503");
+
+    let _server = Server::start(&net, &temp, &setup);
+    proxy.process.expect_log(&["the server is back after"], Duration::from_secs(60));
+    for host in ["web.test", "10.8.0.1", "[fd08::1]"] {
+        let url = format!("http://{host}:{WEB}/1000");
+        assert_eq!(curl(&net, &socks, &["--max-time", "10", &url], GOT), (0, "200 1000".into()), "{url}");
+    }
+    let log = proxy.process.log();
+    assert_eq!((log.matches("is away").count(), log.matches("is back").count()), (1, 1), "{log}");
+    assert!(!log.contains("web.test") && !log.contains("10.8.0.1:"), "destinations are nobody's business:\n{log}");
+    assert_eq!(proxy.process.stop(Duration::from_secs(10)), Some(0));
+}
+
+#[test]
+fn name_servers_that_fall_silent_and_speak_again_are_reported_without_a_name() {
+    let (net, temp, setup, _server, _behind) = scene(Setup::new());
+    let mut proxy = up(&net, &temp, &setup, &[]);
+    let socks = format!("socks5h://{}", proxy.address);
+    net.server.nft("add rule ip t output udp sport 53 drop");
+    let by_name = |host: &str| curl(&net, &socks, &[&format!("http://{host}:{WEB}/1000")], GOT);
+    assert_eq!(by_name("web.test").0, 97, "it is told before curl's own time is over");
+    proxy.process.expect_log(&["no name server in the tunnel answers"], Duration::from_secs(5));
+    assert_eq!(by_name("six.test").0, 97);
+    assert_eq!(by_name("10.8.0.1"), (0, "200 1000".into()), "addresses need no name server");
+    net.server.nft_clear();
+    assert_eq!(by_name("web.test"), (0, "200 1000".into()));
+    proxy.process.expect_log(&["the name servers in the tunnel answer again"], Duration::from_secs(5));
+    let log = proxy.process.log();
+    assert_eq!(log.matches("no name server in the tunnel answers").count(), 1, "{log}");
+    assert!(!log.contains("web.test") && !log.contains("six.test"), "{log}");
+}
+
+#[test]
+fn two_commands_with_one_profile_are_told_of_each_other() {
+    let mut setup = Setup::new();
+    setup.keepalive = (1, 4);
+    let (net, one, setup, _server, _behind) = scene(setup);
+    let two = Temp::new();
+    let proxies = [up(&net, &one, &setup, &[]), up(&net, &two, &setup, &[])];
+    const LIKELY: &str = "this profile is in use by another client as well";
+    let told = || proxies.iter().any(|proxy| proxy.process.log().contains(LIKELY));
+    assert!(until(Duration::from_secs(150), told), "nobody is told:\n{}", proxies[0].process.log());
+}
+
+/// The complete form fetches 1 GB and says how fast; the short one 50 MB.
 #[test]
 fn a_large_file_comes_whole() {
     let (net, temp, setup, server, _behind) = scene(Setup::new());

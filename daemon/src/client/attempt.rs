@@ -8,6 +8,7 @@ use controlplane::Ending;
 use dataplane::workers::manager::WorkerOrder;
 
 use super::endings::{self, Failure, Place, Verdict};
+use super::flapping;
 use super::remotes::Next;
 use super::run::{Client, Due, Phase, Session};
 use super::{established, transport};
@@ -134,6 +135,9 @@ impl Client {
             self.control.send(&ToControl::Forget { generation: session.generation });
         }
         self.backoff.connection_lived(lived.unwrap_or_default());
+        if let Some(lived) = lived.filter(|_| flapping::may_be_dropped(&ending)) {
+            self.flapping.lost(clock::now().at, lived);
+        }
         match endings::judge(ending, self.profile.auth_retry, self.wallet.offers(), lived.is_some()) {
             Verdict::Fatal(fatal) => self.end(Err(fatal)),
             Verdict::Left { exit_sent } => self.on_left(exit_sent),

@@ -143,6 +143,9 @@ impl Client {
             self.console.state(State::Connected, &detail);
         }
         self.had_success = true;
+        if let Some(sentence) = self.flapping.is_up(now) {
+            tracing::warn!("{sentence}");
+        }
         if self.began.is_none() {
             self.began = Some(self.reading());
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dataplane::workers::manager::WorkerOrder;
 
-use super::run::{Client, Due, PEER, Phase};
+use super::run::{Client, Due, PEER, Phase, Session};
 use super::tunnel::Tunnel;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
@@ -61,6 +61,10 @@ impl Client {
         if exits {
             let sentence = format!("ping-exit: the server was silent for {} s", quiet.as_secs());
             return self.end(Err(Fatal::new(Exit::Unreachable, sentence)));
+        }
+        if let Some(Session { phase: Phase::Up(since), .. }) = &self.session {
+            let now = clock::now().at;
+            self.flapping.lost(now, now.since(*since));
         }
         self.start_over(&format!("ping-restart: the server was silent for {} s", quiet.as_secs()));
     }

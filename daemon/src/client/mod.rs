@@ -15,16 +15,18 @@
 //! | `credentials.rs` | user name and password: from the profile or a person, replaced by a session token |
 //! | `endings.rs` | what each way a session can end means: try again, when, or which exit code |
 //! | `remotes.rs`, `backoff.rs` | who is tried next, and after which pause |
+//! | `flapping.rs` | sessions that are lost again and again: the profile may be in use twice |
 //! | `silence.rs` | a server that does not answer, in words |
 //!
-//! What judges and touches no host (`backoff`, `credentials`, `endings`, `remotes`, `transport`, and what a worker is told of a peer in
-//! `established`) is the embedded tunnel's as well.
+//! What judges and touches no host (`backoff`, `credentials`, `endings`, `flapping`, `remotes`, `transport`, and what a worker is told of a
+//! peer in `established`) is the embedded tunnel's as well.
 
 pub(crate) mod attempt;
 pub(crate) mod backoff;
 pub(crate) mod credentials;
 pub(crate) mod endings;
 pub(crate) mod established;
+pub(crate) mod flapping;
 pub(crate) mod leaving;
 mod losses;
 mod moving;

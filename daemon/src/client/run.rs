@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::backoff::Backoff;
 use super::credentials::Wallet;
 use super::endings::Failure;
+use super::flapping::Flapping;
 use super::losses::Losses;
 use super::remotes::Remotes;
 use super::tunnel::{HostSide, Tunnel};
@@ -51,6 +52,7 @@ pub(super) struct Client {
     pub(super) remotes: Remotes,
     pub(super) wallet: Wallet,
     pub(super) backoff: Backoff,
+    pub(super) flapping: Flapping,
     pub(super) rng: SystemRandom,
     pub(super) generation: u32,
     pub(super) session: Option<Session>,

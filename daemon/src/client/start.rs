@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::backoff::Backoff;
 use super::credentials::Wallet;
+use super::flapping::Flapping;
 use super::losses::Losses;
 use super::remotes::Remotes;
 use super::run::{Client, PEER};
@@ -130,6 +131,7 @@ async fn assemble(
         host: side,
         wallet,
         backoff: Backoff::default(),
+        flapping: Flapping::default(),
         rng,
         generation: 0,
         session: None,

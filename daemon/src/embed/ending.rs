@@ -9,6 +9,7 @@ use super::fault::Fault;
 use super::stage::Stage;
 use super::supervisor::{Due, Life, Session, Supervisor, UNANSWERED};
 use crate::client::endings::{self, Failure, Place, Verdict};
+use crate::client::flapping;
 use crate::client::leaving::{GOODBYE, MOST_GOODBYES};
 use crate::clock;
 use crate::messages::ToControl;
@@ -23,6 +24,9 @@ impl Supervisor {
         let lived = self.forget_session();
         if self.life == Life::Leaving {
             return self.on_left(matches!(ending, Ending::Disconnected { exit_sent: true }));
+        }
+        if let Some(lived) = lived.filter(|_| flapping::may_be_dropped(&ending)) {
+            self.flapping.lost(clock::now().at, lived);
         }
         let verdict = endings::judge(ending.clone(), self.profile.auth_retry, self.wallet.offers(), lived.is_some());
         self.backoff.connection_lived(lived.unwrap_or_default());

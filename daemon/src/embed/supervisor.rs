@@ -33,6 +33,7 @@ use crate::client::backoff::Backoff;
 use crate::client::credentials::Wallet;
 use crate::client::endings::Failure;
 use crate::client::established::established_peer;
+use crate::client::flapping::Flapping;
 use crate::client::remotes::Remotes;
 use crate::client::run::PEER;
 use crate::client::silence;
@@ -143,6 +144,7 @@ pub(super) struct Supervisor {
     pub(super) remotes: Remotes,
     pub(super) wallet: Wallet,
     pub(super) backoff: Backoff,
+    pub(super) flapping: Flapping,
     pub(super) rng: SystemRandom,
     pub(super) generation: u32,
     pub(super) session: Option<Session>,
@@ -266,6 +268,7 @@ impl Supervisor {
             remotes,
             wallet,
             backoff: Backoff::default(),
+            flapping: Flapping::default(),
             rng,
             generation: 0,
             session: None,
@@ -496,6 +499,9 @@ impl Supervisor {
         self.order(WorkerOrder::UpdatePeer(Box::new(setup)));
         let from = AnswersFrom { v4: settings.vpn_gateway(), v6: None };
         self.order(WorkerOrder::SetTunnel { mtu: Some(settings.tun_mtu), from });
+        if let Some(sentence) = self.flapping.is_up(now) {
+            tracing::warn!("tunnel {}: {sentence}", self.id);
+        }
         self.settings = Some(settings);
         self.activity = self.carried();
         self.hand_over(parameters);
@@ -544,6 +550,10 @@ impl Supervisor {
         let sentence = format!("the server was silent for {} s", quiet.as_secs());
         if exits {
             return self.fail(Fault::Silent(format!("ping-exit: {sentence}")));
+        }
+        if let Some(Session { up: Some(since), .. }) = &self.session {
+            let now = clock::now().at;
+            self.flapping.lost(now, now.since(*since));
         }
         self.lost(&format!("ping-restart: {sentence}"));
     }

@@ -32,14 +32,20 @@ pub(super) struct Association {
 }
 
 impl Association {
-    /// Opens both sockets: the one on the host where the client's TCP connection arrived.
+    /// Opens both sockets: the one on the host where the client's TCP connection arrived. `named` is where the client says that it
+    /// will send from.
     ///
     /// # Errors
     /// [`Failure::Full`], also when the host has no socket left; [`Failure::TunnelDown`].
-    pub(super) async fn open(network: &Arc<Network>, client: IpAddr, here: IpAddr) -> Result<Association, Failure> {
+    pub(super) async fn open(
+        network: &Arc<Network>,
+        client: IpAddr,
+        here: IpAddr,
+        named: &Target,
+    ) -> Result<Association, Failure> {
         let inside = Arc::new(Datagrams::open(&network.stack)?);
         let outside = UdpSocket::bind((here.to_canonical(), 0)).await.map_err(|_| Failure::Full)?;
-        Ok(Association { network: Arc::clone(network), inside, outside, client: Client::new(client) })
+        Ok(Association { network: Arc::clone(network), inside, outside, client: Client::new(client, named) })
     }
 
     /// Where the client sends its datagrams.
@@ -108,7 +114,8 @@ impl Association {
     }
 }
 
-/// Who may use an association: the host that the TCP connection comes from, and of it the port that sends first.
+/// Who may use an association: the host that the TCP connection comes from, and of it the port that the client named in its request
+/// (RFC 1928, sections 4 and 7), or else the one that sends first. Other users of the client's host could be that first one.
 #[derive(Debug)]
 struct Client {
     host: IpAddr,
@@ -116,8 +123,15 @@ struct Client {
 }
 
 impl Client {
-    fn new(host: IpAddr) -> Client {
-        Client { host: host.to_canonical(), port: None }
+    fn new(host: IpAddr, named: &Target) -> Client {
+        let host = host.to_canonical();
+        let (ip, port) = match named {
+            Target::Address(address) => (Some(address.ip().to_canonical()), address.port()),
+            Target::Name(_, port) => (None, *port),
+        };
+        // A client elsewhere that gives another address than we see is behind a translation, of which its port says nothing.
+        let is_ours = host.is_loopback() || ip.is_none_or(|ip| ip.is_unspecified() || ip == host);
+        Client { host, port: (port != 0 && is_ours).then_some(port) }
     }
 
     fn owns(&mut self, from: SocketAddr) -> bool {
@@ -133,9 +147,34 @@ impl Client {
 mod tests {
     use super::*;
 
+    fn client(host: &str, named: &str) -> Client {
+        Client::new(host.parse().unwrap(), &Target::Address(named.parse().unwrap()))
+    }
+
+    #[test]
+    fn a_port_that_was_named_is_the_only_one_and_belongs_to_nobody_else() {
+        for named in ["0.0.0.0:5", "127.0.0.1:5", "[::]:5", "[::ffff:127.0.0.1]:5", "192.0.2.1:5"] {
+            let mut client = self::client("127.0.0.1", named);
+            assert!(!client.owns("127.0.0.1:6".parse().unwrap()), "{named}: who is faster does not get it");
+            assert!(!client.owns("127.0.0.2:5".parse().unwrap()), "{named}");
+            assert!(client.owns("127.0.0.1:5".parse().unwrap()), "{named}");
+        }
+        let mut by_name = Client::new("127.0.0.1".parse().unwrap(), &Target::Name("localhost".into(), 5));
+        assert!(!by_name.owns("127.0.0.1:6".parse().unwrap()) && by_name.owns("127.0.0.1:5".parse().unwrap()));
+    }
+
+    #[test]
+    fn behind_a_translation_the_named_port_says_nothing() {
+        let mut client = self::client("198.51.100.1", "192.168.1.2:5");
+        assert!(client.owns("198.51.100.1:6".parse().unwrap()));
+        assert!(!client.owns("198.51.100.1:5".parse().unwrap()), "the first one has it");
+        let mut same = self::client("198.51.100.1", "198.51.100.1:5");
+        assert!(!same.owns("198.51.100.1:6".parse().unwrap()) && same.owns("198.51.100.1:5".parse().unwrap()));
+    }
+
     #[test]
     fn only_the_clients_host_and_its_first_port_may_send() {
-        let mut client = Client::new("127.0.0.1".parse().unwrap());
+        let mut client = self::client("127.0.0.1", "0.0.0.0:0");
         assert!(!client.owns("127.0.0.2:5".parse().unwrap()));
         assert_eq!(client.address(), None, "a stranger does not take the place");
         assert!(client.owns("127.0.0.1:5".parse().unwrap()));

@@ -32,6 +32,9 @@ pub(super) enum Failure {
     /// The name servers did not answer.
     #[error("the name servers did not answer")]
     NoAnswer,
+    /// The name servers answered that they do not know.
+    #[error("the name servers cannot say (SERVFAIL, REFUSED)")]
+    NoVerdict,
     /// There is no name server to ask.
     #[error("there is no name server in the tunnel: the server pushed none; name one with --dns")]
     NoNameServer,
@@ -39,7 +42,7 @@ pub(super) enum Failure {
     #[error("too many connections at once")]
     Full,
     /// The tunnel is being connected again.
-    #[error("the tunnel is down")]
+    #[error("the tunnel is down: its server is away, and is being connected to again")]
     TunnelDown,
 }
 
@@ -49,9 +52,11 @@ impl Failure {
         match self {
             Failure::Refused => ReplyError::ConnectionRefused,
             Failure::TimedOut => ReplyError::TtlExpired,
-            Failure::HostUnreachable | Failure::NoSuchName | Failure::NoAnswer | Failure::NoNameServer => {
-                ReplyError::HostUnreachable
-            }
+            Failure::HostUnreachable
+            | Failure::NoSuchName
+            | Failure::NoAnswer
+            | Failure::NoVerdict
+            | Failure::NoNameServer => ReplyError::HostUnreachable,
             Failure::NetworkUnreachable | Failure::NoSuchFamily | Failure::TunnelDown => ReplyError::NetworkUnreachable,
             Failure::Prohibited | Failure::NotAllowed => ReplyError::ConnectionNotAllowed,
             Failure::Full => ReplyError::GeneralFailure,
@@ -69,6 +74,7 @@ impl Failure {
             | Failure::NetworkUnreachable
             | Failure::NoSuchFamily
             | Failure::NoSuchName
+            | Failure::NoVerdict
             | Failure::NoNameServer => (502, "Bad Gateway"),
         }
     }
@@ -90,6 +96,7 @@ mod tests {
             (Failure::NotAllowed, 2, 403),
             (Failure::NoSuchName, 4, 502),
             (Failure::NoAnswer, 4, 504),
+            (Failure::NoVerdict, 4, 502),
             (Failure::NoNameServer, 4, 502),
             (Failure::Full, 1, 503),
             (Failure::TunnelDown, 3, 503),

@@ -21,8 +21,9 @@ use super::login::Login;
 use super::network::Network;
 use super::packets::{Packets, carry};
 use super::patience::Patience;
-use super::server::{Server, serve};
+use super::server::{MOST_CLIENTS, Server, serve};
 use super::stack::{Inner, Stack};
+use super::way::Way;
 use crate::embed::Frames;
 
 pub(super) const MTU: usize = 1_400;
@@ -116,11 +117,17 @@ pub(super) struct Proxy {
     pub stack: Arc<Stack>,
     /// Of the proxy's end of the line.
     pub longest: Arc<Longest>,
-    pub network: watch::Sender<Option<Arc<Network>>>,
+    pub network: Arc<Network>,
+    pub way: watch::Sender<Way>,
 }
 
 /// Starts one; inside a `LocalSet`.
 pub(super) async fn proxy(dns: &[&str], login: Option<Login>, patience: Patience) -> Proxy {
+    small_proxy(dns, login, patience, MOST_CLIENTS).await
+}
+
+/// Starts one for so many clients; inside a `LocalSet`.
+pub(super) async fn small_proxy(dns: &[&str], login: Option<Login>, patience: Patience, most: usize) -> Proxy {
     let (near, far) = pair();
     let longest = Arc::clone(&near.longest);
     tokio::spawn(Far::new(far, 300).run());
@@ -129,13 +136,13 @@ pub(super) async fn proxy(dns: &[&str], login: Option<Login>, patience: Patience
     let stack = Arc::new(Stack::new(inner));
     let dns: Vec<IpAddr> = dns.iter().map(|text| text.parse().unwrap()).collect();
     let network = Arc::new(Network::new(Arc::clone(&stack), &dns, patience));
-    let (sender, receiver) = watch::channel(Some(network));
+    let (way, seen) = watch::channel(Way::Open(Arc::clone(&network)));
     let carried = Arc::clone(&stack);
     tokio::spawn(async move { carry(&near, &carried).await });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::task::spawn_local(serve(listener, Server { network: receiver, login, patience }));
-    Proxy { address, stack, longest, network: sender }
+    tokio::task::spawn_local(serve(listener, Server { most, ..Server::new(seen, login, patience) }));
+    Proxy { address, stack, longest, network, way }
 }
 
 /// Byte `at` of what [`SOURCE`] sends.
@@ -226,9 +233,11 @@ impl Far {
             let socket = self.sockets.get_mut::<udp::Socket<'_>>(handle);
             while let Ok((bytes, from)) = socket.recv() {
                 let answer = if port == 53 { dns(bytes, false) } else { Some(bytes.to_vec()) };
-                if let Some(answer) = answer {
-                    let _ = socket.send_slice(&answer, from.endpoint);
+                let Some(answer) = answer else { continue };
+                if port == 53 && answer.windows(6).any(|word| word == b"forged") {
+                    forge(&answer).iter().for_each(|forged| socket.send_slice(forged, from.endpoint).unwrap());
                 }
+                let _ = socket.send_slice(&answer, from.endpoint);
             }
         }
     }
@@ -300,7 +309,8 @@ impl Served {
 }
 
 /// A name server that knows a few names: `both.test`, `six.test`, `dead.test` (an address of nobody, then one that answers),
-/// `host.test` (loopback), `long.test` (an answer only over TCP); `silent.test` is never answered.
+/// `host.test` (loopback), `long.test` (an answer only over TCP), `huge.test` (the longest one that a message can hold), `loop.test` (an
+/// alias of itself), `forged.test` (forgeries come first); `silent.test` is never answered, `refused.test` is refused.
 fn dns(query: &[u8], stream: bool) -> Option<Vec<u8>> {
     let (mut at, mut name) = (12, String::new());
     while query[at] != 0 {
@@ -316,26 +326,49 @@ fn dns(query: &[u8], stream: bool) -> Option<Vec<u8>> {
         "six.test." => &[FAR6],
         "dead.test." => &[NOBODY, FAR4],
         "host.test." => &["127.0.0.1"],
-        "long.test." => &[FAR4],
+        "long.test." | "huge.test." | "forged.test." => &[FAR4],
         "silent.test." => return None,
         _ => &[],
     };
-    let truncated = name == "long.test." && !stream;
+    let truncated = matches!(name.as_str(), "long.test." | "huge.test.") && !stream;
+    let times = if name == "huge.test." { 4_000 } else { 1 };
     let mut records = Vec::new();
-    let mut count = 0;
+    let mut count = 0_u16;
     for ip in known.iter().map(|text| text.parse::<IpAddr>().unwrap()) {
         let data = match ip {
             IpAddr::V4(ip) if kind == 1 => ip.octets().to_vec(),
             IpAddr::V6(ip) if kind == 28 => ip.octets().to_vec(),
             _ => continue,
         };
-        if !truncated {
+        for _ in 0..if truncated { 0 } else { times } {
             count += 1;
             records.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
-            records.extend(data);
+            records.extend(&data);
         }
     }
-    let code = if known.is_empty() { 3 } else { 0 };
+    if name == "loop.test." {
+        count = 1;
+        records.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, 2, 0xc0, 12]);
+    }
+    let code = match name.as_str() {
+        "loop.test." => 0,
+        "refused.test." => 5,
+        _ if known.is_empty() => 3,
+        _ => 0,
+    };
+    let count = count.to_be_bytes();
     let flags = [0x81 | if truncated { 2 } else { 0 }, 0x80 | code];
-    Some([&query[..2], &flags, &[0, 1, 0, count, 0, 0, 0, 0], question, &records].concat())
+    Some([&query[..2], &flags, &[0, 1], &count, &[0, 0, 0, 0], question, &records].concat())
+}
+
+/// What somebody else might send before the answer: another number, another question, too short, each with an address of nobody.
+fn forge(answer: &[u8]) -> Vec<Vec<u8>> {
+    let mut elsewhere = answer.to_vec();
+    let at = elsewhere.len() - 1;
+    elsewhere[at] = 99;
+    let mut number = elsewhere.clone();
+    number[1] ^= 1;
+    let mut question = elsewhere;
+    question[13] = b'g';
+    vec![number, question, answer[..1].to_vec()]
 }

@@ -2,6 +2,7 @@
 //! understood.
 
 use std::io;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -18,6 +19,10 @@ const LONGEST_HEAD: usize = 16 * 1024;
 
 /// Lines of the longest request head.
 const MOST_LINES: usize = 64;
+
+/// How long, and for how many bytes, a client that is told no is still listened to. Closing with bytes unread would be a reset, which may
+/// overtake the answer.
+const FAREWELL: (Duration, usize) = (Duration::from_secs(1), 128 * 1024);
 
 /// A request that can be tried.
 #[derive(Debug)]
@@ -81,6 +86,14 @@ pub(super) async fn fail(client: &mut TcpStream, failure: Failure) -> io::Result
     answer(client, status, reason, "", &failure.to_string()).await
 }
 
+/// Says that the request did not come in time.
+///
+/// # Errors
+/// The client's socket failed.
+pub(super) async fn late(client: &mut TcpStream) -> io::Result<()> {
+    answer(client, 408, "Request Timeout", "", "the request did not come in time").await
+}
+
 async fn refuse(client: &mut TcpStream, refused: Refused) -> io::Result<Refused> {
     let (status, reason, field, sentence) = match refused {
         Refused::Malformed => (400, "Bad Request", "", "this is no request that a proxy understands"),
@@ -105,7 +118,11 @@ async fn answer(client: &mut TcpStream, status: u16, reason: &str, field: &str, 
          Connection: close\r\n\r\n{sentence}\n"
     );
     client.write_all(text.as_bytes()).await?;
-    client.shutdown().await
+    client.shutdown().await?;
+    let (limit, bytes) = FAREWELL;
+    // Whether it ends or goes on: it has been told.
+    let _ = tokio::time::timeout(limit, tokio::io::copy(&mut client.take(bytes as u64), &mut tokio::io::sink())).await;
+    Ok(())
 }
 
 /// `None` while the head is not whole.
@@ -168,6 +185,7 @@ mod tests {
         let connect = |to: &str| target(&format!("CONNECT {to} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert_eq!(connect("a.example:443"), Ok(Some(Target::Name("a.example".into(), 443))));
         assert_eq!(connect("10.0.0.1:80"), Ok(Some(Target::Address("10.0.0.1:80".parse().unwrap()))));
+        assert_eq!(connect("[::1]:443"), Ok(Some(Target::Address("[::1]:443".parse().unwrap()))));
         assert_eq!(connect("[fd00::1]:80"), Ok(Some(Target::Address("[fd00::1]:80".parse().unwrap()))));
         for wrong in ["a.example", ":80", "a.example:", "a.example:x", "a.example:65536", "fd00::1:80", "u@a:80", "/"] {
             assert_eq!(connect(wrong), Err(Refused::Malformed), "{wrong}");

@@ -4,16 +4,17 @@
 //! | file | purpose |
 //! |---|---|
 //! | `start.rs` | the command (`daemon/src/cli/proxy.rs` has its line): listener, tunnel, again when it ends, signals |
-//! | `server.rs` | clients: how many, which protocol each speaks |
+//! | `server.rs`, `unheard.rs` | clients: how many, which protocol each speaks; those that have not said what they want |
 //! | `socks.rs`, `http.rs`, `login.rs` | the requests of either, and the password |
 //! | `relay.rs` | bytes between a client and a connection |
 //! | `associate.rs` | datagrams between a client and the tunnel |
-//! | `network.rs`, `names.rs` | from a destination to a connection; the resolver |
+//! | `way.rs` | whether there is a way through the tunnel now |
+//! | `network.rs`, `names.rs`, `voice.rs` | from a destination to a connection; the resolver; whether name servers answer at all |
 //! | `failure.rs` | why there is none, in SOCKS5, in HTTP and in words |
 //! | `connection.rs`, `datagrams.rs` | a TCP connection and a UDP socket in the tunnel |
 //! | `stack.rs`, `headers.rs`, `device.rs` | all of them over packets: whose a packet is, who has something to send |
 //! | `packets.rs` | where packets come from and go to |
-//! | `patience.rs` | how long who is waited for |
+//! | `patience.rs`, `rarely.rs` | how long who is waited for; lines of the log that are written once in a while |
 
 mod associate;
 mod connection;
@@ -23,12 +24,15 @@ mod failure;
 #[cfg(test)]
 mod fixture;
 mod headers;
+#[cfg(test)]
+mod hostile;
 mod http;
 mod login;
 mod names;
 mod network;
 mod packets;
 mod patience;
+mod rarely;
 mod relay;
 mod server;
 mod socks;
@@ -36,5 +40,8 @@ mod stack;
 mod start;
 #[cfg(test)]
 mod tests;
+mod unheard;
+mod voice;
+mod way;
 
 pub use start::main;

@@ -12,23 +12,29 @@ use hickory_resolver::Resolver;
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::iocompat::AsyncIoTokioAsStd;
 use hickory_resolver::net::runtime::{DnsUdpSocket, RuntimeProvider, TokioHandle, TokioTime};
+use hickory_resolver::net::{DnsError, NetError};
 
 use super::connection::Connection;
 use super::datagrams::Datagrams;
 use super::failure::Failure;
 use super::patience::Patience;
 use super::stack::{Inner, Stack};
+use super::voice::Voice;
+
+/// Addresses of one name that are looked at.
+const MOST_ADDRESSES: usize = 64;
 
 /// How often a question is asked.
 const ATTEMPTS: usize = 2;
 
-/// Answers that are remembered, as long as they say.
-const REMEMBERED: u64 = 4_096;
+/// Answers that are remembered, as long as they say. A hostile one takes up to a megabyte: 64 KiB over TCP, of a few thousand addresses.
+const REMEMBERED: u64 = 512;
 
 /// The name servers of one tunnel.
 #[derive(Debug)]
 pub(super) struct Names {
     resolver: Option<Resolver<Inside>>,
+    voice: Arc<Voice>,
     patience: Patience,
 }
 
@@ -38,37 +44,61 @@ impl Names {
         let inner = *stack.inner();
         let servers: Vec<NameServerConfig> =
             servers.iter().filter(|ip| inner.reaches(**ip)).map(|ip| NameServerConfig::udp_and_tcp(*ip)).collect();
+        let voice = Arc::<Voice>::default();
         if servers.is_empty() {
-            return Names { resolver: None, patience };
+            return Names { resolver: None, voice, patience };
         }
         let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let inside = Inside { stack: Arc::clone(stack), tasks: TokioHandle::default(), patience };
+        let (stack, heard) = (Arc::clone(stack), Arc::clone(&voice));
+        let inside = Inside { stack, tasks: TokioHandle::default(), voice: heard, patience };
         let mut builder = Resolver::builder_with_config(config, inside);
         set(builder.options_mut(), &inner, patience);
-        Names { resolver: builder.build().ok(), patience }
+        Names { resolver: builder.build().ok(), voice, patience }
     }
 
     /// The addresses of a name that the tunnel can reach, best first.
     ///
     /// # Errors
-    /// [`Failure::NoNameServer`], [`Failure::NoSuchName`], [`Failure::NoAnswer`].
+    /// [`Failure::NoNameServer`], [`Failure::NoSuchName`], [`Failure::NoVerdict`], [`Failure::NoAnswer`]; [`Failure::Full`] and
+    /// [`Failure::TunnelDown`], when the question cannot be asked.
     pub(super) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
         let resolver = self.resolver.as_ref().ok_or(Failure::NoNameServer)?;
-        match tokio::time::timeout(self.patience.name, resolver.lookup_ip(name)).await {
+        // Where nobody has answered, nobody is waited for as long as somebody who might only be slow.
+        let patience = if self.voice.is_silent() { self.patience.question } else { self.patience.name };
+        let before = self.voice.words();
+        let failure = match tokio::time::timeout(patience, resolver.lookup_ip(name)).await {
             Ok(Ok(found)) => {
-                let addresses: Vec<IpAddr> = found.iter().collect();
-                if addresses.is_empty() { Err(Failure::NoSuchName) } else { Ok(addresses) }
+                let addresses: Vec<IpAddr> = found.iter().take(MOST_ADDRESSES).collect();
+                return if addresses.is_empty() { Err(Failure::NoSuchName) } else { Ok(addresses) };
             }
             Ok(Err(error)) => {
                 tracing::debug!("{}: {}", name.escape_default(), error.to_string().escape_default());
-                // What is no name at all has no address either.
-                let answered =
-                    error.is_no_records_found() || matches!(error, hickory_resolver::net::NetError::Proto(_));
-                Err(if answered { Failure::NoSuchName } else { Failure::NoAnswer })
+                judge(&error)
             }
-            Err(_) => Err(Failure::NoAnswer),
+            Err(_) => Failure::NoAnswer,
+        };
+        if failure == Failure::NoAnswer {
+            self.voice.is_missed(before);
         }
+        Err(failure)
     }
+}
+
+fn judge(error: &NetError) -> Failure {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(_)) => Failure::NoSuchName,
+        // What is no name at all has no address either.
+        NetError::Proto(_) => Failure::NoSuchName,
+        NetError::Dns(_) => Failure::NoVerdict,
+        NetError::Io(error) => own(error).unwrap_or(Failure::NoAnswer),
+        _ => Failure::NoAnswer,
+    }
+}
+
+/// What kept a question from being asked: no server is to blame.
+fn own(error: &io::Error) -> Option<Failure> {
+    let failure = error.get_ref()?.downcast_ref::<Failure>()?;
+    matches!(failure, Failure::Full | Failure::TunnelDown).then_some(*failure)
 }
 
 fn set(options: &mut ResolverOpts, inner: &Inner, patience: Patience) {
@@ -90,6 +120,7 @@ fn set(options: &mut ResolverOpts, inner: &Inner, patience: Patience) {
 struct Inside {
     stack: Arc<Stack>,
     tasks: TokioHandle,
+    voice: Arc<Voice>,
     patience: Patience,
 }
 
@@ -109,12 +140,15 @@ impl RuntimeProvider for Inside {
         _: Option<SocketAddr>,
         patience: Option<Duration>,
     ) -> Pin<Box<dyn Send + Future<Output = io::Result<Self::Tcp>>>> {
-        let stack = Arc::clone(&self.stack);
+        let (stack, voice) = (Arc::clone(&self.stack), Arc::clone(&self.voice));
         let patience = patience.unwrap_or(self.patience.question);
         Box::pin(async move {
             let opened = tokio::time::timeout(patience, Connection::open(&stack, server)).await;
             match opened {
-                Ok(Ok(connection)) => Ok(AsyncIoTokioAsStd(connection)),
+                Ok(Ok(connection)) => {
+                    voice.is_heard();
+                    Ok(AsyncIoTokioAsStd(connection))
+                }
                 Ok(Err(failure)) => Err(io::Error::new(io::ErrorKind::ConnectionRefused, failure)),
                 Err(_) => Err(io::ErrorKind::TimedOut.into()),
             }
@@ -122,22 +156,29 @@ impl RuntimeProvider for Inside {
     }
 
     fn bind_udp(&self, _: SocketAddr, _: SocketAddr) -> Pin<Box<dyn Send + Future<Output = io::Result<Question>>>> {
-        let opened = Datagrams::open(&self.stack).map(Question);
+        let voice = Arc::clone(&self.voice);
+        let opened = Datagrams::open(&self.stack).map(|socket| Question { socket, voice });
         Box::pin(async move { opened.map_err(io::Error::other) })
     }
 }
 
 /// The socket of one question.
-struct Question(Datagrams);
+struct Question {
+    socket: Datagrams,
+    voice: Arc<Voice>,
+}
 
 impl DnsUdpSocket for Question {
     type Time = TokioTime;
 
     fn poll_recv_from(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<(usize, SocketAddr)>> {
-        self.0.poll_receive(cx, buffer).map(Ok)
+        self.socket.poll_receive(cx, buffer).map(|received| {
+            self.voice.is_heard();
+            Ok(received)
+        })
     }
 
     fn poll_send_to(&self, _: &mut Context<'_>, bytes: &[u8], to: SocketAddr) -> Poll<io::Result<usize>> {
-        Poll::Ready(self.0.send(bytes, to).map(|()| bytes.len()).map_err(io::Error::other))
+        Poll::Ready(self.socket.send(bytes, to).map(|()| bytes.len()).map_err(io::Error::other))
     }
 }

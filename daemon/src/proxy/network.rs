@@ -86,12 +86,14 @@ impl Network {
     pub(super) async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, Failure> {
         match target {
             Target::Address(address) => {
-                self.judge(*address)?;
-                Ok(vec![*address])
+                // Programs with one socket for both families write IPv4 addresses as IPv6 ones (RFC 4291, section 2.5.5.2).
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                self.judge(address)?;
+                Ok(vec![address])
             }
             Target::Name(name, port) => {
                 let found = self.names.addresses(name).await?;
-                let found = found.into_iter().map(|address| SocketAddr::new(address, *port));
+                let found = found.into_iter().map(|address| SocketAddr::new(address.to_canonical(), *port));
                 let (good, bad): (Vec<_>, Vec<_>) = found.partition(|address| self.judge(*address).is_ok());
                 match bad.first() {
                     Some(bad) if good.is_empty() => self.judge(*bad).map(|()| good),
@@ -102,12 +104,12 @@ impl Network {
     }
 
     fn judge(&self, address: SocketAddr) -> Result<(), Failure> {
-        let ip = address.ip().to_canonical();
+        let ip = address.ip();
         let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
         if address.port() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast {
             return Err(Failure::NotAllowed);
         }
-        if self.stack.inner().reaches(address.ip()) { Ok(()) } else { Err(Failure::NoSuchFamily) }
+        if self.stack.inner().reaches(ip) { Ok(()) } else { Err(Failure::NoSuchFamily) }
     }
 }
 
@@ -144,6 +146,8 @@ mod tests {
         assert_eq!(network.resolve(&six).await, Err(Failure::NoSuchFamily));
         let four = Target::Address("10.0.0.1:80".parse().unwrap());
         assert!(network.resolve(&four).await.is_ok());
+        let mapped = Target::Address("[::ffff:10.0.0.1]:80".parse().unwrap());
+        assert_eq!(network.resolve(&mapped).await, network.resolve(&four).await);
     }
 
     #[tokio::test]

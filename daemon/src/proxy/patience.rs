@@ -15,6 +15,8 @@ pub(super) struct Patience {
     pub address: Duration,
     /// All of one destination: its name and its addresses.
     pub connection: Duration,
+    /// A tunnel whose server is away, before requests are told so.
+    pub tunnel: Duration,
 }
 
 impl Default for Patience {
@@ -25,6 +27,7 @@ impl Default for Patience {
             name: Duration::from_secs(15),
             address: Duration::from_secs(15),
             connection: Duration::from_secs(60),
+            tunnel: Duration::from_secs(2),
         }
     }
 }

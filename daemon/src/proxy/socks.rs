@@ -23,8 +23,8 @@ use super::network::Target;
 pub(super) enum Request {
     /// A connection to there.
     Connect(Target, Waiting),
-    /// Datagrams, for as long as this connection lasts.
-    Associate(Waiting),
+    /// Datagrams, for as long as this connection lasts, from an address that the client may name.
+    Associate(Target, Waiting),
 }
 
 /// A client that waits for the answer to its request.
@@ -67,7 +67,7 @@ pub(super) async fn request(client: TcpStream, login: Option<&Login>) -> io::Res
     let (waiting, command, target) = known.read_command().await.map_err(other)?;
     match command {
         Socks5Command::TCPConnect => Ok(Request::Connect(from(target), Waiting(waiting))),
-        Socks5Command::UDPAssociate => Ok(Request::Associate(Waiting(waiting))),
+        Socks5Command::UDPAssociate => Ok(Request::Associate(from(target), Waiting(waiting))),
         Socks5Command::TCPBind => {
             waiting.reply_error(&ReplyError::CommandNotSupported).await.map_err(other)?;
             Err(io::Error::new(io::ErrorKind::Unsupported, "the client asked for BIND"))

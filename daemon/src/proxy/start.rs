@@ -1,13 +1,17 @@
 //! The command: what it needs is looked at, then the tunnel is connected, clients are served, and a tunnel that ends is connected
 //! again, until a signal says that it is enough.
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use controlplane::{Credentials, Secret};
+use controlplane::{Credentials, Secret, SystemRandom};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -18,21 +22,20 @@ use super::login::Login;
 use super::network::Network;
 use super::packets::carry;
 use super::patience::Patience;
+use super::rarely::Rarely;
 use super::server::{MOST_CLIENTS, Server, serve};
 use super::stack::{Inner, Stack};
+use super::way::Way;
 use crate::cli::proxy::Proxy;
+use crate::client::backoff::Backoff;
 use crate::client::credentials::Wallet;
 use crate::config::agreed::ClientProfile;
-use crate::embed::{ConnectError, IoChoice, Options, Parameters, Trunk, TunnelError, load_profile};
+use crate::embed::{
+    ConnectError, IoChoice, Options, Parameters, Progress, Stage, Trunk, TunnelError, load_profile,
+};
 use crate::exit::{Exit, Fatal};
 use crate::outln;
 use crate::signals::{Signal, Signals};
-
-/// The first pause before a tunnel that ended is connected again.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// The longest one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The longest password, in bytes (RFC 1929), and the end of its line.
 const LONGEST_PASSWORD: u64 = 255 + 2;
@@ -55,17 +58,14 @@ fn run(options: &Proxy, quiet: bool) -> Result<(), Fatal> {
     let profile = load_profile(&options.file)?;
     let login = login(options)?;
     let credentials = Wallet::open(&profile.credentials)?.credentials();
-    if !options.listen.ip().is_loopback() && login.is_none() {
-        tracing::warn!(
-            "{} is not of this host alone: everybody who reaches it can use the tunnel; \
-             set --user and --password-file, or listen on 127.0.0.1",
-            options.listen
-        );
+    if let Some(warning) = open_to_others(options.listen, login.is_some()) {
+        tracing::warn!("{warning}");
     }
     permit_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Fatal::new(Exit::Other, format!("the runtime could not start: {error}")))?;
-    let command = Running { options, quiet, profile, credentials };
+    let (log, advised) = (Log::default(), Arc::default());
+    let command = Running { options, quiet, profile, credentials, log, advised };
     LocalSet::new().block_on(&runtime, command.run(login))
 }
 
@@ -75,6 +75,35 @@ struct Running<'a> {
     quiet: bool,
     profile: ClientProfile,
     credentials: Option<Credentials>,
+    log: Log,
+    /// What to look at was said.
+    advised: Arc<AtomicBool>,
+}
+
+/// What must not fill the log while a server comes and goes.
+#[derive(Debug, Default)]
+struct Log {
+    away: Rarely,
+    /// Why the last attempt failed.
+    failure: RefCell<String>,
+}
+
+impl Log {
+    /// Why there is no tunnel: the same reason again and again is said once.
+    fn failed(&self, error: &ConnectError) {
+        let sentence = error.to_string();
+        if *self.failure.borrow() == sentence {
+            tracing::debug!("{sentence}");
+        } else {
+            tracing::warn!("{sentence}; trying again, clients are refused meanwhile");
+            self.failure.replace(sentence);
+        }
+    }
+
+    /// There is a tunnel.
+    fn connected(&self) {
+        self.failure.take();
+    }
 }
 
 impl Running<'_> {
@@ -82,22 +111,20 @@ impl Running<'_> {
         let mut signals =
             Signals::take().map_err(|error| Fatal::new(Exit::Other, format!("signals cannot be taken: {error}")))?;
         let listen = self.options.listen;
-        let listener = TcpListener::bind(listen).await.map_err(|error| {
-            Fatal::new(Exit::Other, format!("{listen} cannot be listened on: {error}; choose another with --listen"))
-        })?;
+        let listener =
+            TcpListener::bind(listen).await.map_err(|error| Fatal::new(Exit::Other, unusable(listen, &error)))?;
         let address = listener.local_addr().unwrap_or(listen);
-        let (network, seen) = watch::channel(None);
+        let (way, seen) = watch::channel(Way::None);
         let mut first = Some(tokio::select! {
             tunnel = self.connect() => tunnel?,
             () = stop(&mut signals) => return Ok(()),
         });
         // Only now, so that nobody is answered by a proxy that never gets a tunnel.
-        let served =
-            tokio::task::spawn_local(serve(listener, Server { network: seen, login, patience: Patience::default() }));
+        let served = tokio::task::spawn_local(serve(listener, Server::new(seen, login, Patience::default())));
         if !self.quiet {
             outln!("SOCKS5 and HTTP proxy on {address}");
         }
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::default();
         let ended = loop {
             let connected = match first.take() {
                 Some(tunnel) => Ok(tunnel),
@@ -107,21 +134,20 @@ impl Running<'_> {
                 },
             };
             match connected {
-                Ok(tunnel) => {
+                Ok((tunnel, stage)) => {
+                    self.log.connected();
                     let up = Instant::now();
-                    if self.until_it_ends(tunnel, &network, &mut signals).await {
+                    if self.until_it_ends(tunnel, stage, &way, &mut signals).await {
                         break Ok(());
                     }
                     // A server that lets us in and drops us at once is asked less and less often.
-                    if up.elapsed() >= LONGEST_PAUSE {
-                        pause = FIRST_PAUSE;
-                    }
+                    backoff.connection_lived(up.elapsed());
                 }
                 Err(error) if is_final(&error) => break Err(error.into()),
-                Err(error) => tracing::warn!("{error}"),
+                Err(error) => self.log.failed(&error),
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+                () = tokio::time::sleep(backoff.next(&mut SystemRandom)) => {}
                 () = stop(&mut signals) => break Ok(()),
             }
         };
@@ -129,7 +155,10 @@ impl Running<'_> {
         ended
     }
 
-    async fn connect(&self) -> Result<Trunk, ConnectError> {
+    /// A tunnel, and the stage at which it is from then on.
+    async fn connect(&self) -> Result<(Trunk, watch::Receiver<Stage>), ConnectError> {
+        let (stage, seen) = watch::channel(Stage::Resolve);
+        let advised = Arc::clone(&self.advised);
         let wishes = Options {
             credentials: self.credentials.clone(),
             connect_timeout: Duration::from_secs(self.options.connect_timeout),
@@ -140,26 +169,36 @@ impl Running<'_> {
             engine: IoChoice::Syscall,
             ..Options::default()
         };
-        Trunk::connect(self.profile.clone(), wishes).await
+        let wishes = wishes.on_progress(move |progress| match progress {
+            Progress::Stage(now) => drop(stage.send_replace(*now)),
+            Progress::Unanswered { sentence, waited, .. } if !advised.swap(true, Ordering::Relaxed) => {
+                tracing::warn!("no tunnel after {} s, still trying: {sentence}", waited.as_secs());
+            }
+            _ => {}
+        });
+        Ok((Trunk::connect(self.profile.clone(), wishes).await?, seen))
     }
 
     /// True when a signal ended it.
     async fn until_it_ends(
         &self,
         tunnel: Trunk,
-        network: &watch::Sender<Option<Arc<Network>>>,
+        stage: watch::Receiver<Stage>,
+        way: &watch::Sender<Way>,
         signals: &mut Signals,
     ) -> bool {
         let parameters = tunnel.parameters();
         let servers = if self.options.dns.is_empty() { &parameters.dns } else { &self.options.dns };
         tell(parameters, servers);
         let stack = Arc::new(Stack::new(inner(parameters)));
-        network.send_replace(Some(Arc::new(Network::new(Arc::clone(&stack), servers, Patience::default()))));
+        let network = Arc::new(Network::new(Arc::clone(&stack), servers, Patience::default()));
+        way.send_replace(Way::Open(Arc::clone(&network)));
         let error = tokio::select! {
             Err(error) = carry(&tunnel, &stack) => Some(error),
+            never = self.follow(stage, &network, way) => match never {},
             () = stop(signals) => None,
         };
-        network.send_replace(None);
+        way.send_replace(Way::None);
         stack.end();
         match error {
             Some(TunnelError::Closed) | None => {
@@ -172,6 +211,63 @@ impl Running<'_> {
                 false
             }
         }
+    }
+
+    /// Tells clients and the log when the server is away and when it is back, until the tunnel is dropped.
+    async fn follow(
+        &self,
+        mut stage: watch::Receiver<Stage>,
+        network: &Arc<Network>,
+        way: &watch::Sender<Way>,
+    ) -> Infallible {
+        loop {
+            // The tunnel is given out a moment before its stage says that it is up.
+            if stage.wait_for(|stage| *stage == Stage::Up).await.is_err() {
+                break;
+            }
+            way.send_replace(Way::Open(Arc::clone(network)));
+            if stage.wait_for(|stage| !matches!(stage, Stage::Up | Stage::Leave)).await.is_err() {
+                break;
+            }
+            way.send_replace(Way::Interrupted(Arc::clone(network)));
+            let (since, said) = (Instant::now(), self.log.away.may());
+            if said {
+                tracing::warn!("the server is away; connecting again, new connections are refused meanwhile");
+            }
+            let back = stage.wait_for(|stage| *stage == Stage::Up).await.is_ok();
+            if back && said {
+                tracing::info!("the server is back after {:.1} s; connections go on", since.elapsed().as_secs_f64());
+            }
+        }
+        // The reason comes with the packets' end.
+        std::future::pending().await
+    }
+}
+
+/// What is said of an address that others can reach.
+fn open_to_others(listen: SocketAddr, has_login: bool) -> Option<String> {
+    (!listen.ip().to_canonical().is_loopback() && !has_login).then(|| {
+        format!(
+            "{listen} is not of this host alone: everybody who reaches it can use the tunnel; \
+             set --user and --password-file, or listen on 127.0.0.1"
+        )
+    })
+}
+
+/// Why an address cannot be listened on, and what to do.
+fn unusable(listen: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "{listen} is in use by another program (or another `minivpn proxy`): choose another port with --listen, 0 takes a free one"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{} is no address of this host: --listen wants one of its own, such as 127.0.0.1 or 0.0.0.0 (all of them)",
+            listen.ip()
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("port {} needs a privilege: choose one of 1024 and more with --listen", listen.port())
+        }
+        _ => format!("{listen} cannot be listened on: {error}; choose another with --listen"),
     }
 }
 
@@ -267,6 +363,27 @@ mod tests {
         assert!(read(b"").unwrap_err().contains("empty"));
         assert!(read(b"\nsecond").unwrap_err().contains("empty"));
         assert!(password(Path::new("/nonexistent/password")).unwrap_err().contains("read"));
+    }
+
+    #[test]
+    fn an_address_that_others_reach_is_warned_of_unless_they_need_a_password() {
+        let warned = |listen: &str, has_login| open_to_others(listen.parse().unwrap(), has_login).is_some();
+        for open in ["0.0.0.0:1080", "[::]:1080", "192.0.2.1:1080", "[::ffff:192.0.2.1]:1080"] {
+            assert!(warned(open, false), "{open}");
+            assert!(!warned(open, true), "{open}");
+        }
+        for own in ["127.0.0.1:1080", "127.0.0.2:0", "[::1]:1080", "[::ffff:127.0.0.1]:1080"] {
+            assert!(!warned(own, false), "{own}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_blamed_for_the_right_thing() {
+        let why = |kind: io::ErrorKind| unusable("192.0.2.1:80".parse().unwrap(), &kind.into());
+        assert!(why(io::ErrorKind::AddrInUse).starts_with("192.0.2.1:80 is in use"));
+        assert!(why(io::ErrorKind::AddrNotAvailable).starts_with("192.0.2.1 is no address of this host"));
+        assert!(why(io::ErrorKind::PermissionDenied).starts_with("port 80 needs a privilege"));
+        assert!(why(io::ErrorKind::OutOfMemory).contains("cannot be listened on"));
     }
 
     #[test]

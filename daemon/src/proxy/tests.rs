@@ -13,19 +13,20 @@ use super::connection::{Connection, Moved};
 use super::fixture::*;
 use super::login::Login;
 use super::patience::Patience;
+use super::way::Way;
 
 /// Runs a scenario with a proxy whose name server is the far side's.
-async fn with_proxy<F: Future<Output = ()>>(scenario: impl FnOnce(Proxy) -> F) {
+pub(super) async fn with_proxy<F: Future<Output = ()>>(scenario: impl FnOnce(Proxy) -> F) {
     with_patience(Patience::default(), scenario).await;
 }
 
-async fn with_patience<F: Future<Output = ()>>(patience: Patience, scenario: impl FnOnce(Proxy) -> F) {
+pub(super) async fn with_patience<F: Future<Output = ()>>(patience: Patience, scenario: impl FnOnce(Proxy) -> F) {
     let local = LocalSet::new();
     local.run_until(async { scenario(proxy(&[FAR4], None, patience).await).await }).await;
 }
 
 /// An address as SOCKS5 writes it.
-fn encoded(host: &str, port: u16) -> Vec<u8> {
+pub(super) fn encoded(host: &str, port: u16) -> Vec<u8> {
     let mut bytes = match host.parse() {
         Ok(std::net::IpAddr::V4(ip)) => [&[1][..], &ip.octets()].concat(),
         Ok(std::net::IpAddr::V6(ip)) => [&[4][..], &ip.octets()].concat(),
@@ -36,7 +37,7 @@ fn encoded(host: &str, port: u16) -> Vec<u8> {
 }
 
 /// Reads a reply: its code and the address in it.
-async fn reply(client: &mut TcpStream) -> (u8, Option<SocketAddr>) {
+pub(super) async fn reply(client: &mut TcpStream) -> (u8, Option<SocketAddr>) {
     let mut head = [0; 4];
     client.read_exact(&mut head).await.unwrap();
     assert_eq!((head[0], head[2]), (5, 0));
@@ -53,7 +54,7 @@ async fn reply(client: &mut TcpStream) -> (u8, Option<SocketAddr>) {
     (head[1], (head[1] == 0).then_some(SocketAddr::new(address, port)))
 }
 
-async fn ask(proxy: SocketAddr, command: u8, host: &str, port: u16) -> (TcpStream, u8, Option<SocketAddr>) {
+pub(super) async fn ask(proxy: SocketAddr, command: u8, host: &str, port: u16) -> (TcpStream, u8, Option<SocketAddr>) {
     let mut client = TcpStream::connect(proxy).await.unwrap();
     client.write_all(&[5, 1, 0]).await.unwrap();
     let mut method = [0; 2];
@@ -64,12 +65,12 @@ async fn ask(proxy: SocketAddr, command: u8, host: &str, port: u16) -> (TcpStrea
     (client, code, bound)
 }
 
-async fn connect(proxy: SocketAddr, host: &str, port: u16) -> Result<TcpStream, u8> {
+pub(super) async fn connect(proxy: SocketAddr, host: &str, port: u16) -> Result<TcpStream, u8> {
     let (client, code, _) = ask(proxy, 1, host, port).await;
     if code == 0 { Ok(client) } else { Err(code) }
 }
 
-async fn echoes(client: &mut TcpStream, text: &[u8]) {
+pub(super) async fn echoes(client: &mut TcpStream, text: &[u8]) {
     client.write_all(text).await.unwrap();
     let mut back = vec![0; text.len()];
     client.read_exact(&mut back).await.unwrap();
@@ -77,13 +78,13 @@ async fn echoes(client: &mut TcpStream, text: &[u8]) {
 }
 
 /// Everything until the end.
-async fn rest(client: &mut TcpStream) -> Vec<u8> {
+pub(super) async fn rest(client: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).await.unwrap();
     bytes
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..500 {
         if holds() {
             return;
@@ -123,7 +124,7 @@ async fn each_failure_has_its_reply() {
         assert_eq!(code("host.test", ECHO).await, 2, "a name of nobody's address");
         assert_eq!(ask(proxy.address, 2, FAR4, 1).await.1, 7, "BIND");
         assert_eq!(ask(proxy.address, 9, FAR4, 1).await.1, 7, "no command");
-        proxy.network.send_replace(None);
+        proxy.way.send_replace(Way::None);
         assert_eq!(code(FAR4, ECHO).await, 3, "the tunnel is down");
     })
     .await;
@@ -377,7 +378,7 @@ async fn the_password_is_wanted_where_there_is_one() {
 }
 
 /// A datagram with its header.
-fn datagram(fragment: u8, host: &str, payload: &[u8]) -> Vec<u8> {
+pub(super) fn datagram(fragment: u8, host: &str, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, fragment], &encoded(host, ECHO)[..], payload].concat()
 }
 
@@ -418,7 +419,7 @@ async fn an_association_ends_with_its_tunnel() {
         let (mut control, code, _) = ask(proxy.address, 3, "0.0.0.0", 0).await;
         assert_eq!(code, 0);
         assert_eq!(proxy.stack.lock().len(), 1);
-        proxy.network.send_replace(None);
+        proxy.way.send_replace(Way::None);
         assert!(rest(&mut control).await.is_empty());
         eventually("the end of the association", || proxy.stack.lock().len() == 0).await;
     })
