@@ -187,7 +187,7 @@ fn who_is_not_root_is_told_to_use_sudo() {
     let words = first();
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     words.extend(["--state-dir", &state, "--no-serve"]);
-    gateway::run(&net.server, &temp, &[&["gateway", "up"], &words[..]].concat());
+    gateway::run(&net.server, &temp, &[&["gateway", "up"][..], &words].concat());
     let profile = temp.path().join("alice.ovpn").display().to_string();
     for words in [
         &["client", "list", "--state-dir", &state][..],
