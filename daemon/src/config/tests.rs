@@ -280,7 +280,7 @@ fn problems_say_where_what_and_what_instead() {
         ),
         (
             "crl-verify ca.crt",
-            "p.ovpn:7: error: crl-verify: no revocation list in PEM in it: it starts with `-----BEGIN X509 CRL-----`",
+            "p.ovpn:7: error: crl-verify: no revocation list in PEM in it, but a certificate in PEM: it starts with `-----BEGIN X509 CRL-----`",
         ),
         (
             "tls-crypt ca.crt",

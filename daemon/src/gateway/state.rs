@@ -125,7 +125,17 @@ pub struct State {
     directory: PathBuf,
     name: GatewayName,
     pub(super) index: Index,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock on a directory. A script that is just being started may share the descriptor until its exec, so its end is said aloud.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What [`State::ensure`] had to make.
@@ -195,7 +205,7 @@ impl State {
             locked => locked.map_err(|error| file_error(&path)(error.into()))?,
         }
         let mut state =
-            State { directory: directory.to_owned(), name: name.clone(), index: Index::default(), _lock: lock };
+            State { directory: directory.to_owned(), name: name.clone(), index: Index::default(), _lock: Lock(lock) };
         if let Some(text) = state.read("index.json")? {
             let parsed = Index::parse(&text);
             state.index = parsed.map_err(|what| StateError::Content { path: state.path("index.json"), what })?;

@@ -105,7 +105,7 @@ fn a_directory_that_is_a_link_or_not_there_is_refused() {
 fn a_directory_that_cannot_be_looked_into_is_not_said_to_be_empty() {
     let place = Place::new();
     // Longer than any name may be: the kernel does not say whether it is there, as it does not to who may not look.
-    let unknown = place.path().join("x".repeat(300));
+    let unknown = place.0.path().join("x".repeat(300));
     assert!(matches!(State::open(&unknown, &name(), NOW), Err(StateError::File { .. })));
     assert!(matches!(is_there(&unknown), Err(StateError::File { .. })));
     assert!(matches!(is_there(&place.path()), Ok(false)));
