@@ -1,5 +1,6 @@
 //! The exit codes: one place that says what a process status of minivpn means.
 
+use std::io;
 use std::process::ExitCode;
 
 /// Why the process ends, as its exit status. Scripts and service managers rely on the numbers.
@@ -21,6 +22,8 @@ pub enum Exit {
     Privilege,
     /// 7: routes or name resolution could not be set up.
     Routes,
+    /// 8: this gateway runs already.
+    Running,
 }
 
 impl Exit {
@@ -35,6 +38,7 @@ impl Exit {
             Exit::Tls => 5,
             Exit::Privilege => 6,
             Exit::Routes => 7,
+            Exit::Running => 8,
         }
     }
 }
@@ -59,5 +63,29 @@ impl Fatal {
     /// Builds one.
     pub fn new(exit: Exit, sentence: impl Into<String>) -> Fatal {
         Fatal { exit, sentence: sentence.into() }
+    }
+}
+
+/// What a sentence that ends with this error goes on with: how to be permitted, where that is what is missing.
+pub fn permitted(error: &io::Error) -> &'static str {
+    advice(error.kind(), rustix::process::geteuid().is_root())
+}
+
+fn advice(kind: io::ErrorKind, root: bool) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied if !root => ": run it as root (sudo)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_root_and_was_refused_is_told_to_use_sudo() {
+        assert!(advice(io::ErrorKind::PermissionDenied, false).contains("sudo"));
+        assert_eq!(advice(io::ErrorKind::PermissionDenied, true), "", "root was refused for another reason");
+        assert_eq!(advice(io::ErrorKind::NotFound, false), "");
     }
 }

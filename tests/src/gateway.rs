@@ -82,6 +82,11 @@ impl Gateway {
         gateway
     }
 
+    /// Its control socket, as seen from outside of its namespace.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The whole status, as `minivpn status --json` prints it.
     pub fn status(&self) -> Value {
         let mut command = Command::new(executable());

@@ -121,6 +121,37 @@ fn a_revoked_client_is_refused_and_the_others_are_not() {
     alice.expect_log(&[UP], Duration::from_secs(30));
 }
 
+/// What our client says of a server that refuses it because it is revoked, and its exit code.
+fn refused(gateway: &Gateway, name: &str) -> (Option<i32>, String) {
+    let profile = std::fs::read_to_string(gateway.profile(name)).unwrap();
+    let mut ours = Client::launch(&gateway.net, &gateway.temp, &Setup::new(), &profile, &Launch::default());
+    let code = ours.process.wait_exit(Duration::from_secs(30));
+    (code, ours.process.log())
+}
+
+#[test]
+fn our_client_says_that_it_is_revoked_whoever_the_server_is() {
+    let gateway = Gateway::made(&SERVER4.to_string());
+    said(&gateway.minivpn("client revoke alice"));
+    let mut stock = gateway.serve();
+    let by_stock = refused(&gateway, "alice");
+    stock.stop(Duration::from_secs(10));
+    let state = gateway.state().display().to_string();
+    let ours = tests::gateway::Gateway::launch(
+        &gateway.net,
+        &gateway.temp,
+        &["gateway", "up", "--state-dir", &state],
+        "default",
+    );
+    let by_ours = refused(&gateway, "alice");
+    for (code, log) in [by_stock, by_ours] {
+        println!("{log}");
+        assert_eq!(code, Some(5), "{log}");
+        assert!(log.contains("revoked") && log.contains("new profile"), "{log}");
+    }
+    drop(ours);
+}
+
 #[test]
 fn a_new_certificate_of_the_server_needs_no_new_profiles() {
     let gateway = Gateway::made(&SERVER4.to_string());

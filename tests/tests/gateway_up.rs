@@ -17,6 +17,7 @@ use tests::setup::Setup;
 use tests::stock::UP;
 use tests::temp::Temp;
 use tests::traffic::{Shape, Stream};
+use tests::unprivileged;
 
 /// `minivpn gateway up` with a state directory of this test.
 fn up(net: &Net, temp: &Temp, more: &[&str]) -> Gateway {
@@ -144,9 +145,66 @@ fn a_killed_gateway_is_cleaned_up_after() {
     let mut gateway = up(&net, &temp, &words.iter().map(String::as_str).collect::<Vec<_>>());
     assert_ne!(host(&net.server), before, "it changes the host while it runs");
     gateway.process.kill();
-    gateway::run(&net.server, &temp, &["gateway", "down", "--state-dir", &state_of(&temp)]);
+    let socket = gateway.socket().to_owned();
+    assert!(socket.exists(), "what is killed leaves its socket");
+    let said = gateway::run(&net.server, &temp, &["gateway", "down", "--state-dir", &state_of(&temp)]);
+    let said = String::from_utf8_lossy(&said.stdout);
+    assert!(said.contains("removed: /run/minivpn/default.sock") && !socket.exists(), "{said}");
+    assert!(!temp.path().join("state/listening").exists(), "its note is gone too");
     let clean = until(Duration::from_secs(3), || host(&net.server) == before);
     assert!(clean, "left on the host:\n{}\nbefore:\n{before}", host(&net.server));
+}
+
+#[test]
+fn a_second_one_is_refused_before_it_changes_anything_and_one_after_a_kill_is_not() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let words = first();
+    let mut gateway = up(&net, &temp, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    let state = state_of(&temp);
+    let config = || fs::read(Path::new(&state).join("server.conf")).expect("it is there");
+    let before = (host(&net.server), config());
+    let words = ["gateway", "up", "--state-dir", &state, "--port", "1195", "--client", "carol"];
+    let second = gateway::command(&net.server, &temp, &words).output().expect("a shell can be started");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(8), "{said}");
+    assert!(said.contains(&format!("is running already (process {})", gateway.process.pid())), "{said}");
+    assert!(said.contains("`minivpn status`") && said.contains(&format!("gateway down --state-dir {state}")), "{said}");
+    assert!((host(&net.server), config()) == before && !temp.path().join("carol.ovpn").exists(), "nothing is changed");
+    assert_eq!(gateway.status()["gateway"]["pid"], gateway.process.pid(), "the first one serves");
+
+    gateway.process.kill();
+    assert!(gateway.socket().exists(), "what is killed leaves its socket");
+    let mut third = up(&net, &temp, &[]);
+    assert_eq!(third.status()["gateway"]["pid"], third.process.pid(), "in the place of the dead one");
+    assert_eq!(third.stop(), Some(0));
+    assert!(!third.socket().exists());
+}
+
+#[test]
+fn who_is_not_root_is_told_to_use_sudo() {
+    let (net, temp) = (Net::new(), Temp::new());
+    let state = state_of(&temp);
+    let words = first();
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    words.extend(["--state-dir", &state, "--no-serve"]);
+    gateway::run(&net.server, &temp, &[&["gateway", "up"][..], &words].concat());
+    let profile = temp.path().join("alice.ovpn").display().to_string();
+    for words in [
+        &["client", "list", "--state-dir", &state][..],
+        &["client", "show", "alice", "--state-dir", &state],
+        &["client", "add", "carol", "--state-dir", &state],
+        &["client", "revoke", "alice", "--state-dir", &state],
+        &["pki", "show", "--state-dir", &state],
+        &["gateway", "up", "--state-dir", &state],
+        &["gateway", "down", "--state-dir", &state],
+        &["config", "lint", &profile],
+    ] {
+        let output = unprivileged::command(&net.server, &temp, words).output().expect("setpriv can be started");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("ermission denied") && said.contains("sudo"), "{words:?}: {said}");
+        assert!(!said.contains("there is no gateway") && !output.status.success(), "{words:?}: {said}");
+    }
 }
 
 /// What a service manager hears, a message each; `None` after five seconds of silence.

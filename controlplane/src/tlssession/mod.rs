@@ -153,8 +153,8 @@ impl TlsSession {
 fn alert_sentence(alert: AlertDescription) -> String {
     use AlertDescription as A;
     let what = match alert {
-        A::CertificateExpired => "our certificate has expired: renew it",
-        A::CertificateRevoked => "our certificate was revoked: ask for a new one",
+        A::CertificateExpired => "our certificate has expired: ask the server's operator for a new profile",
+        A::CertificateRevoked => "our certificate was revoked: ask the server's operator for a new profile",
         A::UnknownCA => "it does not know the CA of our certificate: use the certificate that belongs to this server",
         A::CertificateRequired | A::NoCertificate => "it wants a certificate: add cert and key to the profile",
         A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate | A::AccessDenied => {

@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use controlplane::{Credentials, Secret};
 
 use crate::config::agreed::CredentialSource;
+use crate::config::problem::At;
 use crate::exit::{Exit, Fatal};
 use crate::observe::prompt;
 
@@ -79,7 +80,9 @@ impl Wallet {
     /// As [`Wallet::open`].
     pub(crate) fn ask_again(&mut self, source: &CredentialSource) -> Result<(), Fatal> {
         let source = match source {
-            CredentialSource::Given(known) => CredentialSource::PromptPassword { username: known.username.clone() },
+            CredentialSource::Given(known) => {
+                CredentialSource::PromptPassword { username: known.username.clone(), missing: None }
+            }
             other => other.clone(),
         };
         self.password = obtain(&source)?;
@@ -93,18 +96,18 @@ fn obtain(source: &CredentialSource) -> Result<Option<Credentials>, Fatal> {
         CredentialSource::Given(credentials) => Some(credentials.clone()),
         CredentialSource::Prompt => {
             let username = ask_name()?;
-            let password = ask_password(&username)?;
+            let password = ask_password(&username, None)?;
             Some(Credentials { username, password })
         }
-        CredentialSource::PromptPassword { username } => {
-            let password = ask_password(username)?;
+        CredentialSource::PromptPassword { username, missing } => {
+            let password = ask_password(username, missing.as_ref())?;
             Some(Credentials { username: username.clone(), password })
         }
     })
 }
 
 fn ask_name() -> Result<String, Fatal> {
-    require_terminal()?;
+    require_terminal(None)?;
     eprint!("User name: ");
     let mut line = String::new();
     let read = std::io::stderr().flush().and_then(|()| std::io::stdin().read_line(&mut line));
@@ -114,8 +117,9 @@ fn ask_name() -> Result<String, Fatal> {
     }
 }
 
-fn ask_password(username: &str) -> Result<Secret, Fatal> {
-    require_terminal()?;
+/// `missing`: where the password would stand.
+fn ask_password(username: &str, missing: Option<&At>) -> Result<Secret, Fatal> {
+    require_terminal(missing)?;
     match prompt::password(&format!("Password of {username}: ")) {
         Ok(Some(password)) => Ok(Secret(password)),
         Ok(None) => Err(Fatal::new(Exit::Other, "interrupted at the password prompt")),
@@ -126,8 +130,20 @@ fn ask_password(username: &str) -> Result<Secret, Fatal> {
 const NO_TERMINAL: &str = "the profile asks for a user name and password, and there is no terminal to ask on: \
 write them on two lines of a file (mode 0600) and name it with `auth-user-pass FILE`";
 
-fn require_terminal() -> Result<(), Fatal> {
-    if std::io::stdin().is_terminal() { Ok(()) } else { Err(Fatal::new(Exit::Config, NO_TERMINAL)) }
+fn require_terminal(missing: Option<&At>) -> Result<(), Fatal> {
+    if std::io::stdin().is_terminal() { Ok(()) } else { Err(Fatal::new(Exit::Config, no_terminal(missing))) }
+}
+
+fn no_terminal(missing: Option<&At>) -> String {
+    missing.map_or_else(
+        || NO_TERMINAL.to_owned(),
+        |at| {
+            format!(
+                "{at}: the password is missing, and there is no terminal to ask on: write it on this line, below the user name \
+                 (and give the file the mode 0600)"
+            )
+        },
+    )
 }
 
 #[cfg(test)]
@@ -174,6 +190,13 @@ mod tests {
     }
 
     #[test]
+    fn a_password_that_is_missing_is_missed_where_it_should_stand() {
+        let at = At { file: "pw.txt".into(), line: 2 };
+        assert!(no_terminal(Some(&at)).starts_with("pw.txt:2: the password is missing"));
+        assert!(no_terminal(None).contains("auth-user-pass FILE"));
+    }
+
+    #[test]
     fn a_wallet_that_nobody_is_asked_for_takes_what_is_given_before_what_the_profile_says() {
         let credentials = |name: &str| Credentials { username: name.into(), password: Secret(b"pw".to_vec()) };
         let name = |source, given| Wallet::given(&source, given).map(|w| w.credentials().map(|c| c.username));
@@ -183,6 +206,6 @@ mod tests {
         assert_eq!(name(CredentialSource::None, None), Some(None));
         assert_eq!(name(CredentialSource::Prompt, Some(credentials("caller"))), Some(Some("caller".into())));
         assert_eq!(name(CredentialSource::Prompt, None), None);
-        assert_eq!(name(CredentialSource::PromptPassword { username: "bob".into() }, None), None);
+        assert_eq!(name(CredentialSource::PromptPassword { username: "bob".into(), missing: None }, None), None);
     }
 }

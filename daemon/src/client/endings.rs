@@ -105,6 +105,14 @@ pub(crate) fn judge(ending: Ending, auth_retry: AuthRetry, offer: Offer, was_up:
 fn refused(reason: &str, auth_retry: AuthRetry, offer: Offer) -> Verdict {
     let words = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     match auth_retry {
+        // Whatever else it was given: a new password helps nobody.
+        AuthRetry::None if reason.to_ascii_lowercase().contains("revoked") => Verdict::Fatal(Fatal::new(
+            Exit::Auth,
+            format!(
+                "AUTH_FAILED: the server refused us{words}: the certificate of this profile is not accepted any more. Ask the \
+                 server's operator for a new profile"
+            ),
+        )),
         AuthRetry::None if offer == Offer::Nothing => Verdict::Fatal(Fatal::new(
             Exit::Auth,
             format!(
@@ -204,16 +212,28 @@ mod tests {
 
     #[test]
     fn only_who_gave_a_password_is_told_to_check_it() {
-        let sentence = |offer| match judge(auth("certificate revoked", None, false), AuthRetry::None, offer, true) {
+        let sentence = |offer| match judge(auth("not today", None, false), AuthRetry::None, offer, true) {
             Verdict::Fatal(fatal) if fatal.exit == Exit::Auth => fatal.sentence,
             other => panic!("{other:?}"),
         };
         let (with, without) = (sentence(Offer::Password), sentence(Offer::Nothing));
-        assert!(with.contains("our user name or password (certificate revoked)"), "{with}");
-        assert!(
-            without.contains("refused us (certificate revoked)") && without.contains("certificate and no password")
-        );
+        assert!(with.contains("our user name or password (not today)"), "{with}");
+        assert!(without.contains("refused us (not today)") && without.contains("certificate and no password"));
         assert!(!without.contains("user name"), "{without}");
+    }
+
+    #[test]
+    fn who_is_revoked_is_told_to_get_a_new_profile() {
+        for offer in [Offer::Nothing, Offer::Password] {
+            match judge(auth("certificate revoked", None, false), AuthRetry::None, offer, true) {
+                Verdict::Fatal(fatal) => {
+                    assert_eq!(fatal.exit, Exit::Auth);
+                    assert!(fatal.sentence.contains("(certificate revoked)") && fatal.sentence.contains("new profile"));
+                    assert!(!fatal.sentence.contains("password"), "{fatal}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

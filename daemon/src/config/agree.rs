@@ -202,11 +202,14 @@ impl Draft {
         let Some(source) = &self.credentials else {
             return CredentialSource::Prompt;
         };
-        source.load(places).and_then(|text| material::credentials(&text)).unwrap_or_else(|trouble| {
-            let what = format!("auth-user-pass: {}", trouble.what);
-            problems.push(Problem::error(at, Trouble { what, ..trouble }));
-            CredentialSource::Prompt
-        })
+        source
+            .load(places)
+            .and_then(|text| material::credentials(&text, source.line(2, &places.directory)))
+            .unwrap_or_else(|trouble| {
+                let what = format!("auth-user-pass: {}", trouble.what);
+                problems.push(Problem::error(at, Trouble { what, ..trouble }));
+                CredentialSource::Prompt
+            })
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use controlplane::{Cipher, ClientSetup, Credentials, Digest, KeyLimits, TlsSetup, Wrap};
 
+use super::problem::At;
 use super::tunnel::TunnelSettings;
 
 /// Everything a client needs to connect and to set up the host.
@@ -268,6 +269,8 @@ pub enum CredentialSource {
     PromptPassword {
         /// The user name.
         username: String,
+        /// Where the password would stand; `None` when it is known, and was refused.
+        missing: Option<At>,
     },
     /// Both are known.
     Given(Credentials),

@@ -7,10 +7,15 @@ use zeroize::Zeroizing;
 
 use super::agreed::CredentialSource;
 use super::files::Files;
+use super::looks;
 use super::problem::At;
 use super::secrets::SecretText;
 use super::values::{Trouble, quoted};
 use super::written::Directive;
+use crate::exit::permitted;
+
+/// What is to stand in a file of `auth-user-pass`.
+const TWO_LINES: &str = "the user name is the first line, the password the second";
 
 /// What a directive like `ca` gives: a block or the name of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +62,22 @@ impl Source {
         }
     }
 
+    /// The place of a line of its text, from 1. `directory`: where relative names start.
+    pub fn line(&self, number: u32, directory: &Path) -> At {
+        match &self.from {
+            From::File(file) => At { file: directory.join(file).display().to_string().into(), line: number },
+            // The text of a block begins below its first line.
+            From::Block(_) | From::Elsewhere => At { line: self.at.line.saturating_add(number), ..self.at.clone() },
+        }
+    }
+
     /// The text itself.
     pub fn load(&self, places: &Lookup<'_>) -> Result<SecretText, Trouble> {
         match &self.from {
             From::Block(text) => Ok(text.clone()),
-            From::File(file) => places.read(file),
+            From::File(file) => {
+                places.read(file, if self.name == "auth-user-pass" { TWO_LINES } else { "PEM is wanted" })
+            }
             From::Elsewhere => Err(Trouble::new("it says [inline], and there is no block")
                 .instead(format!("add <{0}> … </{0}>", self.name))),
         }
@@ -81,16 +97,21 @@ pub struct Lookup<'a> {
 
 impl Lookup<'_> {
     /// A file that the profile names.
-    pub fn read(&self, file: &str) -> Result<SecretText, Trouble> {
+    ///
+    /// # Errors
+    /// It cannot be read, or is not text; then `wanted` is what to write instead.
+    pub fn read(&self, file: &str, wanted: &str) -> Result<SecretText, Trouble> {
         let path = self.directory.join(file);
         let bytes = self.files.read(&path).map_err(|error| self.cannot_read(file, &error))?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| Trouble::new(format!("{} is not text", quoted(file))).instead("PEM is wanted"))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| {
+            let like = looks::like(&bytes).map_or_else(String::new, |like| format!(", but {like}"));
+            Trouble::new(format!("{} is not text{like}", quoted(file))).instead(wanted)
+        })?;
         Ok(SecretText::from(text))
     }
 
     fn cannot_read(&self, file: &str, error: &std::io::Error) -> Trouble {
-        let trouble = Trouble::new(format!("cannot read {}: {error}", quoted(file)));
+        let trouble = Trouble::new(format!("cannot read {}: {error}{}", quoted(file), permitted(error)));
         let beside = self.profile.parent().map(|directory| directory.join(file));
         match beside {
             Some(beside) if Path::new(file).is_relative() && self.files.read(&beside).is_ok() => {
@@ -124,7 +145,8 @@ pub fn private_key(text: &SecretText) -> Result<Secret, Trouble> {
     if kinds.iter().any(|kind| has_pem(text, kind)) {
         return Ok(Secret(text.as_bytes().to_vec()));
     }
-    Err(Trouble::new("no private key in PEM in it").instead("it starts with `-----BEGIN PRIVATE KEY-----`"))
+    Err(Trouble::new(format!("no private key in PEM in it{}", but_like(text)))
+        .instead("it starts with `-----BEGIN PRIVATE KEY-----`"))
 }
 
 /// SHA-256 fingerprints, one on a line, as `openssl x509 -fingerprint -sha256` prints them.
@@ -147,15 +169,18 @@ pub fn fingerprint(text: &str) -> Result<[u8; 32], Trouble> {
     <[u8; 32]>::try_from(bytes).map_err(|_| wrong())
 }
 
-/// The two lines of `auth-user-pass`: user name and password, at most 127 bytes each. Without the second line somebody will be asked.
-pub fn credentials(text: &SecretText) -> Result<CredentialSource, Trouble> {
+/// The two lines of `auth-user-pass`: user name and password, at most 127 bytes each. Without the second line, whose place is `second`,
+/// somebody will be asked.
+pub fn credentials(text: &SecretText, second: At) -> Result<CredentialSource, Trouble> {
+    // The first line of a key would be sent as a user name, and the second as a password.
+    if let Some(like) = looks::like(text.expose().as_bytes()) {
+        return Err(Trouble::new(format!("this is {like}")).instead(TWO_LINES));
+    }
     let mut lines = text.expose().lines();
     let username = lines.next().unwrap_or_default().to_owned();
     let password = Zeroizing::new(lines.next().unwrap_or_default().to_owned());
     if username.is_empty() {
-        return Err(
-            Trouble::new("no user name in it").instead("the user name is the first line, the password the second")
-        );
+        return Err(Trouble::new("no user name in it").instead(TWO_LINES));
     }
     if username.len() > 127 || password.len() > 127 {
         return Err(Trouble::new("user name or password is longer than 127 bytes"));
@@ -164,7 +189,7 @@ pub fn credentials(text: &SecretText) -> Result<CredentialSource, Trouble> {
         return Err(Trouble::new("user name or password has a control character"));
     }
     if password.is_empty() {
-        return Ok(CredentialSource::PromptPassword { username });
+        return Ok(CredentialSource::PromptPassword { username, missing: Some(second) });
     }
     Ok(CredentialSource::Given(Credentials { username, password: Secret(password.as_bytes().to_vec()) }))
 }
@@ -173,7 +198,12 @@ fn pem(text: &str, label: &str, what: &str) -> Result<String, Trouble> {
     if has_pem(text, label) {
         return Ok(text.to_owned());
     }
-    Err(Trouble::new(format!("no {what} in PEM in it")).instead(format!("it starts with `-----BEGIN {label}-----`")))
+    Err(Trouble::new(format!("no {what} in PEM in it{}", but_like(text)))
+        .instead(format!("it starts with `-----BEGIN {label}-----`")))
+}
+
+fn but_like(text: &str) -> String {
+    looks::like(text.as_bytes()).map_or_else(String::new, |like| format!(", but {like}"))
 }
 
 /// A beginning with its end after it.
@@ -231,10 +261,17 @@ mod tests {
 
     #[test]
     fn credentials_are_two_lines_and_the_second_may_be_asked() {
+        let second = || At { file: "pw".into(), line: 2 };
+        let credentials = |text: &SecretText| credentials(text, second());
         let given = credentials(&"me\r\nsecret word\r\nrest\n".into()).unwrap();
         let password = Secret(b"secret word".to_vec());
         assert_eq!(given, CredentialSource::Given(Credentials { username: "me".into(), password }));
-        assert_eq!(credentials(&"me\n".into()), Ok(CredentialSource::PromptPassword { username: "me".into() }));
+        assert_eq!(
+            credentials(&"me\n".into()),
+            Ok(CredentialSource::PromptPassword { username: "me".into(), missing: Some(second()) })
+        );
+        let key = credentials(&"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n".into()).unwrap_err();
+        assert_eq!(key.sentence(), format!("this is a private key in PEM: {TWO_LINES}"));
         let long = "x".repeat(128);
         for wrong in ["", "\npw", &format!("{long}\npw"), &format!("me\n{long}"), "me\npw\u{7}"] {
             assert!(credentials(&wrong.into()).is_err(), "{wrong}");

@@ -20,6 +20,7 @@ mod helpers;
 pub mod identity;
 mod idle;
 pub mod lexer;
+mod looks;
 pub mod material;
 pub mod problem;
 mod push_list;

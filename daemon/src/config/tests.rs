@@ -31,6 +31,7 @@ fn file(path: &str) -> Option<String> {
         "crl.pem" => CRL.to_owned(),
         "ta.key" => static_key(),
         "pass.txt" => "me\nhunter2\n".to_owned(),
+        "user.txt" => "me\n".to_owned(),
         "included.conf" => "verb 3\n".to_owned(),
         _ => return None,
     })
@@ -273,10 +274,13 @@ fn problems_say_where_what_and_what_instead() {
         ("cert client.crt", "p.ovpn:7: error: cert without key: add <key> with its private key"),
         ("key client.key", "p.ovpn:7: error: key without cert: add <cert> with its certificate"),
         ("ca nowhere.crt", "p.ovpn:7: error: ca: cannot read \"nowhere.crt\": entity not found"),
-        ("ca ta.key", "p.ovpn:7: error: ca: no certificate in PEM in it: it starts with `-----BEGIN CERTIFICATE-----`"),
+        (
+            "ca ta.key",
+            "p.ovpn:7: error: ca: no certificate in PEM in it, but an OpenVPN static key (tls-auth, tls-crypt): it starts with `-----BEGIN CERTIFICATE-----`",
+        ),
         (
             "crl-verify ca.crt",
-            "p.ovpn:7: error: crl-verify: no revocation list in PEM in it: it starts with `-----BEGIN X509 CRL-----`",
+            "p.ovpn:7: error: crl-verify: no revocation list in PEM in it, but a certificate in PEM: it starts with `-----BEGIN X509 CRL-----`",
         ),
         (
             "tls-crypt ca.crt",
@@ -419,10 +423,45 @@ fn an_unreadable_profile_is_one_problem() {
     let nothing = |_: &Path| -> io::Result<Vec<u8>> { Err(io::ErrorKind::PermissionDenied.into()) };
     let found = lint_with(Path::new("p.ovpn"), &nothing);
     assert_eq!(found.len(), 1);
-    assert_eq!(
-        (found[0].severity, found[0].to_string().as_str()),
-        (Severity::Error, "p.ovpn: error: cannot read it: permission denied")
-    );
+    let sentence = found[0].to_string();
+    let advice = sentence.strip_prefix("p.ovpn: error: cannot read it: permission denied");
+    assert!(found[0].severity == Severity::Error && advice.is_some(), "{sentence}");
+    let denied = crate::exit::permitted(&io::ErrorKind::PermissionDenied.into());
+    assert_eq!(advice, Some(denied), "who is not root is told to be");
+}
+
+#[test]
+fn a_file_that_is_no_profile_is_one_problem_that_says_what_it_is() {
+    let key = |_: &Path| -> io::Result<Vec<u8>> { Ok(b"-----BEGIN PRIVATE KEY-----\nAA==\n".to_vec()) };
+    let directory = |_: &Path| -> io::Result<Vec<u8>> { Err(io::ErrorKind::IsADirectory.into()) };
+    let program = |_: &Path| -> io::Result<Vec<u8>> { Ok(b"\x7fELF\x02\x01\x01\0".to_vec()) };
+    let files: [(&dyn Files, &str); 3] =
+        [(&key, "a private key in PEM"), (&directory, "a directory"), (&program, "a program")];
+    for (files, like) in files {
+        for (problems, wanted) in [
+            (lint_with(Path::new("x"), files), "a client's profile: name the file that says `client`"),
+            (load_server_with(Path::new("x"), files).unwrap_err(), "a server's configuration: name the file"),
+        ] {
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            let sentence = problems[0].to_string();
+            assert!(sentence.starts_with(&format!("x: error: this is {like}, and not {wanted}")), "{sentence}");
+        }
+    }
+}
+
+#[test]
+fn a_password_that_is_not_there_has_a_place() {
+    let missing = |line: &str| {
+        let text = format!("client\ndev tun\nremote vpn.example.com\nca ca.crt\n{line}");
+        let (profile, _) = load_text(&text).unwrap();
+        match profile.credentials {
+            CredentialSource::PromptPassword { username, missing } => (username, missing.map(|at| at.to_string())),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(missing("auth-user-pass user.txt\n"), ("me".to_owned(), Some("user.txt:2".to_owned())));
+    let block = "<auth-user-pass>\nme\n</auth-user-pass>\n";
+    assert_eq!(missing(block), ("me".to_owned(), Some("p.ovpn:7".to_owned())));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What was written: the lines of a profile with their places, included files spliced in, `<connection>` blocks opened, each line
 //! checked against the table of directives for its form. No value is understood here.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,8 +10,10 @@ use zeroize::Zeroizing;
 use super::directives::{self, Disposition, Row, Side};
 use super::files::Files;
 use super::lexer::{self, Line};
+use super::looks;
 use super::problem::{At, Problem};
 use super::values::{Trouble, quoted};
+use crate::exit::permitted;
 
 /// How deep `config` may include.
 const MAX_DEPTH: usize = 10;
@@ -88,7 +91,7 @@ impl Lines {
 pub(super) fn lines(path: &Path, side: Side, files: &dyn Files, problems: &mut Vec<Problem>) -> Lines {
     // The file of one client does not move the others.
     let moves = side != Side::OneClient;
-    let mut reader = Reader { files, problems, included: 0, directory: PathBuf::new(), moves };
+    let mut reader = Reader { files, problems, side, included: 0, directory: PathBuf::new(), moves };
     let lines = match reader.lines(path, 0) {
         Ok(lines) => lines,
         Err(trouble) => {
@@ -119,6 +122,8 @@ pub fn whole(path: &Path) -> At {
 struct Reader<'a> {
     files: &'a dyn Files,
     problems: &'a mut Vec<Problem>,
+    /// What is wanted.
+    side: Side,
     included: usize,
     directory: PathBuf,
     /// Whether `cd` means something.
@@ -127,7 +132,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn lines(&mut self, path: &Path, depth: usize) -> Result<Vec<Line>, Trouble> {
-        let bytes = self.files.read(path).map_err(|error| Trouble::new(format!("cannot read it: {error}")))?;
+        let bytes = self.files.read(path).map_err(|error| self.unreadable(&error))?;
+        if let Some(like) = looks::like(&bytes) {
+            return Err(self.another(like));
+        }
         let at = whole(path);
         let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
         if text.len() != bytes.len() {
@@ -144,6 +152,25 @@ impl Reader<'_> {
             }
         }
         Ok(all)
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Trouble {
+        match error.kind() {
+            io::ErrorKind::IsADirectory => self.another("a directory"),
+            _ => Trouble::new(format!("cannot read it: {error}{}", permitted(error))),
+        }
+    }
+
+    /// It is a file of another kind.
+    fn another(&self, like: &str) -> Trouble {
+        let (wanted, which) = match self.side {
+            Side::Client => ("a client's profile", "the file that says `client` and `remote`, often NAME.ovpn"),
+            Side::Server => {
+                ("a server's configuration", "the file that says `server` or `mode server`, often server.conf")
+            }
+            Side::OneClient => ("what is for one client of a server", "a file with directives like `ifconfig-push`"),
+        };
+        Trouble::new(format!("this is {like}, and not {wanted}")).instead(format!("name {which}"))
     }
 
     fn include(&mut self, at: &At, file: &str, depth: usize) -> Vec<Line> {

@@ -8,7 +8,7 @@ use super::clients::Row;
 use super::profile::{self, Destination, Placed};
 use super::serial::Serial;
 use super::settings::Settings;
-use super::state::{State, StateError};
+use super::state::{State, missing};
 use super::up::load_settings;
 use crate::cli::client::{Client, Issue, List, Renew, Revoke, Show};
 use crate::cli::gateway::Which;
@@ -33,6 +33,8 @@ pub fn run(command: &Client) -> Result<(), Fatal> {
 fn add(options: &Issue) -> Result<(), Fatal> {
     let (mut state, settings) = open(&options.which)?;
     let (now, mut rng) = (clock::now().unix, controlplane::SystemRandom);
+    state.may_add(&options.client, now)?;
+    profile::check(&options.client, &destination(options))?;
     state.add_client(&options.client, options.days, now, &mut rng)?;
     hand_out(&state, &settings, options)
 }
@@ -41,6 +43,8 @@ fn renew(options: &Renew) -> Result<(), Fatal> {
     let Renew { issue, revoke_old } = options;
     let (mut state, settings) = open(&issue.which)?;
     let (now, mut rng) = (clock::now().unix, controlplane::SystemRandom);
+    state.may_renew(&issue.client)?;
+    profile::check(&issue.client, &destination(issue))?;
     let (_, revoked) = state.renew_client(&issue.client, issue.days, *revoke_old, now, &mut rng)?;
     hand_out(&state, &settings, issue)?;
     drop(state);
@@ -84,23 +88,33 @@ fn list(options: &List) -> Result<(), Fatal> {
 fn open(which: &Which) -> Result<(State, Settings), Fatal> {
     let directory = which.directory();
     let state = State::open(&directory, &which.name, clock::now().unix)?;
-    let settings = load_settings(&state)?.ok_or(StateError::Missing(directory))?;
+    let settings = load_settings(&state)?.ok_or_else(|| missing(&directory, &which.name))?;
     Ok((state, settings))
 }
 
-/// The certificate is issued: a profile that cannot be written is no reason to lose it.
+fn destination(options: &Issue) -> Destination {
+    Destination::new(options.file.as_deref(), &options.client, Path::new("."))
+}
+
+/// The certificate is issued: a profile that cannot be written, although that was tried before, is no reason to lose it.
 fn hand_out(state: &State, settings: &Settings, options: &Issue) -> Result<(), Fatal> {
-    let text = profile::text(state, settings, &options.client)?;
-    let to = Destination::new(options.file.as_deref(), &options.client, Path::new("."));
-    let placed = profile::place(&text, &options.client, &to).map_err(|error| {
-        let name = &options.client;
-        Fatal::new(
-            Exit::Other,
-            format!("{error}\nThe certificate is issued: `minivpn client show {name} FILE` writes the profile"),
-        )
+    let name = &options.client;
+    let text = profile::text(state, settings, name)?;
+    let placed = profile::place(&text, name, &destination(options)).map_err(|error| {
+        let show = state.suggest().command(format_args!("client show {name} FILE"));
+        Fatal::new(Exit::Other, format!("{error}\nThe certificate is issued: `{show}` writes the profile"))
     })?;
     say(&placed);
+    let now = clock::now().unix;
+    let newest = state.clients(now).into_iter().rev().find(|row| row.name == *name);
+    if let Some(row) = newest.filter(|_| placed != Placed::Printed) {
+        outln!("{}", validity(&row));
+    }
     Ok(())
+}
+
+fn validity(row: &Row) -> String {
+    format!("{} can connect until {} ({} days)", row.name, date(row.expires), row.days_left)
 }
 
 fn say(placed: &Placed) {
@@ -139,15 +153,21 @@ fn serials(serials: &[Serial]) -> String {
     serials.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Columns for people: name, serial number, issued, days left, state.
+/// Columns for people: name, serial number, issued, expires, days left, state.
 pub(super) fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.as_str().len()).max().unwrap_or(0).max(4);
-    let mut text = format!("{:<width$}  {:<32}  {:<10}  {:>9}  STATE\n", "NAME", "SERIAL", "ISSUED", "DAYS LEFT");
+    let mut text = format!(
+        "{:<width$}  {:<32}  {:<10}  {:<10}  {:>9}  STATE\n",
+        "NAME", "SERIAL", "ISSUED", "EXPIRES", "DAYS LEFT"
+    );
     for row in rows {
         let kept = if row.key_kept || row.state.word() != "active" { "" } else { ", key not kept" };
         let (name, serial) = (row.name.as_str(), row.serial.to_string());
-        let (issued, days, state) = (date(row.issued), row.days_left, row.state.word());
-        text.push_str(&format!("{name:<width$}  {serial:<32}  {issued:<10}  {days:>9}  {state}{kept}\n"));
+        let (issued, expires) = (date(row.issued), date(row.expires));
+        let (days, state) = (row.days_left, row.state.word());
+        text.push_str(&format!(
+            "{name:<width$}  {serial:<32}  {issued:<10}  {expires:<10}  {days:>9}  {state}{kept}\n"
+        ));
     }
     text
 }
@@ -155,8 +175,83 @@ pub(super) fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::fixture::{DAY, NOW, Seeded};
+    use crate::gateway::fixture::{self, DAY, Folder, NOW, Seeded, gateway};
     use crate::gateway::index::Standing;
+    use std::path::PathBuf;
+
+    /// A gateway that `gateway up` has made, and how alice is added to it.
+    struct Scene {
+        _folder: Folder,
+        state: PathBuf,
+        out: PathBuf,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let folder = Folder::new();
+            let state = gateway(folder.path());
+            state.write("settings.json", fixture::settings().to_text().as_bytes()).unwrap();
+            Scene { state: state.directory().to_owned(), out: folder.path().join("out"), _folder: folder }
+        }
+
+        fn which(&self) -> Which {
+            Which { name: "default".parse().unwrap(), state_dir: Some(self.state.clone()) }
+        }
+
+        fn issue(&self, days: u64) -> Issue {
+            let file = Some(self.out.join("alice.ovpn"));
+            Issue { client: "alice".parse().unwrap(), file, days, which: self.which() }
+        }
+
+        fn rows(&self) -> Vec<Row> {
+            let now = clock::now().unix;
+            State::open(&self.state, &self.which().name, now).unwrap().clients(now)
+        }
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_written_costs_no_certificate_and_a_second_try_succeeds() {
+        let scene = Scene::new();
+        let file = scene.out.join("alice.ovpn");
+        let add = || run(&Client::Add(scene.issue(30)));
+        assert!(add().unwrap_err().sentence.contains("is not there: make it"));
+        std::fs::create_dir(&scene.out).unwrap();
+        std::fs::write(&file, "my own").unwrap();
+        assert!(add().unwrap_err().sentence.contains("is not a profile of alice"));
+        assert_eq!(scene.rows(), [], "nothing was issued");
+        std::fs::remove_file(&file).unwrap();
+        add().unwrap();
+        assert_eq!((scene.rows().len(), scene.rows()[0].days_left), (1, 30));
+
+        let renew = || run(&Client::Renew(Renew { issue: scene.issue(60), revoke_old: false }));
+        std::fs::write(&file, "my own").unwrap();
+        renew().unwrap_err();
+        assert_eq!(scene.rows().len(), 1, "the old certificate is the only one, and good");
+        assert_eq!(scene.rows()[0].state, Standing::Active);
+        std::fs::remove_file(&file).unwrap();
+        renew().unwrap();
+        assert_eq!(scene.rows().len(), 2);
+    }
+
+    #[test]
+    fn commands_that_are_suggested_lead_to_the_gateway_that_was_named() {
+        let scene = Scene::new();
+        std::fs::create_dir(&scene.out).unwrap();
+        let add = || run(&Client::Add(scene.issue(30)));
+        let here = format!("--state-dir {}", scene.state.display());
+        let show = || Client::Show(Show { client: "alice".parse().unwrap(), file: "-".into(), which: scene.which() });
+        let unknown = run(&show()).unwrap_err().sentence;
+        assert!(unknown.contains(&format!("`minivpn client list {here}`")), "{unknown}");
+        add().unwrap();
+        let again = add().unwrap_err().sentence;
+        assert!(again.contains(&format!("`minivpn client renew alice {here}`")), "{again}");
+        std::fs::remove_file(scene.state.join("clients/alice.pem")).unwrap();
+        let lost = run(&show()).unwrap_err().sentence;
+        assert!(lost.contains(&format!("`minivpn client renew alice {here}`")), "{lost}");
+        std::fs::remove_file(scene.state.join("index.json")).unwrap();
+        let gone = run(&show()).unwrap_err().sentence;
+        assert!(gone.contains(&format!("`minivpn gateway up --endpoint HOST {here}`")), "{gone}");
+    }
 
     #[test]
     fn a_session_that_was_not_there_is_not_said_to_be_ended() {
@@ -181,7 +276,7 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(
             lines[1].starts_with("alice@example.com  ")
-                && lines[1].ends_with("2026-11-22         30  active, key not kept"),
+                && lines[1].ends_with("2026-11-22  2026-12-22         30  active, key not kept"),
             "{text}"
         );
         assert!(lines[2].ends_with("  30  revoked"), "{text}");

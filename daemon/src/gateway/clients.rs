@@ -23,7 +23,7 @@ pub struct Row {
     pub issued: u64,
     /// End of its validity, in seconds since 1970.
     pub expires: u64,
-    /// Whole days until then; negative afterwards.
+    /// Days from today until then, by the calendar (UTC); negative afterwards.
     pub days_left: i64,
     /// What may be done with it.
     pub state: Standing,
@@ -43,11 +43,20 @@ impl State {
         now: u64,
         rng: &mut dyn Random,
     ) -> Result<Serial, StateError> {
-        let holder = Holder::Client(name.clone());
-        if self.index.newest(&holder).is_some_and(|newest| newest.is_good(now)) {
-            return Err(StateError::Exists(name.clone()));
-        }
+        self.may_add(name, now)?;
         self.issue_to(name, days, now, rng)
+    }
+
+    /// Whether [`State::add_client`] has something to do.
+    ///
+    /// # Errors
+    /// [`StateError::Exists`].
+    pub fn may_add(&self, name: &ClientName, now: u64) -> Result<(), StateError> {
+        let holder = Holder::Client(name.clone());
+        match self.index.newest(&holder).is_some_and(|newest| newest.is_good(now)) {
+            true => Err(StateError::Exists(name.clone(), self.suggest())),
+            false => Ok(()),
+        }
     }
 
     /// Issues a new certificate to a client that is known and not revoked. The former one stays good until it expires,
@@ -64,14 +73,23 @@ impl State {
         now: u64,
         rng: &mut dyn Random,
     ) -> Result<(Serial, Vec<Serial>), StateError> {
+        self.may_renew(name)?;
         let holder = Holder::Client(name.clone());
-        let newest = self.index.newest(&holder).ok_or_else(|| StateError::Unknown(name.clone()))?;
-        if newest.revoked.is_some() {
-            return Err(StateError::Revoked(name.clone()));
-        }
         let serial = self.issue_to(name, days, now, rng)?;
         let revoked = if revoke_old { self.revoke(&holder, Some(serial), now)? } else { Vec::new() };
         Ok((serial, revoked))
+    }
+
+    /// Whether [`State::renew_client`] may do it.
+    ///
+    /// # Errors
+    /// [`StateError::Unknown`], [`StateError::Revoked`].
+    pub fn may_renew(&self, name: &ClientName) -> Result<(), StateError> {
+        let newest = self.index.newest(&Holder::Client(name.clone()));
+        match newest.ok_or_else(|| StateError::Unknown(name.clone(), self.suggest()))?.revoked {
+            Some(_) => Err(StateError::Revoked(name.clone(), self.suggest())),
+            None => Ok(()),
+        }
     }
 
     /// Revokes every good certificate of a client, and deletes its key. Returns their serial numbers, which are none when
@@ -82,7 +100,7 @@ impl State {
     pub fn revoke_client(&mut self, name: &ClientName, now: u64) -> Result<Vec<Serial>, StateError> {
         let holder = Holder::Client(name.clone());
         if self.index.newest(&holder).is_none() {
-            return Err(StateError::Unknown(name.clone()));
+            return Err(StateError::Unknown(name.clone(), self.suggest()));
         }
         let revoked = self.revoke(&holder, None, now)?;
         let path = self.path(&State::pem_of(&holder));
@@ -96,13 +114,14 @@ impl State {
     /// [`StateError::Unknown`], [`StateError::Revoked`], [`StateError::NoKey`], what the file answers.
     pub fn client_pem(&self, name: &ClientName) -> Result<Zeroizing<String>, StateError> {
         let holder = Holder::Client(name.clone());
-        let newest = self.index.newest(&holder).ok_or_else(|| StateError::Unknown(name.clone()))?;
+        let newest = self.index.newest(&holder).ok_or_else(|| StateError::Unknown(name.clone(), self.suggest()))?;
         if newest.revoked.is_some() {
-            return Err(StateError::Revoked(name.clone()));
+            return Err(StateError::Revoked(name.clone(), self.suggest()));
         }
         let file = State::pem_of(&holder);
         if !self.path(&file).exists() {
-            return Err(StateError::NoKey { name: name.clone(), path: self.path(&file) });
+            let renew = self.suggest().client("renew", name);
+            return Err(StateError::NoKey { name: name.clone(), path: self.path(&file), renew });
         }
         self.text(&file)
     }
@@ -153,9 +172,27 @@ impl State {
     }
 }
 
-/// Whole days until then, rounded down; negative afterwards.
+/// Days between the two dates (UTC), as one counts them on a calendar: what was issued for 30 days has 30 left for the rest of that
+/// day, and 0 on its last one. Negative afterwards.
 pub fn days_left(then: u64, now: u64) -> i64 {
-    let day = i64::try_from(DAY).unwrap_or(i64::MAX);
-    let (then, now) = (i64::try_from(then).unwrap_or(i64::MAX), i64::try_from(now).unwrap_or(i64::MAX));
-    then.saturating_sub(now).div_euclid(day)
+    let date = |seconds: u64| i64::try_from(seconds / DAY).unwrap_or(i64::MAX);
+    date(then).saturating_sub(date(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::fixture::NOW;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        let (midnight, until) = (NOW / DAY * DAY, NOW + 30 * DAY);
+        assert_eq!(days_left(until, NOW), 30);
+        assert_eq!(days_left(until, NOW + 1), 30, "a second later");
+        assert_eq!(days_left(until, midnight + DAY - 1), 30, "the last second of that day");
+        assert_eq!(days_left(until, midnight + DAY), 29);
+        assert_eq!(days_left(until, until), 0);
+        assert_eq!(days_left(until, midnight + 31 * DAY), -1);
+        assert_eq!(days_left(until, midnight + 31 * DAY - 1), 0, "expired, but on that day");
+    }
 }

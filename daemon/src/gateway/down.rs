@@ -7,7 +7,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use super::calls::{self, Answer};
 use super::names::GatewayName;
 use super::state;
-use super::unit;
+use super::suggestion::Suggestions;
+use super::{unit, whereabouts};
 use crate::cli::gateway::Down;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
@@ -26,10 +27,13 @@ pub fn down(options: &Down) -> Result<(), Fatal> {
     if options.purge && !options.yes {
         confirm_on_terminal(name)?;
     }
+    // Who may not look into it may not end it either, and is told so before anything is half done.
+    state::is_there(&directory)?;
     for said in unit::remove(name)? {
         outln!("{said}");
     }
-    match calls::stop(&calls::whereabouts_of(name, &directory)) {
+    let socket = calls::whereabouts_of(name, &directory);
+    match calls::stop(&socket) {
         Answer::Done => outln!("the running gateway was stopped"),
         Answer::NotRunning => {}
         Answer::Failed(why) => return Err(Fatal::new(Exit::Other, format!("the running gateway did not stop: {why}"))),
@@ -38,17 +42,24 @@ pub fn down(options: &Down) -> Result<(), Fatal> {
     for change in &undone {
         outln!("undone: {change}");
     }
+    let dead = whereabouts::clean(&options.run_dir, name.as_str(), &directory, &socket);
+    let dead = dead
+        .map_err(|error| Fatal::new(Exit::Other, format!("what a killed gateway left cannot be removed: {error}")))?;
+    for path in &dead {
+        outln!("removed: {}, left by a gateway that was killed", path.display());
+    }
     if !failed.is_empty() {
         return Err(Fatal::new(Exit::Routes, failed.join("\n")));
     }
-    if undone.is_empty() {
+    if undone.is_empty() && dead.is_empty() {
         outln!("nothing of it is left on this host");
     }
     if options.purge {
         state::purge(&directory, name, clock::now().unix)?;
         outln!("deleted: {}", directory.display());
     } else if directory.exists() {
-        outln!("kept: {} (--purge deletes its keys and certificates)", directory.display());
+        let purge = Suggestions::of(name, &directory).command("gateway down --purge");
+        outln!("kept: {} (`{purge}` deletes its keys and certificates)", directory.display());
     }
     Ok(())
 }
@@ -106,6 +117,6 @@ mod tests {
         drop(state);
         state::purge(&directory, &name, clock::now().unix).unwrap();
         assert!(!directory.exists());
-        assert!(matches!(state::purge(&directory, &name, 0), Err(state::StateError::Missing(_))));
+        assert!(matches!(state::purge(&directory, &name, 0), Err(state::StateError::Missing(..))));
     }
 }

@@ -28,6 +28,7 @@
 //! | `checklist.rs`, `unit.rs` | what `gateway up` prints, and the systemd unit |
 //! | `settings.rs`, `server_conf.rs`, `profile.rs` | what was asked for, and the two texts that follow: the server's and a client's |
 //! | `state.rs` | the state directory of one gateway: lock, layout, what a crash left |
+//! | `suggestion.rs`, `running.rs` | commands that are suggested; whether this gateway runs already |
 //! | `clients.rs` | adding, renewing, revoking clients in it |
 //! | `index.rs` | the list of every certificate that was issued |
 //! | `pki.rs` | making and reading certificates and revocation lists; pure |
@@ -65,6 +66,7 @@ mod reload;
 pub mod renewal;
 pub mod requests;
 mod run;
+mod running;
 pub mod scripts;
 pub mod serial;
 pub mod server_conf;
@@ -78,6 +80,7 @@ pub mod static_key;
 pub mod status;
 pub mod status_file;
 pub mod status_table;
+pub mod suggestion;
 pub mod token;
 pub mod unit;
 pub mod up;

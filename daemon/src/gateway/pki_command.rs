@@ -7,7 +7,7 @@ use super::checklist::date;
 use super::client_command::table;
 use super::clients::{Row, days_left};
 use super::pki;
-use super::state::{Renewed, State, StateError};
+use super::state::{Renewed, State, StateError, missing};
 use super::up::load_settings;
 use crate::cli::client::{List, Pki, RenewServer};
 use crate::clock;
@@ -59,7 +59,7 @@ fn renew(options: &RenewServer) -> Result<(), Fatal> {
     let (now, mut rng) = (clock::now().unix, controlplane::SystemRandom);
     let directory = options.which.directory();
     let mut state = State::open(&directory, &options.which.name, now)?;
-    let settings = load_settings(&state)?.ok_or(StateError::Missing(directory))?;
+    let settings = load_settings(&state)?.ok_or_else(|| missing(&directory, &options.which.name))?;
     let renewed = match options.if_due {
         true => state.maintain(&settings.endpoint, now, &mut rng)?,
         false => {
@@ -138,7 +138,7 @@ mod tests {
         state.add_client(&"alice".parse().unwrap(), 30, now, &mut controlplane::SystemRandom).unwrap();
         let overview = overview(&state, now).unwrap();
         let days = |expiry: &Expiry| u64::try_from(expiry.days_left).unwrap();
-        // The clock may have ticked between the two readings.
+        // Midnight may have come between the two readings.
         assert!((pki::CA_DAYS - 1..=pki::CA_DAYS).contains(&days(&overview.authority)));
         assert!((pki::SERVER_DAYS - 1..=pki::SERVER_DAYS).contains(&days(&overview.server)));
         assert!((pki::CRL_DAYS - 1..=pki::CRL_DAYS).contains(&days(&overview.crl)));

@@ -13,7 +13,7 @@ use super::server_conf::DATA_CIPHERS;
 use super::settings::Settings;
 use super::state::{State, StateError};
 use super::whole_file;
-use crate::exit::{Exit, Fatal};
+use crate::exit::{Exit, Fatal, permitted};
 
 /// The first words of every profile of ours: what tells it from a file that must not be overwritten.
 const MARK: &str = "# minivpn profile of ";
@@ -64,8 +64,11 @@ pub enum ProfileError {
         /// Whose profile it should become.
         name: ClientName,
     },
+    /// It would be in a directory that there is not.
+    #[error("the directory {} is not there: make it, or name another file", .0.display())]
+    NoDirectory(PathBuf),
     /// It could not be written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), permitted(source))]
     Write {
         /// The file.
         path: PathBuf,
@@ -79,7 +82,10 @@ impl From<ProfileError> for Fatal {
     fn from(error: ProfileError) -> Fatal {
         match error {
             ProfileError::State(error) => error.into(),
-            ProfileError::Occupied { .. } => Fatal::new(Exit::Config, error.to_string()),
+            ProfileError::Occupied { .. } | ProfileError::NoDirectory(_) => Fatal::new(Exit::Config, error.to_string()),
+            ProfileError::Write { ref source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Fatal::new(Exit::Privilege, error.to_string())
+            }
             ProfileError::Write { .. } => Fatal::new(Exit::Other, error.to_string()),
         }
     }
@@ -170,28 +176,54 @@ pub fn place(text: &str, name: &ClientName, destination: &Destination) -> Result
         }
         Destination::File(path) => path,
     };
-    let failed = |source| ProfileError::Write { path: path.clone(), source };
-    if let Some(there) = whole_file::read(path).map_err(failed)?.map(Zeroizing::new) {
-        if there.as_slice() == text.as_bytes() {
-            return Ok(Placed::AlreadyThere(path.clone()));
-        }
-        if !there.starts_with(format!("{MARK}{name} ").as_bytes()) {
-            return Err(ProfileError::Occupied { path: path.clone(), name: name.clone() });
-        }
+    let there = replaceable(path, name, Some(text.as_bytes()))?;
+    if there.is_some_and(|there| there.as_slice() == text.as_bytes()) {
+        return Ok(Placed::AlreadyThere(path.clone()));
     }
+    let failed = |source| ProfileError::Write { path: path.clone(), source };
     whole_file::write_for(path, text.as_bytes(), caller(path)).map_err(failed)?;
     Ok(Placed::Written(path.clone()))
+}
+
+/// Whether a profile of this client could be written there: what is asked before a certificate is issued. Nothing is left behind.
+///
+/// # Errors
+/// As [`place`].
+pub fn check(name: &ClientName, destination: &Destination) -> Result<(), ProfileError> {
+    let Destination::File(path) = destination else { return Ok(()) };
+    replaceable(path, name, None)?;
+    whole_file::try_to_write(path).map_err(|source| ProfileError::Write { path: path.clone(), source })
+}
+
+/// What is there already: nothing, the same text, or a profile of the same client.
+fn replaceable(
+    path: &Path,
+    name: &ClientName,
+    text: Option<&[u8]>,
+) -> Result<Option<Zeroizing<Vec<u8>>>, ProfileError> {
+    let there = whole_file::read(path).map_err(|source| ProfileError::Write { path: path.to_owned(), source })?;
+    let directory = directory_of(path);
+    if there.is_none() && matches!(directory.try_exists(), Ok(false)) {
+        return Err(ProfileError::NoDirectory(directory.to_owned()));
+    }
+    let there = there.map(Zeroizing::new);
+    let mark = format!("{MARK}{name} ");
+    let fits = |there: &Zeroizing<Vec<u8>>| Some(there.as_slice()) == text || there.starts_with(mark.as_bytes());
+    match there.as_ref().is_none_or(fits) {
+        true => Ok(there),
+        false => Err(ProfileError::Occupied { path: path.to_owned(), name: name.clone() }),
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Who called sudo, if the file's directory is theirs: user and group.
 fn caller(path: &Path) -> Option<(u32, u32)> {
     let id = |variable: &str| std::env::var(variable).ok()?.parse::<u32>().ok();
     let (user, group) = (id("SUDO_UID")?, id("SUDO_GID")?);
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    (std::fs::metadata(directory).ok()?.uid() == user).then_some((user, group))
+    (std::fs::metadata(directory_of(path)).ok()?.uid() == user).then_some((user, group))
 }
 
 #[cfg(test)]
@@ -244,6 +276,33 @@ mod tests {
             std::fs::write(&path, other).unwrap();
             assert!(matches!(place(&one, &alice(), &to), Err(ProfileError::Occupied { .. })), "{other}");
             assert_eq!(std::fs::read(&path).unwrap(), other.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_known_before_and_nothing_is_left_by_looking() {
+        let folder = Folder::new();
+        let to = |name: &str| Destination::File(folder.path().join(name));
+        check(&alice(), &to("alice.ovpn")).unwrap();
+        check(&alice(), &Destination::Output).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let missing = check(&alice(), &to("none/alice.ovpn")).unwrap_err();
+        assert!(
+            matches!(&missing, ProfileError::NoDirectory(path) if *path == folder.path().join("none")),
+            "{missing}"
+        );
+        std::fs::create_dir(folder.path().join("directory")).unwrap();
+        assert!(matches!(check(&alice(), &to("directory")), Err(ProfileError::Write { .. })));
+        // A full or read-only file system looks the same: no file can be made in /proc, by nobody.
+        assert!(matches!(
+            check(&alice(), &Destination::File("/proc/alice.ovpn".into())),
+            Err(ProfileError::Write { .. })
+        ));
+        for (content, good) in [(&b"# mine"[..], false), (b"", false), (b"# minivpn profile of alice at one", true)] {
+            std::fs::write(folder.path().join("there"), content).unwrap();
+            let checked = check(&alice(), &to("there"));
+            assert_eq!(checked.is_ok(), good, "{checked:?}");
+            assert_eq!(std::fs::read(folder.path().join("there")).unwrap(), content);
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::socket::{Command, VERSION};
 use super::status::Snapshot;
 use super::{status_table, whereabouts};
-use crate::exit::{Exit, Fatal};
+use crate::exit::{Exit, Fatal, permitted};
 use crate::observe::log::colour_allowed;
 use crate::outln;
 
@@ -83,7 +83,15 @@ impl Whom {
 /// `Unreachable` when no gateway serves the socket, `Privilege` when this user may not ask, `Other` with the gateway's
 /// own sentence when it refuses.
 pub fn ask(path: &Path, command: &Command) -> Result<Value, Fatal> {
-    let line = exchange(path, command).map_err(|error| explain(path, &error))?;
+    ask_within(path, command, TIMEOUT)
+}
+
+/// [`ask`], with another limit for each step of the answer.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) fn ask_within(path: &Path, command: &Command, patience: Duration) -> Result<Value, Fatal> {
+    let line = exchange(path, command, patience).map_err(|error| explain(path, &error, patience))?;
     let strange = |what: &str| Fatal::new(Exit::Other, format!("{}: strange answer: {what}", path.display()));
     let mut answer: Value = serde_json::from_slice(&line).map_err(|error| strange(&error.to_string()))?;
     let version = answer.get("v").and_then(Value::as_u64);
@@ -162,8 +170,8 @@ fn ended(result: Result<(), Fatal>) -> Exit {
     }
 }
 
-fn exchange(path: &Path, command: &Command) -> io::Result<Vec<u8>> {
-    let mut stream = whereabouts::connect(path, Some(TIMEOUT))?;
+fn exchange(path: &Path, command: &Command, patience: Duration) -> io::Result<Vec<u8>> {
+    let mut stream = whereabouts::connect(path, Some(patience))?;
     let mut request = serde_json::to_value(command)?;
     if let Some(fields) = request.as_object_mut() {
         fields.insert("v".to_owned(), VERSION.into());
@@ -178,18 +186,18 @@ fn exchange(path: &Path, command: &Command) -> io::Result<Vec<u8>> {
     }
 }
 
-fn explain(path: &Path, error: &io::Error) -> Fatal {
+fn explain(path: &Path, error: &io::Error, patience: Duration) -> Fatal {
     let shown = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Fatal::new(
-            Exit::Unreachable,
-            format!("no gateway is running at {shown}; start it with `minivpn gateway up` or `minivpn gateway run`"),
-        ),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Fatal::new(Exit::Unreachable, format!("no gateway is running at {shown}; {}", whereabouts::start_of(path)))
+        }
         io::ErrorKind::PermissionDenied => {
-            Fatal::new(Exit::Privilege, format!("{shown} is for root and for the user that runs the gateway: {error}"))
+            let what = "is for root and for the user that runs the gateway";
+            Fatal::new(Exit::Privilege, format!("{shown} {what}: {error}{}", permitted(error)))
         }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Fatal::new(Exit::Other, format!("the gateway at {shown} did not answer within {} s", TIMEOUT.as_secs()))
+            Fatal::new(Exit::Other, format!("the gateway at {shown} did not answer within {} s", patience.as_secs()))
         }
         io::ErrorKind::UnexpectedEof => {
             Fatal::new(Exit::Other, format!("the gateway at {shown} ended before it answered"))

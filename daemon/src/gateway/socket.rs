@@ -123,10 +123,15 @@ struct Place {
 impl Place {
     /// Makes the directory (0700) when it is missing.
     fn of(path: &Path) -> io::Result<Place> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory_of(path))?;
+        Place::there(path)
+    }
+
+    /// In a directory that is there.
+    fn there(path: &Path) -> io::Result<Place> {
         let wrong = || io::Error::new(io::ErrorKind::InvalidInput, "it names no file");
         let name = path.file_name().ok_or_else(wrong)?.to_owned();
-        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let directory = directory_of(path);
         let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Place { directory, name })
     }
@@ -182,6 +187,35 @@ fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Removes a socket at which nobody listens any more: what a gateway that was killed left. True when it was one; what is no socket, and
+/// what somebody listens at, stays.
+///
+/// # Errors
+/// What the file system answers.
+pub fn remove_dead(path: &Path) -> io::Result<bool> {
+    let place = match Place::there(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+            return Ok(false);
+        }
+        place => place?,
+    };
+    match place.look(&place.name) {
+        Ok(file) if FileType::from_raw_mode(file.st_mode) == FileType::Socket => {}
+        Ok(_) | Err(Errno::NOENT) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    }
+    match whereabouts::connect(&place.path(&place.name), None) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        _ => return Ok(false),
+    }
+    place.remove(&place.name)?;
+    Ok(true)
 }
 
 /// What the socket of the gateway with this name is called, in its run directory.

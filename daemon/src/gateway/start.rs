@@ -22,7 +22,7 @@ use super::sessions::{Sessions, Turns};
 use super::started::{Extras, Facts, started};
 use super::whereabouts::{self, Noted};
 use super::workers::{self, Ends, Workers};
-use super::{host_side, socket as requests};
+use super::{host_side, running, socket as requests};
 use crate::cli::gateway::{GatewayRun, GatewayServe};
 use crate::config;
 use crate::config::server::ServerProfile;
@@ -50,6 +50,7 @@ const READY: Duration = Duration::from_secs(30);
 pub fn run(options: &GatewayRun, console: Console) -> Result<(), Fatal> {
     let profile = load(&options.config)?;
     let extras = Extras { name: instance(&options.config), ..Extras::default() };
+    running::refuse_configured(&extras.name, &options.serve)?;
     serve(profile, options.serve.clone(), extras, console)
 }
 
@@ -101,6 +102,11 @@ pub fn serve(profile: ServerProfile, options: GatewayServe, extras: Extras, cons
     let name = profile.device.name.clone().unwrap_or_default();
     let queues = workers::open(&name, options.data.tun_offload.is_on(), group)?;
     let steered = workers::steer(&queues, &steering(&profile, group));
+    // Another user could not even find out that nobody listens at what root left.
+    let socket = socket_path(&options, &extras.name);
+    if let Err(error) = requests::remove_dead(&socket) {
+        tracing::debug!("{} cannot be removed: {error}", socket.display());
+    }
     drop_privileges(&profile, &options)?;
     let opened = Opened { seats, aead, ends: Ends { sockets, queues, steered } };
     let ran = supervisor::block_on(async move {
@@ -290,7 +296,7 @@ async fn wait_until_ready(control: &mut Control) -> Result<(), Fatal> {
     }
 }
 
-fn socket_path(options: &GatewayServe, name: &str) -> PathBuf {
+pub(super) fn socket_path(options: &GatewayServe, name: &str) -> PathBuf {
     options.socket.clone().unwrap_or_else(|| options.data.run_dir.join(requests::file_name(name)))
 }
 

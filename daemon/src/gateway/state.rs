@@ -31,8 +31,9 @@ use super::index::{Holder, Index, Record};
 use super::names::{ClientName, Endpoint, GatewayName};
 use super::pki::{self, Authority, CrlFacts, Identity, PkiError, Purpose};
 use super::static_key;
+use super::suggestion::Suggestions;
 use super::whole_file;
-use crate::exit::{Exit, Fatal};
+use crate::exit::{Exit, Fatal, permitted};
 
 /// Where gateways keep their state, each in a directory of its name.
 pub const ROOT: &str = "/var/lib/minivpn";
@@ -41,10 +42,10 @@ pub const ROOT: &str = "/var/lib/minivpn";
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// There is none.
-    #[error("there is no gateway in {}: make one with `minivpn gateway up --endpoint HOST`, or name it with --name or --state-dir", .0.display())]
-    Missing(PathBuf),
+    #[error("there is no gateway in {}: make one with `{}`, or name another with --name or --state-dir", .0.display(), .1.command("gateway up --endpoint HOST"))]
+    Missing(PathBuf, Suggestions),
     /// A file or directory could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}{}", path.display(), permitted(source))]
     File {
         /// Which.
         path: PathBuf,
@@ -64,7 +65,7 @@ pub enum StateError {
     #[error("another minivpn is changing {}; try again when it is done", .0.display())]
     Locked(PathBuf),
     /// The directory belongs to somebody else.
-    #[error("{} belongs to another user (uid {owner}); run this as that user, or choose another --state-dir", path.display())]
+    #[error("{} belongs to {}, or choose another --state-dir", path.display(), whose(*owner))]
     Foreign {
         /// Which.
         path: PathBuf,
@@ -82,22 +83,27 @@ pub enum StateError {
     Pki(#[from] PkiError),
     /// There is a good certificate of this name.
     #[error(
-        "{0} exists already: `minivpn client show {0}` prints the profile again, `minivpn client renew {0}` makes a new one"
+        "{} exists already: `{}` prints the profile again, `{}` makes a new one",
+        .0,
+        .1.client("show", .0),
+        .1.client("renew", .0)
     )]
-    Exists(ClientName),
+    Exists(ClientName, Suggestions),
     /// There is no certificate of this name.
-    #[error("there is no client {0}; `minivpn client list` tells who there is")]
-    Unknown(ClientName),
+    #[error("there is no client {}; `{}` tells who there is", .0, .1.command("client list"))]
+    Unknown(ClientName, Suggestions),
     /// Its certificates are revoked.
-    #[error("{0} is revoked; `minivpn client add {0}` makes a new certificate")]
-    Revoked(ClientName),
+    #[error("{} is revoked; `{}` makes a new certificate", .0, .1.client("add", .0))]
+    Revoked(ClientName, Suggestions),
     /// Its key was deleted.
-    #[error("the key of {name} is not kept here ({} was deleted): `minivpn client renew {name}` makes a new one", path.display())]
+    #[error("the key of {name} is not kept here ({} was deleted): `{renew}` makes a new one", path.display())]
     NoKey {
         /// Whose.
         name: ClientName,
         /// Where it would be.
         path: PathBuf,
+        /// The command that makes a new one.
+        renew: String,
     },
 }
 
@@ -119,7 +125,17 @@ pub struct State {
     directory: PathBuf,
     name: GatewayName,
     pub(super) index: Index,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The lock on a directory. A script that is just being started may share the descriptor until its exec, so its end is said aloud.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// What [`State::ensure`] had to make.
@@ -150,9 +166,8 @@ impl State {
     /// # Errors
     /// [`StateError::Missing`], [`StateError::Locked`], [`StateError::Foreign`], and what the files answer.
     pub fn open(directory: &Path, name: &GatewayName, now: u64) -> Result<State, StateError> {
-        // The index is the last thing without which nothing works, and the first that is written.
-        if !directory.join("index.json").exists() {
-            return Err(StateError::Missing(directory.to_owned()));
+        if !is_there(directory)? {
+            return Err(missing(directory, name));
         }
         State::lock(directory, name, now)
     }
@@ -190,7 +205,7 @@ impl State {
             locked => locked.map_err(|error| file_error(&path)(error.into()))?,
         }
         let mut state =
-            State { directory: directory.to_owned(), name: name.clone(), index: Index::default(), _lock: lock };
+            State { directory: directory.to_owned(), name: name.clone(), index: Index::default(), _lock: Lock(lock) };
         if let Some(text) = state.read("index.json")? {
             let parsed = Index::parse(&text);
             state.index = parsed.map_err(|what| StateError::Content { path: state.path("index.json"), what })?;
@@ -212,6 +227,11 @@ impl State {
     /// Every certificate that was issued.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Commands for this gateway.
+    pub fn suggest(&self) -> Suggestions {
+        Suggestions::of(&self.name, &self.directory)
     }
 
     /// The path of a file in the directory.
@@ -455,6 +475,28 @@ pub fn purge(directory: &Path, name: &GatewayName, now: u64) -> Result<(), State
     std::fs::remove_dir_all(directory).map_err(file_error(directory))?;
     drop(state);
     Ok(())
+}
+
+/// Whether there is a gateway in this directory.
+///
+/// # Errors
+/// [`StateError::File`]: who may not look does not know.
+pub(super) fn is_there(directory: &Path) -> Result<bool, StateError> {
+    // The index is the last thing without which nothing works, and the first that is written.
+    let index = directory.join("index.json");
+    index.try_exists().map_err(file_error(&index))
+}
+
+/// There is no gateway in this directory.
+pub(super) fn missing(directory: &Path, name: &GatewayName) -> StateError {
+    StateError::Missing(directory.to_owned(), Suggestions::of(name, directory))
+}
+
+fn whose(owner: u32) -> String {
+    match owner {
+        0 => "root: run it as root (sudo)".to_owned(),
+        other => format!("another user (uid {other}): run it as that user"),
+    }
 }
 
 /// The directory is ours, and nobody else's to read.

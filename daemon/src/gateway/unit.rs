@@ -48,13 +48,18 @@ pub fn install(gateway: &GatewayName, directory: &Path) -> Installed {
     Installed { path, written, started }
 }
 
+/// Whether there is a unit of this gateway.
+pub fn is_installed(gateway: &GatewayName) -> bool {
+    Path::new(UNITS).join(name_of(gateway)).exists()
+}
+
 /// Stops and deletes the unit; sentences about what was done, none where there is no unit.
 ///
 /// # Errors
 /// systemd or the file system refuses.
 pub fn remove(gateway: &GatewayName) -> Result<Vec<String>, Fatal> {
     let path = Path::new(UNITS).join(name_of(gateway));
-    if !path.exists() {
+    if !is_installed(gateway) {
         return Ok(Vec::new());
     }
     let failed = |what: String| Fatal::new(Exit::Other, what);

@@ -15,8 +15,9 @@ use super::profile::{self, Destination, Placed};
 use super::server_conf;
 use super::settings::{Settings, Surroundings};
 use super::started::Started;
-use super::state::{Made, Renewed, State};
-use super::unit;
+use super::state::{Made, Renewed, State, StateError};
+use super::suggestion::Suggestions;
+use super::{running, state, unit};
 use crate::cli::gateway::Up;
 use crate::clock;
 use crate::exit::{Exit, Fatal};
@@ -30,6 +31,10 @@ pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
     let format = console.format();
     // Before a directory is made for a gateway that cannot run.
     super::start::check(&options.serve)?;
+    // A unit that is there is started anew by --install; nobody else's gateway is.
+    if !options.no_serve && !(options.install && unit::is_installed(&options.which.name)) {
+        running::refuse(&options.which.name, &options.serve, &options.which.directory())?;
+    }
     let mut list = Checklist::default();
     let settings =
         prepare(options, &Surroundings::look(), clock::now().unix, &mut controlplane::SystemRandom, &mut list)?;
@@ -38,7 +43,8 @@ pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
         // The files are made, whatever becomes of the rest.
         list.print(format);
         let served = settings.clone();
-        let ready = move |started: &Started| checklist_of(started, &served).print(format);
+        let suggest = Suggestions::of(name, &directory);
+        let ready = move |started: &Started| checklist_of(started, &served, &suggest).print(format);
         return calls::serve(name, &directory, &settings, options.serve.clone(), console, ready);
     }
     describe_host(&settings, &mut list);
@@ -61,7 +67,8 @@ fn prepare(
 ) -> Result<Settings, Fatal> {
     let (directory, name) = (options.which.directory(), &options.which.name);
     // Wrong arguments make no directory.
-    if !directory.join("settings.json").exists() {
+    let known = directory.join("settings.json").try_exists();
+    if !known.map_err(state::file_error(&directory))? {
         Settings::first(&options.wishes(), name, around, rng).map_err(wrong)?;
     }
     let mut state = State::create(&directory, name, now)?;
@@ -86,7 +93,8 @@ fn prepare(
         give_profile(&mut state, &settings, client, &options.out, now, rng, list)?;
     }
     if state.clients(now).is_empty() {
-        list.add(Mark::Attention, "clients", "there are none: minivpn client add NAME");
+        let add = state.suggest().command("client add NAME");
+        list.add(Mark::Attention, "clients", format!("there are none: {add}"));
     }
     Ok(settings)
 }
@@ -114,7 +122,10 @@ fn settle(
         list.add(
             Mark::Attention,
             "profiles",
-            "those given out name the old endpoint: minivpn client show NAME prints the new one",
+            format!(
+                "those given out name the old endpoint: {} prints the new one",
+                state.suggest().command("client show NAME")
+            ),
         );
     }
     let moved = before.endpoint != settings.endpoint;
@@ -141,30 +152,40 @@ fn give_profile(
     list: &mut Checklist,
 ) -> Result<(), Fatal> {
     let what = format!("client {client}");
+    let to = Destination::new(None, client, out);
     let newest = state.index().newest(&Holder::Client(client.clone())).cloned();
     let mark = match newest {
         None => {
+            profile::check(client, &to)?;
             state.add_client(client, pki::CLIENT_DAYS, now, rng)?;
             Mark::New
         }
         Some(record) if record.revoked.is_some() => {
-            list.add(Mark::Attention, &what, format!("is revoked; to let it in again: minivpn client add {client}"));
+            list.add(
+                Mark::Attention,
+                &what,
+                format!("is revoked; to let it in again: {}", state.suggest().client("add", client)),
+            );
             return Ok(());
         }
         Some(record) if !record.is_good(now) => {
-            list.add(Mark::Attention, &what, format!("its certificate has expired: minivpn client renew {client}"));
+            list.add(
+                Mark::Attention,
+                &what,
+                format!("its certificate has expired: {}", state.suggest().client("renew", client)),
+            );
             return Ok(());
         }
         Some(_) => Mark::Kept,
     };
     let text = match profile::text(state, settings, client) {
-        Err(error @ super::state::StateError::NoKey { .. }) => {
+        Err(error @ StateError::NoKey { .. }) => {
             list.add(Mark::Kept, &what, error.to_string());
             return Ok(());
         }
         text => text?,
     };
-    let placed = profile::place(&text, client, &Destination::new(None, client, out))?;
+    let placed = profile::place(&text, client, &to)?;
     let mark = if matches!(placed, Placed::Written(_)) { Mark::New } else { mark };
     list.add(mark, &what, format!("profile {placed}"));
     Ok(())
@@ -172,13 +193,13 @@ fn give_profile(
 
 fn describe_state(state: &State, made: &[Made], renewed: &[Renewed], list: &mut Checklist) -> Result<(), Fatal> {
     let mark = |was_made: bool| if was_made { Mark::New } else { Mark::Kept };
-    let ca = pki::certificate_facts(&state.text("ca.crt")?).map_err(super::state::StateError::from)?;
+    let ca = pki::certificate_facts(&state.text("ca.crt")?).map_err(StateError::from)?;
     list.add(
         mark(made.contains(&Made::Authority)),
         "authority",
         format!("{}, until {}", ca.common_name, date(ca.not_after)),
     );
-    let server = pki::certificate_facts(&state.text("server.pem")?).map_err(super::state::StateError::from)?;
+    let server = pki::certificate_facts(&state.text("server.pem")?).map_err(StateError::from)?;
     let new = made.contains(&Made::Server) || renewed.contains(&Renewed::Server);
     list.add(
         mark(new),
@@ -201,7 +222,7 @@ fn describe_state(state: &State, made: &[Made], renewed: &[Renewed], list: &mut 
 }
 
 /// What came of the start.
-fn checklist_of(started: &Started, settings: &Settings) -> Checklist {
+fn checklist_of(started: &Started, settings: &Settings, suggest: &Suggestions) -> Checklist {
     let mut list = Checklist::default();
     for change in &started.changes {
         list.add(Mark::New, "host", change.clone());
@@ -214,7 +235,8 @@ fn checklist_of(started: &Started, settings: &Settings) -> Checklist {
         list.add(Mark::Kept, "data path", line.clone());
     }
     if let Some(path) = &started.socket {
-        list.add(Mark::Kept, "commands", format!("minivpn status asks {}", path.display()));
+        let status = suggest.to_running("status");
+        list.add(Mark::Kept, "commands", format!("{status} asks {}", path.display()));
     }
     let listen = started.listen.map_or_else(String::new, |address| address.to_string());
     let endpoint = &settings.endpoint;
@@ -365,6 +387,17 @@ mod tests {
         assert!(!place.state().exists());
         assert!(place.run(&["--endpoint", "x.example", "--pool", "10.0.0.0/30"], NOW).is_err());
         assert!(!place.state().exists());
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_written_costs_no_certificate() {
+        let place = Place::new();
+        std::fs::remove_dir(place.folder.path().join("out")).unwrap();
+        place.run(&FIRST, NOW).unwrap_err();
+        let name = "default".parse().unwrap();
+        assert_eq!(State::open(&place.state(), &name, NOW).unwrap().clients(NOW), []);
+        std::fs::create_dir(place.folder.path().join("out")).unwrap();
+        assert!(marks(&place.run(&FIRST, NOW).unwrap(), Mark::New).contains(&"client alice"));
     }
 
     #[test]

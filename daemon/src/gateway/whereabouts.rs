@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::suggestion::DEFAULT_NAME;
 use super::{socket, state, whole_file};
-use crate::exit::{Exit, Fatal};
+use crate::exit::{Exit, Fatal, permitted};
 use crate::host::journal::DIRECTORY;
 
 /// The note in a state directory.
@@ -67,6 +68,32 @@ fn note_in(run: &Path, name: &str, socket: &Path, state: Option<&Path>) -> Noted
 fn directory_of(file: &Path) -> io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("/"));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+/// The socket that the gateway of this state directory has noted.
+pub(super) fn noted_in(state: &Path) -> Option<PathBuf> {
+    noted(&state.join(IN_STATE))
+}
+
+/// Removes the sockets and notes that a killed gateway left: those at which nobody listens any more, in the run directory, in its state
+/// directory, and `asked`, where it would have been looked for. Gives the sockets.
+///
+/// # Errors
+/// A socket could not be removed.
+pub(super) fn clean(run: &Path, name: &str, state: &Path, asked: &Path) -> io::Result<Vec<PathBuf>> {
+    let notes = [state.join(IN_STATE), named(run, name), named(Path::new(DIRECTORY), name)];
+    let mut sockets = vec![usual(run, name), asked.to_owned()];
+    sockets.extend(notes.iter().filter_map(|note| noted(note)));
+    let mut removed = Vec::new();
+    for path in sockets {
+        if socket::remove_dead(&path)? {
+            removed.push(path);
+        }
+    }
+    for note in notes.iter().filter(|note| noted(note).is_some_and(|socket| !lives(&socket))) {
+        whole_file::remove(note)?;
+    }
+    Ok(removed)
 }
 
 /// Where the gateway of this name takes commands: the first place at which somebody listens, of the note in its state directory, its usual
@@ -140,16 +167,21 @@ fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn none(run: &Path) -> Fatal {
-    let sentence = format!(
-        "no gateway is running (no socket in {}); start one with `minivpn gateway up` or `minivpn gateway run`",
-        run.display()
-    );
+    let sentence = format!("no gateway is running (no socket in {}); {}", run.display(), start_of(Path::new("")));
     Fatal::new(Exit::Unreachable, sentence)
+}
+
+/// How to start the gateway whose socket would be here: under its name, where its place is the usual one of that name.
+pub(super) fn start_of(socket: &Path) -> String {
+    let name = socket.file_stem().filter(|_| socket.parent() == Some(Path::new(DIRECTORY)));
+    let name = name.and_then(|name| name.to_str()).filter(|name| *name != DEFAULT_NAME);
+    let name = name.map_or_else(String::new, |name| format!(" --name {name}"));
+    format!("start it with `minivpn gateway up{name}` or `minivpn gateway run --config FILE`")
 }
 
 fn unreadable(directory: &Path, error: &io::Error) -> Fatal {
     let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::Privilege } else { Exit::Other };
-    Fatal::new(exit, format!("{} cannot be read: {error}", directory.display()))
+    Fatal::new(exit, format!("{} cannot be read: {error}{}", directory.display(), permitted(error)))
 }
 
 fn usual(run: &Path, name: &str) -> PathBuf {
@@ -241,6 +273,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_gateway_left_is_removed_and_what_lives_is_not() {
+        let (_folder, [run, states, own]) = scene();
+        let state = states.join("office");
+        let (dead, living) = (own.join("dead.sock"), run.join("office.sock"));
+        drop(UnixListener::bind(&dead).unwrap());
+        std::mem::forget(note_in(&run, "office", &dead, Some(&state)));
+        let listener = UnixListener::bind(&living).unwrap();
+        std::fs::write(own.join("file.sock"), "mine").unwrap();
+        assert_eq!(clean(&run, "office", &state, &own.join("file.sock")).unwrap(), [dead.clone()]);
+        assert!(!dead.exists() && living.exists() && own.join("file.sock").exists());
+        assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "its note is gone");
+        assert_eq!(noted(&named(&run, "office")), None, "and the other");
+        drop(listener);
+        assert_eq!(clean(&run, "office", &state, &living).unwrap(), [living.clone()], "once");
+        assert!(!living.exists());
+        assert_eq!(clean(&run, "office", &state, &living).unwrap(), [] as [PathBuf; 0], "nothing is there");
+    }
+
+    #[test]
     fn the_usual_place_needs_no_note_in_the_run_directory() {
         let (_folder, [run, states, _]) = scene();
         let socket = run.join("office.sock");
@@ -248,6 +299,14 @@ mod tests {
         assert_eq!(noted.files, [states.join("office").join(IN_STATE)]);
         drop(note_in(&run, "office", &socket, None));
         assert!(states.join("office").join(IN_STATE).exists());
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_run_is_started_under_its_name() {
+        assert!(start_of(Path::new("/run/minivpn/eu.sock")).contains("`minivpn gateway up --name eu`"));
+        for other in ["/run/minivpn/default.sock", "/tmp/eu.sock", ""] {
+            assert!(start_of(Path::new(other)).contains("`minivpn gateway up`"), "{other}");
+        }
     }
 
     #[test]

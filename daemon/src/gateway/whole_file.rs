@@ -90,6 +90,16 @@ pub fn write_for(path: &Path, content: &[u8], owner: Option<(u32, u32)>) -> io::
     stage_as(path, &aside(path, "new"), content, owner)?.commit()
 }
 
+/// Whether [`write()`] could write this file: one of no length is made beside it, and removed.
+///
+/// # Errors
+/// As [`write()`].
+pub fn try_to_write(path: &Path) -> io::Result<()> {
+    let beside = aside(path, "new");
+    drop(fresh(&beside)?);
+    std::fs::remove_file(&beside)
+}
+
 /// Writes content that will be a file when it is committed.
 ///
 /// # Errors

@@ -184,6 +184,15 @@ pub async fn recover(directory: &Path, host: &Host) -> Recovery {
     recovery
 }
 
+/// The living process that owns the journal of an instance. Nobody who may not read it is told.
+pub fn holder(directory: &Path, instance: &str) -> Option<u32> {
+    let mut file = open_locked(&path_of(directory, instance), false).ok()?;
+    match lock_state(&mut file).ok()? {
+        State::Living(pid) => Some(pid),
+        State::Ours => None,
+    }
+}
+
 /// Gives the directory and its journals to the user that the daemon drops to, so that it can still write them.
 ///
 /// # Errors

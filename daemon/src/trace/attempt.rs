@@ -5,7 +5,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use controlplane::trace::{Record, Stage, What};
-use controlplane::{Ending, Established, Event as Told, Instant, KeyEvent, Output, Path};
+use controlplane::{Ending, Established, Event as Told, Instant, KeyEvent, Now, Output, Path, Random};
 
 use super::event::{Agreed, Event, More, Operation, seconds};
 use super::run::Run;
@@ -59,6 +59,13 @@ enum Woken {
     Time,
 }
 
+/// The present, once there are random bytes. For the first of them the library gathers entropy, some 20 ms long; the reset, which needs
+/// them, is noted as sent at this moment, and its answer would seem to come so much later.
+fn present(rng: &mut dyn Random, clock: impl FnOnce() -> Now) -> Now {
+    rng.fill(&mut [0]);
+    clock()
+}
+
 impl Run {
     /// Traces the handshake with one address.
     pub(super) async fn attempt(&mut self, remote: &Remote, address: SocketAddr) -> Outcome {
@@ -75,7 +82,7 @@ impl Run {
             Err(error) => return self.fails("no_way", Failure::NoWay(address, error.to_string()), ""),
         };
         self.emit(Operation::Attempt, More::Attempt { remote: address.to_string(), local: local.to_string() });
-        let now = clock::now();
+        let now = present(&mut self.rng, clock::now);
         let mut on = Ongoing {
             address,
             generation: self.attempts,
@@ -302,5 +309,27 @@ fn word(ending: &Ending) -> &'static str {
         Ending::Halt(_) => "halt",
         Ending::PeerExited => "peer_exited",
         Ending::Disconnected { .. } | Ending::Replaced | Ending::Internal(_) => "internal",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A source that takes a second for its first byte, by a clock that it moves.
+    struct Slow<'a>(&'a std::cell::Cell<u64>);
+
+    impl Random for Slow<'_> {
+        fn fill(&mut self, out: &mut [u8]) {
+            assert!(!out.is_empty(), "nothing is gathered for nothing");
+            self.0.set(self.0.get().max(1_000_000_000));
+        }
+    }
+
+    #[test]
+    fn what_gathering_entropy_takes_is_not_counted_as_the_servers() {
+        let clock = std::cell::Cell::new(0);
+        let now = present(&mut Slow(&clock), || Now { at: Instant(clock.get()), unix: 0 });
+        assert_eq!(now.at, Instant(1_000_000_000));
     }
 }

@@ -94,11 +94,33 @@ fn a_directory_that_others_can_read_is_closed_to_them() {
 #[test]
 fn a_directory_that_is_a_link_or_not_there_is_refused() {
     let place = Place::new();
-    assert!(matches!(State::open(&place.path(), &name(), NOW), Err(StateError::Missing(_))));
+    assert!(matches!(State::open(&place.path(), &name(), NOW), Err(StateError::Missing(..))));
     let other = Place::new();
     drop(other.made());
     symlink(other.path(), place.path()).unwrap();
     assert!(matches!(State::open(&place.path(), &name(), NOW), Err(StateError::File { .. })));
+}
+
+#[test]
+fn a_directory_that_cannot_be_looked_into_is_not_said_to_be_empty() {
+    let place = Place::new();
+    // Longer than any name may be: the kernel does not say whether it is there, as it does not to who may not look.
+    let unknown = place.0.path().join("x".repeat(300));
+    assert!(matches!(State::open(&unknown, &name(), NOW), Err(StateError::File { .. })));
+    assert!(matches!(is_there(&unknown), Err(StateError::File { .. })));
+    assert!(matches!(is_there(&place.path()), Ok(false)));
+    drop(place.made());
+    assert!(matches!(is_there(&place.path()), Ok(true)));
+}
+
+#[test]
+fn who_was_refused_is_told_with_the_exit_code_and_by_whom() {
+    let denied = |path: &str| file_error(Path::new(path))(io::ErrorKind::PermissionDenied.into());
+    assert_eq!(Fatal::from(denied("/x")).exit, Exit::Privilege);
+    let roots = StateError::Foreign { path: "/x".into(), owner: 0 }.to_string();
+    assert!(roots.contains("belongs to root: run it as root (sudo)"), "{roots}");
+    let anothers = StateError::Foreign { path: "/x".into(), owner: 1_000 }.to_string();
+    assert!(anothers.contains("uid 1000") && !anothers.contains("sudo"), "{anothers}");
 }
 
 #[test]
@@ -116,7 +138,7 @@ fn a_client_is_added_once_and_can_be_added_again_after_its_end() {
     let mut state = place.made();
     let first = add(&mut state, "alice");
     let again = |state: &mut State, now| state.add_client(&client("alice"), 30, now, &mut controlplane::SystemRandom);
-    assert!(matches!(again(&mut state, NOW), Err(StateError::Exists(_))));
+    assert!(matches!(again(&mut state, NOW), Err(StateError::Exists(..))));
     assert_eq!(state.revoke_client(&client("alice"), NOW).unwrap(), [first]);
     let second = again(&mut state, NOW).unwrap();
     assert_ne!(first, second, "a new certificate has a new serial number");
@@ -139,8 +161,8 @@ fn revoking_hits_every_certificate_of_a_client_and_no_other() {
     assert!(!state.crl().unwrap().revoked.contains(&bob));
     assert!(!state.path("clients/alice.pem").exists() && state.path("clients/bob.pem").exists());
     assert_eq!(state.revoke_client(&client("alice"), NOW).unwrap(), [], "twice is once");
-    assert!(matches!(state.client_pem(&client("alice")), Err(StateError::Revoked(_))));
-    assert!(matches!(state.revoke_client(&client("carol"), NOW), Err(StateError::Unknown(_))));
+    assert!(matches!(state.client_pem(&client("alice")), Err(StateError::Revoked(..))));
+    assert!(matches!(state.revoke_client(&client("carol"), NOW), Err(StateError::Unknown(..))));
     drop(state);
     let state = place.open();
     assert_eq!(state.crl().unwrap().revoked.len(), 2, "revoked stays revoked");
@@ -156,7 +178,7 @@ fn a_renewal_replaces_the_key_and_may_revoke_the_old_certificate() {
     let renew = |state: &mut State, name: &str, revoke| {
         state.renew_client(&client(name), 30, revoke, NOW, &mut controlplane::SystemRandom)
     };
-    assert!(matches!(renew(&mut state, "alice", false), Err(StateError::Unknown(_))));
+    assert!(matches!(renew(&mut state, "alice", false), Err(StateError::Unknown(..))));
     let one = add(&mut state, "alice");
     let before = state.client_pem(&client("alice")).unwrap();
     let (two, revoked) = renew(&mut state, "alice", true).unwrap();
@@ -165,7 +187,7 @@ fn a_renewal_replaces_the_key_and_may_revoke_the_old_certificate() {
     assert_ne!(*before, *after);
     assert_eq!(pki::certificate_facts(&after).unwrap().serial, Some(two));
     state.revoke_client(&client("alice"), NOW).unwrap();
-    assert!(matches!(renew(&mut state, "alice", false), Err(StateError::Revoked(_))));
+    assert!(matches!(renew(&mut state, "alice", false), Err(StateError::Revoked(..))));
     // An expired certificate can be renewed: nobody has taken the right away.
     state.add_client(&client("bob"), 1, NOW, &mut rng).unwrap();
     assert!(state.renew_client(&client("bob"), 30, false, NOW + 9 * DAY, &mut rng).is_ok());
@@ -178,7 +200,7 @@ fn a_key_that_was_deleted_is_told_from_one_that_never_was() {
     add(&mut state, "alice");
     std::fs::remove_file(state.path("clients/alice.pem")).unwrap();
     assert!(matches!(state.client_pem(&client("alice")), Err(StateError::NoKey { .. })));
-    assert!(matches!(state.client_pem(&client("bob")), Err(StateError::Unknown(_))));
+    assert!(matches!(state.client_pem(&client("bob")), Err(StateError::Unknown(..))));
     assert!(!state.clients(NOW)[0].key_kept);
 }
 
