@@ -30,9 +30,7 @@ use crate::cli::proxy::Proxy;
 use crate::client::backoff::Backoff;
 use crate::client::credentials::Wallet;
 use crate::config::agreed::ClientProfile;
-use crate::embed::{
-    ConnectError, IoChoice, Options, Parameters, Progress, Stage, Trunk, TunnelError, load_profile,
-};
+use crate::embed::{ConnectError, IoChoice, Options, Parameters, Progress, Stage, Trunk, TunnelError, load_profile};
 use crate::exit::{Exit, Fatal};
 use crate::outln;
 use crate::signals::{Signal, Signals};
