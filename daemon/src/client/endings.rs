@@ -80,6 +80,11 @@ pub(crate) fn judge(ending: Ending, auth_retry: AuthRetry, offer: Offer, was_up:
         Ending::Incompatible(sentence) => Verdict::Fatal(Fatal::new(Exit::Config, sentence)),
         Ending::Unanswered if was_up => again("the server does not answer any more".into()),
         Ending::Unanswered => Verdict::NextAddress,
+        // TLS 1.3 is complete here before the server has looked at our certificate, and OpenVPN says nothing when it refuses it.
+        Ending::HandshakeTimeout { awaiting } if awaiting.contains("key message") => again(format!(
+            "the server fell silent once it had our certificate ({awaiting} did not come in time): most likely it refuses it (revoked, \
+             expired, or of another CA). Ask the server's operator for a new profile"
+        )),
         Ending::HandshakeTimeout { awaiting } => again(format!(
             "the server answered, but {awaiting} did not come in time: it may refuse our certificate, or the path drops large packets"
         )),
@@ -220,6 +225,20 @@ mod tests {
         assert!(with.contains("our user name or password (not today)"), "{with}");
         assert!(without.contains("refused us (not today)") && without.contains("certificate and no password"));
         assert!(!without.contains("user name"), "{without}");
+    }
+
+    #[test]
+    fn a_server_that_falls_silent_at_our_certificate_most_likely_refuses_it() {
+        let why = |awaiting: &str| {
+            let ending = Ending::HandshakeTimeout { awaiting: awaiting.into() };
+            match judge(ending, AuthRetry::None, Offer::Nothing, false) {
+                Verdict::Again { why, .. } => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        let silent = why("the peer's key message");
+        assert!(silent.contains("revoked") && silent.contains("new profile"), "{silent}");
+        assert!(!why("PUSH_REPLY").contains("revoked"));
     }
 
     #[test]

@@ -32,7 +32,8 @@ pub fn up(options: &Up, console: Console) -> Result<(), Fatal> {
     // Before a directory is made for a gateway that cannot run.
     super::start::check(&options.serve)?;
     // A unit that is there is started anew by --install; nobody else's gateway is.
-    if !options.no_serve && !(options.install && unit::is_installed(&options.which.name)) {
+    let no_second_one = options.no_serve || options.install && unit::is_installed(&options.which.name);
+    if !no_second_one {
         running::refuse(&options.which.name, &options.serve, &options.which.directory())?;
     }
     let mut list = Checklist::default();
