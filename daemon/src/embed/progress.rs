@@ -27,7 +27,9 @@ pub enum Progress {
 }
 
 /// Who is told of a tunnel's [`Progress`]; see [`Options::observer`](crate::Options::observer).
-pub struct Observer(Option<Box<dyn FnMut(&Progress) + Send>>);
+pub struct Observer(Option<Box<Tell>>);
+
+type Tell = dyn FnMut(&Progress) + Send;
 
 impl Observer {
     /// `tell` is called on the control thread that all tunnels of the process share, each time before the tunnel goes on: it has to return
