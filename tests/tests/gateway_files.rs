@@ -123,7 +123,7 @@ fn a_revoked_client_is_refused_and_the_others_are_not() {
 
 /// What our client says of a server that refuses it because it is revoked, and its exit code.
 fn refused(gateway: &Gateway, name: &str) -> (Option<i32>, String) {
-    let mut profile = std::fs::read_to_string(gateway.profile(name)).unwrap();
+    let mut profile = std::fs::read_to_string(gateway.profile(name)).expect("the profile was written");
     // OpenVPN falls silent: that is found out when the window closes.
     profile.push_str("hand-window 5\n");
     let mut ours = Client::launch(&gateway.net, &gateway.temp, &Setup::new(), &profile, &Launch::default());

@@ -265,7 +265,10 @@ impl Room {
 
 /// Something that a test does on the control thread, to the thread of the workers or to its own.
 #[cfg(test)]
-pub(super) struct Deed(Box<dyn FnOnce(&mut Option<Crew>) + Send>);
+pub(super) struct Deed(Act);
+
+#[cfg(test)]
+type Act = Box<dyn FnOnce(&mut Option<Crew>) + Send>;
 
 #[cfg(test)]
 impl std::fmt::Debug for Deed {

@@ -281,12 +281,12 @@ mod tests {
         std::mem::forget(note_in(&run, "office", &dead, Some(&state)));
         let listener = UnixListener::bind(&living).unwrap();
         std::fs::write(own.join("file.sock"), "mine").unwrap();
-        assert_eq!(clean(&run, "office", &state, &own.join("file.sock")).unwrap(), [dead.clone()]);
+        assert_eq!(clean(&run, "office", &state, &own.join("file.sock")).unwrap(), std::slice::from_ref(&dead));
         assert!(!dead.exists() && living.exists() && own.join("file.sock").exists());
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "its note is gone");
         assert_eq!(noted(&named(&run, "office")), None, "and the other");
         drop(listener);
-        assert_eq!(clean(&run, "office", &state, &living).unwrap(), [living.clone()], "once");
+        assert_eq!(clean(&run, "office", &state, &living).unwrap(), std::slice::from_ref(&living), "once");
         assert!(!living.exists());
         assert_eq!(clean(&run, "office", &state, &living).unwrap(), [] as [PathBuf; 0], "nothing is there");
     }
