@@ -348,7 +348,7 @@ fn give_up_at(stage: Stage, profile: &str) {
     held.let_go();
 }
 
-/// Every tunnel of these was given up, and the memory is what it was after the first ones.
+/// Every tunnel of these was given up, and what it held with it. The complete form looks at the memory as well, which takes many of them.
 fn expect_no_growth(before: &Holds, mut each: impl FnMut(Stage)) {
     let mut round = || {
         for stage in Stage::ALL {
@@ -357,11 +357,20 @@ fn expect_no_growth(before: &Holds, mut each: impl FnMut(Stage)) {
         }
     };
     round();
-    let warm = resident();
-    (0..2).for_each(|_| round());
-    let (grown, tunnels) = (resident().saturating_sub(warm), 2 * Stage::ALL.len());
-    println!("resident: {} KiB, {} KiB more after {tunnels} tunnels", warm >> 10, grown >> 10);
-    assert!(grown < tunnels * 100_000, "{grown} bytes more after {tunnels} tunnels");
+    if tests::long() {
+        expect_no_leak(Stage::ALL.len(), round);
+    }
+}
+
+/// Does three times what makes so many tunnels. A leak is there each time; what the allocator takes once for itself is not.
+fn expect_no_leak(tunnels: usize, mut make: impl FnMut()) {
+    let grown = [(); 3].map(|()| {
+        let before = resident();
+        make();
+        resident().saturating_sub(before)
+    });
+    println!("{tunnels} tunnels, and {tunnels} more, and {tunnels} more: {grown:?} bytes more");
+    assert!(grown.iter().any(|grown| *grown < tunnels * 50_000), "each time {tunnels} tunnels: {grown:?} bytes more");
 }
 
 #[test]
@@ -427,12 +436,10 @@ fn tunnels_that_come_and_go_do_not_fill_the_memory() {
         let before = Holds::now();
         (0..10).for_each(|_| drop(up(&setup)));
         before.expect_back();
-        let warm = resident();
-        (0..40).for_each(|_| up(&setup).close_blocking().expect("closed"));
-        before.expect_back();
-        let grown = resident().saturating_sub(warm);
-        println!("resident: {} KiB, {} KiB more after 40 tunnels", warm >> 10, grown >> 10);
-        assert!(grown < 40 * 100_000, "{grown} bytes more after 40 tunnels");
+        expect_no_leak(40, || {
+            (0..40).for_each(|_| up(&setup).close_blocking().expect("closed"));
+            before.expect_back();
+        });
     });
 }
 

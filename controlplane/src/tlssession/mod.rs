@@ -158,7 +158,7 @@ fn alert_sentence(alert: AlertDescription) -> String {
         A::UnknownCA => "it does not know the CA of our certificate: use the certificate that belongs to this server",
         A::CertificateRequired | A::NoCertificate => "it wants a certificate: add cert and key to the profile",
         A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate | A::AccessDenied => {
-            "it does not accept our certificate: check with the server's operator"
+            "it does not accept our certificate, which may have been revoked: ask the server's operator for a new profile"
         }
         A::ProtocolVersion => "no common TLS version: compare tls-version-min and tls-version-max on both sides",
         A::HandshakeFailure | A::InsufficientSecurity => {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dataplane::datachannel::aead::Aead;
 use dataplane::peers::routes::{Route, RouteTable};
@@ -35,12 +36,25 @@ pub(super) struct Ends {
     pub(super) steered: Option<io::Result<Steered>>,
 }
 
-/// Opens the sockets.
+/// So long a port may be taken: a gateway that was killed a moment ago has gone before its io_uring rings have, and they hold its sockets.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens the sockets. Blocks for up to two seconds where the port is taken.
 ///
 /// # Errors
 /// [`Exit::Privilege`] for a port that needs one, [`Exit::Other`] for one that is taken or an address that is not ours.
 pub(super) fn bind(address: SocketAddr, options: &SocketOptions, workers: u16) -> Result<Vec<WireSocket>, Fatal> {
-    bind_group(address, workers, options).map_err(|error| {
+    let until = Instant::now() + PORT_PATIENCE;
+    let bound = loop {
+        match bind_group(address, workers, options) {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && Instant::now() < until => {
+                std::thread::sleep(PORT_PAUSE);
+            }
+            bound => break bound,
+        }
+    };
+    bound.map_err(|error| {
         let (exit, hint) = match error.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => (Exit::Privilege, " (ports below 1024 need CAP_NET_BIND_SERVICE)"),
             Some(libc::EADDRINUSE) => (Exit::Other, " (another server listens there: `ss -lunp` names it)"),
