@@ -1,7 +1,8 @@
 //! One thread of a worker: one engine, one loop. Mostly it is the whole worker; with the directions split, one such thread opens
 //! and does everything that is no packet, and one seals ([`halves`](crate::workers::halves)).
 //! A turn takes in what completed, runs the pipeline over it, and sends what came of it; it never waits to fill a batch, and it
-//! sleeps only when a turn found nothing to do.
+//! sleeps only when a turn found nothing to do. (Where it was asked to, it pauses before it looks for datagrams that come fast:
+//! [`gathering`](crate::workers::gathering); nothing but a stack in the same process does.)
 //!
 //! A turn, in order:
 //! 1. trains from the socket → pipeline → one write per frame to the TUN
