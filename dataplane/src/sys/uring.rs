@@ -1,7 +1,7 @@
 //! The io_uring engine: multishot polls for the socket, the TUN and the bells, and a timer, all completed in one place,
 //! where one call waits for all of them; direct non-blocking calls where a ring entry would complete inline anyway
 //! (recvmmsg, sendmmsg, TUN reads and writes), because a system call costs no more than an entry and its completion; and
-//! SENDMSG_ZC for long runs, where the device takes them whole ([`zerocopy`](crate::sys::zerocopy)). What was measured is in
+//! SENDMSG_ZC for long runs, where the device takes them whole (`sys/zerocopy.rs`). What was measured is in
 //! docs/decisions/0007-io-uring-operations.md.
 //!
 //! Completions are collected first and acted upon second. What is armed stays armed: in the steady state nothing is
