@@ -78,7 +78,7 @@ fn check(cell: &[usize]) {
     let (here, there) = (SocketAddr::from((inner, 7000)), SocketAddr::from((INNER4, 7000)));
     let up = Stream::start(&net.client, here.ip(), &net.server, there, Shape::SMALL);
     let down = Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL);
-    let times = if tests::long() { 20 } else { 3 };
+    let times = if tests::long() { 20 } else { 2 };
     let first = gateway.renegotiations();
     let limit = Duration::from_secs((PERIOD as u64 + 3) * times as u64 + 10);
     let enough = gateway.process.wait_count(&[RENEGOTIATED], first + times, limit);

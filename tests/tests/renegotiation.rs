@@ -73,7 +73,7 @@ fn check(cell: &[usize]) {
     let (here, there) = (SocketAddr::from((inner, 7000)), SocketAddr::from((INNER4, 7000)));
     let upward = up.then(|| Stream::start(&net.client, here.ip(), &net.server, there, Shape::SMALL));
     let downward = down.then(|| Stream::start(&net.server, there.ip(), &net.client, here, Shape::SMALL));
-    let times = if tests::long() { 20 } else { 4 };
+    let times = if tests::long() { 20 } else { 3 };
     let first = server.negotiations();
     let limit = Duration::from_secs((PERIOD as u64 + 3) * times as u64 + 10);
     let enough = server.process.wait_count(&[tests::stock::NEGOTIATED], first + times, limit);
