@@ -42,16 +42,18 @@ pub fn down(options: &Down) -> Result<(), Fatal> {
     for change in &undone {
         outln!("undone: {change}");
     }
-    let dead = whereabouts::clean(&options.run_dir, name.as_str(), &directory, &socket);
-    let dead = dead
-        .map_err(|error| Fatal::new(Exit::Other, format!("what a killed gateway left cannot be removed: {error}")))?;
-    for path in &dead {
+    let cleaned = whereabouts::clean(&options.run_dir, name.as_str(), &directory, &socket);
+    for path in &cleaned.removed {
         outln!("removed: {}, left by a gateway that was killed", path.display());
+    }
+    // No reason to keep anything else: whoever starts next looks there again.
+    for (path, error) in &cleaned.failed {
+        outln!("not removed: {}, left by a gateway that was killed: {error}", path.display());
     }
     if !failed.is_empty() {
         return Err(Fatal::new(Exit::Routes, failed.join("\n")));
     }
-    if undone.is_empty() && dead.is_empty() {
+    if undone.is_empty() && cleaned.removed.is_empty() && cleaned.failed.is_empty() {
         outln!("nothing of it is left on this host");
     }
     if options.purge {

@@ -71,21 +71,25 @@ impl Running {
 fn look(name: &str, options: &GatewayServe, noted: Option<PathBuf>) -> Option<Running> {
     let holder = journal::holder(&options.data.run_dir, name);
     let sockets = [Some(socket_path(options, name)), noted];
-    let at_socket = sockets.into_iter().flatten().find_map(|path| asked(&path));
+    let at_socket = sockets.into_iter().flatten().find_map(|path| asked(&path, name));
     match (at_socket, holder) {
         (None, None) => None,
         (found, holder) => Some(Running { pid: found.and_then(|running| running.pid).or(holder) }),
     }
 }
 
-/// Who listens at this socket. Who may not ask does not know, and goes on to where that matters.
-fn asked(path: &Path) -> Option<Running> {
+/// Whether the gateway of this name listens at this socket. Who may not ask does not know, and goes on to where that matters.
+fn asked(path: &Path, name: &str) -> Option<Running> {
     match whereabouts::connect(path, None) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(Running { pid: None }),
         Err(_) => return None,
     }
     let answer = requests::ask_within(path, &Command::Ping, PATIENCE).ok();
+    let is_another = |answer: &Value| answer.get("name").and_then(Value::as_str).is_some_and(|its| its != name);
+    if answer.as_ref().is_some_and(is_another) {
+        return None;
+    }
     let pid = answer.as_ref().and_then(|answer| answer.get("pid")).and_then(Value::as_u64);
     Some(Running { pid: pid.and_then(|pid| pid.try_into().ok()) })
 }
@@ -128,6 +132,19 @@ mod tests {
             assert!(fatal.sentence.contains(words), "{words}: {fatal}");
         }
         assert_eq!(another, Ok(()), "another name is another gateway");
+    }
+
+    #[tokio::test]
+    async fn a_gateway_of_another_name_at_this_socket_is_another_gateway() {
+        for (name, expected) in [("us", true), ("eu", false)] {
+            let folder = Folder::new();
+            let (run, state) = (folder.path().join("run"), folder.path().join("state"));
+            let (_listener, mut requests) = serve(&run.join("eu.sock")).unwrap();
+            let asking = tokio::task::spawn_blocking(move || refused(&run, &state).is_ok());
+            let Request { reply, .. } = requests.recv().await.unwrap();
+            reply.send(Response::Done(serde_json::json!({ "pid": 4711, "name": name }))).unwrap();
+            assert_eq!(asking.await.unwrap(), expected, "{name}");
+        }
     }
 
     #[test]

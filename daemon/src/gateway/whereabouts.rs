@@ -2,9 +2,9 @@
 //! `/run/minivpn/NAME.sock`; a gateway may be told another, and notes it where a command looks that was not told: in its state directory,
 //! and under its name in `/run/minivpn`. A note counts as long as somebody listens at the socket that it names.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,24 +76,40 @@ pub(super) fn noted_in(state: &Path) -> Option<PathBuf> {
 }
 
 /// Removes the sockets and notes that a killed gateway left: those at which nobody listens any more, in the run directory, in its state
-/// directory, and `asked`, where it would have been looked for. Gives the sockets.
-///
-/// # Errors
-/// A socket could not be removed.
-pub(super) fn clean(run: &Path, name: &str, state: &Path, asked: &Path) -> io::Result<Vec<PathBuf>> {
+/// directory, and `asked`, where it would have been looked for. A socket that a note alone names must be of whoever wrote the note. Gives the sockets, and
+/// what could not be removed.
+pub(super) fn clean(run: &Path, name: &str, state: &Path, asked: &Path) -> Cleaned {
     let notes = [state.join(IN_STATE), named(run, name), named(Path::new(DIRECTORY), name)];
     let mut sockets = vec![usual(run, name), asked.to_owned()];
-    sockets.extend(notes.iter().filter_map(|note| noted(note)));
-    let mut removed = Vec::new();
+    sockets.extend(notes.iter().filter_map(|note| noted(note).filter(|socket| are_of_one_owner(note, socket))));
+    let mut cleaned = Cleaned::default();
     for path in sockets {
-        if socket::remove_dead(&path)? {
-            removed.push(path);
+        match socket::remove_dead(&path) {
+            Ok(true) => cleaned.removed.push(path),
+            Ok(false) => {}
+            Err(error) => cleaned.failed.push((path, error)),
         }
     }
-    for note in notes.iter().filter(|note| noted(note).is_some_and(|socket| !lives(&socket))) {
-        whole_file::remove(note)?;
+    for note in notes.into_iter().filter(|note| noted(note).is_some_and(|socket| !lives(&socket))) {
+        if let Err(error) = whole_file::remove(&note) {
+            cleaned.failed.push((note, error));
+        }
     }
-    Ok(removed)
+    cleaned
+}
+
+/// What became of what a killed gateway left.
+#[derive(Debug, Default)]
+pub(super) struct Cleaned {
+    /// Sockets that are gone now.
+    pub(super) removed: Vec<PathBuf>,
+    /// Sockets and notes that are there still, and why.
+    pub(super) failed: Vec<(PathBuf, io::Error)>,
+}
+
+fn are_of_one_owner(one: &Path, other: &Path) -> bool {
+    let owner = |path: &Path| std::fs::symlink_metadata(path).ok().map(|metadata| metadata.uid());
+    owner(one).is_some() && owner(one) == owner(other)
 }
 
 /// Where the gateway of this name takes commands: the first place at which somebody listens, of the note in its state directory, its usual
@@ -198,9 +214,13 @@ fn noted(file: &Path) -> Option<PathBuf> {
     (content.pop() == Some(b'\n') && !content.is_empty()).then(|| std::ffi::OsString::from_vec(content).into())
 }
 
+/// A note. Who owns its directory need not be whoever reads it: what is no plain file is not waited for, and no more is read than a note has.
 fn read(file: &Path) -> Option<Vec<u8>> {
-    let metadata = std::fs::symlink_metadata(file).ok()?;
-    (metadata.is_file() && metadata.len() <= LONGEST).then(|| std::fs::read(file).ok()).flatten()
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file).ok()?;
+    let mut content = Vec::new();
+    let is_plain = file.metadata().ok()?.is_file();
+    (is_plain && file.take(LONGEST + 1).read_to_end(&mut content).ok()? as u64 <= LONGEST).then_some(content)
 }
 
 /// Whether somebody listens at this socket, who may be busy.
@@ -281,14 +301,44 @@ mod tests {
         std::mem::forget(note_in(&run, "office", &dead, Some(&state)));
         let listener = UnixListener::bind(&living).unwrap();
         std::fs::write(own.join("file.sock"), "mine").unwrap();
-        assert_eq!(clean(&run, "office", &state, &own.join("file.sock")).unwrap(), std::slice::from_ref(&dead));
+        assert_eq!(clean(&run, "office", &state, &own.join("file.sock")).removed, std::slice::from_ref(&dead));
         assert!(!dead.exists() && living.exists() && own.join("file.sock").exists());
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "its note is gone");
         assert_eq!(noted(&named(&run, "office")), None, "and the other");
         drop(listener);
-        assert_eq!(clean(&run, "office", &state, &living).unwrap(), std::slice::from_ref(&living), "once");
+        assert_eq!(clean(&run, "office", &state, &living).removed, std::slice::from_ref(&living), "once");
         assert!(!living.exists());
-        assert_eq!(clean(&run, "office", &state, &living).unwrap(), [] as [PathBuf; 0], "nothing is there");
+        assert_eq!(clean(&run, "office", &state, &living).removed, [] as [PathBuf; 0], "nothing is there");
+    }
+
+    #[test]
+    fn a_note_that_is_no_plain_file_is_not_waited_for_and_what_it_names_must_be_its_writers() {
+        let (_folder, [run, states, own]) = scene();
+        let (state, note) = (states.join("office"), named(&run, "office"));
+        rustix::fs::mkfifoat(rustix::fs::CWD, &note, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+        assert_eq!(noted(&note), None, "a pipe, into which nobody writes");
+        std::fs::remove_file(&note).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &note).unwrap();
+        assert_eq!(noted(&note), None);
+        std::fs::remove_file(&note).unwrap();
+        std::fs::write(&note, vec![b'a'; 5_000]).unwrap();
+        assert_eq!(noted(&note), None, "too long");
+
+        // What cannot be removed does not keep the rest.
+        std::fs::write(&note, "/dev/null/office.sock\n").unwrap();
+        let dead = run.join("office.sock");
+        drop(UnixListener::bind(&dead).unwrap());
+        let cleaned = clean(&run, "office", &state, Path::new("/dev/null/asked.sock"));
+        assert_eq!((cleaned.removed, cleaned.failed.len()), (vec![dead], 1));
+        assert!(!note.exists());
+
+        let others = own.join("others.sock");
+        drop(UnixListener::bind(&others).unwrap());
+        std::fs::write(&note, format!("{}\n", others.display())).unwrap();
+        if std::os::unix::fs::chown(&others, Some(65_534), None).is_ok() {
+            assert!(clean(&run, "office", &state, &run.join("none.sock")).removed.is_empty());
+            assert!(others.exists(), "somebody else's");
+        }
     }
 
     #[test]

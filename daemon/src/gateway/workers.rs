@@ -184,11 +184,14 @@ impl Workers {
     }
 
     fn steer_by(&mut self, routes: &[Route]) {
-        let Some(Err(error)) = self.steered.as_mut().map(|steered| steered.follow(routes)) else { return };
-        self.hand_over(format!(
-            "packets from the TUN are handed over between workers where a client's address does not follow its peer-id \
-             (a remembered lease, `ifconfig-push`, `iroute`), the kernel does not take its route: {error}"
-        ));
+        match self.steered.as_mut().map(|steered| steered.follow(routes)) {
+            None => {}
+            Some(Ok(())) => self.handing_over = None,
+            Some(Err(error)) => self.hand_over(format!(
+                "packets from the TUN are handed over between workers where a client's address does not follow its peer-id \
+                 (a remembered lease, `ifconfig-push`, `iroute`), the kernel does not take its route: {error}"
+            )),
+        }
     }
 
     /// Says once that this is so.

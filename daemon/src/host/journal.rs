@@ -258,15 +258,17 @@ fn lock_state(file: &mut File) -> io::Result<State> {
     }
 }
 
+/// Who owns the directory may have put something else there: it is neither followed nor waited for.
 fn open_locked(path: &Path, create: bool) -> io::Result<File> {
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(create)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is no plain file")) }
 }
 
 fn rewrite_file(path: &Path, owner: &Owner, open: &BTreeMap<u64, Record>) -> io::Result<File> {

@@ -29,8 +29,14 @@ pub(super) struct Device<'a> {
     pub mtu: usize,
 }
 
-/// Whether this is TCP with a wrong checksum.
+/// Next header of IPv6: hop-by-hop options (RFC 8200 §4.3), behind which the stack would find TCP that nobody has looked at.
+const HOP_BY_HOP: u8 = 0;
+
+/// Whether this is TCP with a wrong checksum, or hides whether it is.
 pub(super) fn is_broken(packet: &[u8]) -> bool {
+    if ip::parse(packet).is_some_and(|ip| ip.v6 && ip.protocol == HOP_BY_HOP) {
+        return true;
+    }
     let Some((ip, pseudo, transport)) = tcp(packet) else { return false };
     !pseudo_header(ip.addresses(packet), ip::TCP, pseudo).bytes(transport).is_intact()
 }
@@ -184,6 +190,17 @@ mod tests {
         packet[9] = 17;
         assert!(!is_broken(&packet));
         assert!(!is_broken(&packet[..30]) && !is_broken(&[]));
+    }
+
+    #[test]
+    fn options_that_hide_what_is_behind_them_are_refused() {
+        let mut packet = [0; 60];
+        packet[0] = 0x60;
+        packet[5] = 20;
+        packet[6] = 59;
+        assert!(!is_broken(&packet), "no next header");
+        packet[6] = HOP_BY_HOP;
+        assert!(is_broken(&packet));
     }
 
     #[test]

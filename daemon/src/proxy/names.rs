@@ -28,7 +28,7 @@ const MOST_ADDRESSES: usize = 64;
 const ATTEMPTS: usize = 2;
 
 /// Answers that are remembered, as long as they say. A hostile one takes up to a megabyte: 64 KiB over TCP, of a few thousand addresses.
-const REMEMBERED: u64 = 512;
+const REMEMBERED: u64 = 64;
 
 /// The name servers of one tunnel.
 #[derive(Debug)]

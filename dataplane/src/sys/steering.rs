@@ -150,7 +150,13 @@ impl Steered {
         let map = self.map.as_ref().map_err(|code| io::Error::from_raw_os_error(*code))?;
         let mut wanted = prefixes(routes, self.workers);
         let (gone, unset) = differences(&self.known, &wanted);
-        let mut outcome = gone.into_iter().try_for_each(|prefix| map.remove(prefix));
+        let (mut outcome, mut left) = (Ok(()), Vec::new());
+        for prefix in gone {
+            outcome = outcome.and_then(|()| map.remove(prefix));
+            if outcome.is_err() {
+                left.push((prefix, None));
+            }
+        }
         for at in unset {
             let (prefix, queue) = wanted[at];
             outcome = outcome.and_then(|()| map.set(prefix, queue.unwrap_or(0).into()));
@@ -158,6 +164,9 @@ impl Steered {
                 wanted[at].1 = None;
             }
         }
+        // The next call finds them gone once more.
+        wanted.extend(left);
+        wanted.sort_unstable_by_key(|(prefix, _)| *prefix);
         self.known = wanted;
         outcome
     }
