@@ -385,9 +385,12 @@ pub(super) fn cut(subject: &str) -> String {
 }
 
 fn anchor(der: &CertificateDer<'static>) -> Result<TrustAnchor<'static>, String> {
-    webpki::anchor_from_trusted_cert(der)
-        .map(|a| a.to_owned())
-        .map_err(|e| format!("a certificate in `ca` cannot be used as a CA ({e}): {}", subject_of(der)))
+    webpki::anchor_from_trusted_cert(der).map(|a| a.to_owned()).map_err(|e| match subject_of(der) {
+        unread if unread.is_empty() => {
+            format!("a certificate in `ca` cannot be read ({e}): was it cut off, or its text changed?")
+        }
+        subject => format!("a certificate in `ca` cannot be used as a CA ({e}): {subject}"),
+    })
 }
 
 fn is_self_issued(der: &CertificateDer<'static>) -> bool {

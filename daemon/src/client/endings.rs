@@ -91,7 +91,7 @@ pub(crate) fn judge(ending: Ending, auth_retry: AuthRetry, offer: Offer, was_up:
         Ending::Restart { message, next_remote } => {
             let place = if next_remote { Place::NextRemote } else { Place::Usual };
             Verdict::Again {
-                why: format!("the server asks us to reconnect {message}"),
+                why: format!("the server asks us to reconnect {message}").trim_end().to_owned(),
                 at_least: Duration::ZERO,
                 place,
             }

@@ -115,7 +115,8 @@ fn agreed<T>(
     // An unreadable file has one problem, not one for everything that is not in it.
     let readable = !(written.entries.is_empty() && problems.iter().any(Problem::is_error));
     let agreed = if readable { agree(&written, &mut problems) } else { None };
-    problems.sort_by(|a, b| a.at.cmp(&b.at));
+    // What is missing in the whole file is often a consequence of what is wrong in a line.
+    problems.sort_by_key(|problem| (problem.at.line == 0, problem.at.clone()));
     agreed.map(|agreed| (agreed, problems.clone())).ok_or(problems)
 }
 

@@ -414,7 +414,7 @@ fn every_problem_is_reported_in_the_order_of_lines() {
     let places: Vec<_> = found.iter().map(|line| line.split([' ']).next().unwrap()).collect();
     assert_eq!(
         places,
-        ["p.ovpn:", "p.ovpn:", "p.ovpn:", "p.ovpn:", "p.ovpn:2:", "p.ovpn:3:", "p.ovpn:4:", "p.ovpn:5:"]
+        ["p.ovpn:2:", "p.ovpn:3:", "p.ovpn:4:", "p.ovpn:5:", "p.ovpn:", "p.ovpn:", "p.ovpn:", "p.ovpn:"]
     );
 }
 
@@ -427,7 +427,7 @@ fn an_unreadable_profile_is_one_problem() {
     let advice = sentence.strip_prefix("p.ovpn: error: cannot read it: permission denied");
     assert!(found[0].severity == Severity::Error && advice.is_some(), "{sentence}");
     let denied = crate::exit::permitted(&io::ErrorKind::PermissionDenied.into());
-    assert_eq!(advice, Some(denied), "who is not root is told to be");
+    assert!(advice.is_some_and(|advice| advice.starts_with(denied)), "who is not root is told to be: {sentence}");
 }
 
 #[test]

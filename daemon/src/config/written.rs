@@ -157,7 +157,14 @@ impl Reader<'_> {
     fn unreadable(&self, error: &io::Error) -> Trouble {
         match error.kind() {
             io::ErrorKind::IsADirectory => self.another("a directory"),
-            _ => Trouble::new(format!("cannot read it: {error}{}", permitted(error))),
+            _ => {
+                let own = if permitted(error).is_empty() {
+                    ""
+                } else {
+                    ", or as a user of your own with a copy of the file that is yours"
+                };
+                Trouble::new(format!("cannot read it: {error}{}{own}", permitted(error)))
+            }
         }
     }
 

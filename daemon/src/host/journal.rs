@@ -328,9 +328,12 @@ fn namespace_of_self() -> Option<u64> {
     std::fs::metadata("/proc/thread-self/ns/net").ok().map(|metadata| metadata.ino())
 }
 
-/// Field 22 of /proc/PID/stat (proc_pid_stat(5)). The second field is in parentheses and may contain anything.
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)). The second field is in parentheses and may contain anything. `None` too for a process that has ended
+/// and whose parent has not asked for its exit code (state Z, or X): under a parent that never does, that is for ever.
 fn start_time(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_ascii_whitespace();
+    let has_ended = matches!(fields.next()?, "Z" | "X");
+    if has_ended { None } else { fields.nth(18)?.parse().ok() }
 }

@@ -597,6 +597,32 @@ fn torn_and_foreign_journals_are_survived() {
 }
 
 #[test]
+fn a_process_that_has_ended_owns_nothing_though_its_parent_has_not_asked() {
+    let directory = directory();
+    let mut journal = Journal::create(&directory, "zed").unwrap();
+    journal.begin(&route_record()).unwrap();
+    drop(journal);
+    let path = directory.join("zed.journal");
+    let fields = |pid: u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let text = text.replace(&format!("\"pid\":{}", std::process::id()), &format!("\"pid\":{}", child.id()));
+    let start = |pid: u32| format!("\"start\":{}", fields(pid)[19]);
+    std::fs::write(&path, text.replace(&start(std::process::id()), &start(child.id()))).unwrap();
+    assert_eq!(journal::holder(&directory, "zed"), Some(child.id()));
+    child.kill().unwrap();
+    while fields(child.id())[0] != "Z" {
+        std::thread::yield_now();
+    }
+    assert_eq!(journal::holder(&directory, "zed"), None);
+    child.wait().unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
 fn our_protocol_number_is_the_documented_one() {
     assert_eq!(PROTOCOL, 183);
 }
