@@ -7,6 +7,8 @@ use rustix::net::{SocketType, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::fs;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Bytes of a deep receive queue: seconds of a thousand small datagrams each.
 const DEEP: usize = 4 << 20;
@@ -22,6 +24,20 @@ pub fn deepen(socket: impl AsFd) {
 /// `net.core.rmem_max`, some 270 small datagrams or 90 long ones: a few hundredths of a second during which nothing else may
 /// take the processor.
 pub fn deepen_all_of(pid: i32) {
+    assert!(deepened(pid) > 0, "process {pid} has no datagram socket");
+}
+
+/// The same for a program that opens its socket only when somebody comes: as soon as it has one, before much has arrived at it.
+pub fn deepen_once_open(pid: i32) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while deepened(pid) == 0 {
+        assert!(Instant::now() < until, "process {pid} opened no datagram socket");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many of its sockets have got one.
+fn deepened(pid: i32) -> usize {
     let process = Pid::from_raw(pid).expect("a process id is not 0");
     let process = pidfd_open(process, PidfdFlags::empty()).expect("the process runs");
     let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors can be listed");
@@ -34,7 +50,7 @@ pub fn deepen_all_of(pid: i32) {
             deepened += 1;
         }
     }
-    assert!(deepened > 0, "process {pid} has no datagram socket");
+    deepened
 }
 
 /// Gives every TUN interface of a namespace a queue of seconds: what reads it may be kept waiting by a busy machine.

@@ -47,10 +47,10 @@ fn a_killed_control_process_costs_iperf_no_datagram() {
     // A rate that the stock server keeps up with on a busy machine, long enough for the five.
     let mut command = net.client.command("iperf3");
     command.args(["-c", &INNER4.to_string(), "-u", "-b", "50M", "-l", "1300", "-t", "20", "--json"]);
-    let mut load = Process::start("iperf3", command, &temp.path().join("iperf-client.json"));
-    thread::sleep(Duration::from_secs(1));
-    steady::deepen_all_of(sink.pid());
     [&net.client, &net.server].into_iter().for_each(steady::deepen_tuns_of);
+    let mut load = Process::start("iperf3", command, &temp.path().join("iperf-client.json"));
+    steady::deepen_once_open(sink.pid());
+    thread::sleep(Duration::from_secs(1));
     kill_five_times(&client, &mut server);
     assert!(load.running(), "the kills outlasted the load");
     assert_eq!(load.wait_exit(Duration::from_secs(30)), Some(0), "{}", tail(&load.log(), 30));
